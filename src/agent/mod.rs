@@ -1,0 +1,3 @@
+//! The agent: the same binary as the first process of every attempt, and the protocol it speaks with the daemon.
+
+pub mod protocol;

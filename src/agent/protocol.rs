@@ -1,0 +1,142 @@
+//! The wire protocol, version 1. HTTP and JSON; every call may be repeated. The daemon serves every protocol of the last
+//! twelve months, since trainings outlive upgrades.
+//!
+//! All calls go to `<agent listener>/agent/v1/attempts/{uid}/…` with `Authorization: Bearer <token>` (the bootstrap token
+//! for `start`, the attempt's token for all others), and with `?protocol=1&rank=0`:
+//!
+//! | call | body | answer |
+//! |---|---|---|
+//! | `POST start` | [`Start`] | [`Started`] |
+//! | `POST log?offset=N` | bytes | [`LogCommitted`]; 409 carries the same with the committed offset |
+//! | `POST metrics` | [`Metrics`] | [`MetricsStored`] |
+//! | `PUT artifact?path=P&sha256=H&executable=0` | bytes | 204 |
+//! | `GET artifact/{attempt uid}?path=P` | | bytes of an artifact that the spec lists |
+//! | `POST heartbeat` | [`Heartbeat`] | [`HeartbeatAnswer`] |
+//! | `POST finish` | [`Finished`] | 204 |
+//! | `GET git/info/refs?service=git-upload-pack`, `POST git/git-upload-pack` | git's own | git's own |
+//!
+//! 401: not (or no longer) this attempt's token. 410: the attempt has ended; stop. 409: see above. 429 and 5xx: try again.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{EndClass, MetricPoint, Sha};
+
+pub const PROTOCOL: u32 = 1;
+
+/// The file that an executor leaves for the agent (mode 0600, owned by the attempt's user); deleted after `start`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Bootstrap {
+    pub protocol: u32,
+    /// Base URL of the agent listener, without a trailing slash.
+    pub url: String,
+    pub uid: String,
+    pub token: String,
+    /// Directory that belongs to this attempt: workspace, spool, state.
+    pub dir: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Start {
+    /// Random text made once by this agent process: a repeated `start` carries the same one.
+    pub nonce: String,
+    pub version: String,
+    /// Process id and start time (clock ticks since boot, `/proc/<pid>/stat` field 22) of the agent, for the local executor.
+    pub pid: u32,
+    pub pid_started: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Started {
+    /// The attempt's token for all further calls.
+    pub token: String,
+    pub spec: Spec,
+}
+
+/// What to do. Served on `start` alone.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Spec {
+    pub repo: String,
+    pub step: String,
+    pub number: i64,
+    /// The commit to check out; the source comes from `git/` of this attempt.
+    pub sha: Sha,
+    /// Shell lines, run in order by one `/bin/sh -e`.
+    pub setup: Vec<String>,
+    pub commands: Vec<String>,
+    /// The step's whole environment beside what the agent sets (`TRAINYARD_*`, `HOME`, `TMPDIR`, `PATH`, `CI`).
+    pub env: BTreeMap<String, String>,
+    /// Environment variables whose values are secret: set like `env`, masked everywhere.
+    pub secrets: BTreeMap<String, String>,
+    pub inputs: Vec<Input>,
+    /// Globs of what to keep.
+    pub artifacts: Vec<String>,
+    pub metric_files: Vec<String>,
+    pub checkpoint: Option<String>,
+    pub timeout_ms: i64,
+    /// Between SIGTERM and SIGKILL.
+    pub grace_ms: i64,
+    pub log_quota_bytes: i64,
+    pub gpus: Vec<u32>,
+}
+
+/// An artifact of an earlier step to put into the source tree before the commands run.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Input {
+    pub attempt: String,
+    /// Path at its producer, for the download.
+    pub path: String,
+    /// Where to put it, relative to the source tree.
+    pub place: String,
+    pub bytes: i64,
+    pub sha256: String,
+    pub executable: bool,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct LogCommitted {
+    /// The next byte that the daemon expects.
+    pub offset: i64,
+    /// Bytes beyond the quota are counted, not kept: the agent stops sending them.
+    #[serde(default)]
+    pub full: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Metrics {
+    /// Number of the first point, counted from 1 over the whole attempt.
+    pub first_seq: i64,
+    pub points: Vec<MetricPoint>,
+    pub params: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct MetricsStored {
+    /// Highest number stored.
+    pub seq: i64,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// Resident memory of the process tree in bytes.
+    pub rss_bytes: i64,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct HeartbeatAnswer {
+    pub cancel: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Finished {
+    pub class: EndClass,
+    /// The exit code of the commands; 128 + n when signal n ended them.
+    pub exit_code: Option<i64>,
+    /// One sentence for people.
+    pub reason: String,
+    pub outputs: BTreeMap<String, String>,
+    /// Metric sources found, and those passed over and why.
+    pub notes: Vec<String>,
+    pub log_lost_bytes: i64,
+}

@@ -1,0 +1,1 @@
+//! Attempts as process trees on this machine.

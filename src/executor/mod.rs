@@ -1,0 +1,85 @@
+//! Executors: where attempts run.
+
+pub mod local;
+
+use async_trait::async_trait;
+
+use crate::model::{AttemptUid, EndClass, StepSpec};
+
+/// All that an executor needs to start an attempt's agent. The agent asks the daemon for the rest.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    pub uid: AttemptUid,
+    /// Deterministic name of the outside object: `ty-` and 20 base32 digits.
+    pub name: String,
+    pub spec: StepSpec,
+    pub pool: String,
+    pub gpus: Vec<u32>,
+    /// Base URL of the agent listener.
+    pub agent_url: String,
+    pub bootstrap: secrecy::SecretString,
+    /// May run without a user of its own (`trusted = true` in the configuration).
+    pub repo_trusted: bool,
+    /// The executor's notes of an earlier submit of the same attempt (`{}` when there are none).
+    pub handle: serde_json::Value,
+}
+
+/// What an executor knows of an attempt. Says nothing of results: those come from the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Observation {
+    /// Not started yet; the sentence says what it waits for.
+    Pending { why: String },
+    Running,
+    /// The process tree is gone. `class` is what the executor itself could tell (killed by the kernel, node lost, …).
+    Gone { class: EndClass, exit_code: Option<i64>, reason: String },
+    /// The executor never had it, or has forgotten it.
+    Unknown,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ExecutorError {
+    /// It will never be accepted as asked (no such pool, no user to run as, …): the step ends as `unschedulable`.
+    #[error("{0}")]
+    Refused(String),
+    #[error("{0}")]
+    Transient(String),
+}
+
+/// A place where attempts run. Thread safe. No call blocks until an attempt ends: training outlives the daemon.
+/// The conformance suite in `tests/it/executor_conformance.rs` runs on every implementation.
+#[async_trait]
+pub trait Executor: Send + Sync + std::fmt::Debug {
+    /// Starts the attempt's agent. Idempotent by `Launch::uid`: submitting what exists already is success and starts
+    /// nothing. Returns notes for finding it again after a restart, which the caller stores.
+    async fn submit(&self, launch: &Launch) -> Result<serde_json::Value, ExecutorError>;
+    /// Looks once. Must answer from the outside world, not from memory of this process.
+    async fn observe(&self, uid: &AttemptUid, handle: &serde_json::Value) -> Result<Observation, ExecutorError>;
+    /// Asks the agent to end (SIGTERM, then after `grace_ms` the whole tree is killed). Idempotent; returns at once.
+    async fn cancel(&self, uid: &AttemptUid, handle: &serde_json::Value, grace_ms: i64) -> Result<(), ExecutorError>;
+    /// Deletes what is left outside (processes, workspace, objects) of an ended attempt. Idempotent.
+    async fn remove(&self, uid: &AttemptUid, handle: &serde_json::Value) -> Result<(), ExecutorError>;
+}
+
+/// The outside name of an attempt: `ty-` + the first 20 lower-case base32 characters of SHA-256 over the length-prefixed
+/// (instance, run, step, attempt). Fits a DNS label and is the same however often it is computed (G4).
+pub fn external_name(instance: &str, run: &str, step: &str, attempt: i64) -> String {
+    use sha2::{Digest, Sha256};
+    let mut hash = Sha256::new();
+    for part in [instance, run, step, &attempt.to_string()] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part.as_bytes());
+    }
+    let digest = hash.finalize();
+    const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    let mut name = String::from("ty-");
+    let (mut bits, mut held) = (0u32, 0u32);
+    for byte in digest.iter() {
+        bits = (bits << 8) | u32::from(*byte);
+        held += 8;
+        while held >= 5 && name.len() < 23 {
+            held -= 5;
+            name.push(DIGITS[((bits >> held) & 31) as usize] as char);
+        }
+    }
+    name
+}

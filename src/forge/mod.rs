@@ -1,0 +1,154 @@
+//! Forges: where code lives and where we answer. Outgoing calls are the trait [`Forge`]; incoming requests are pure
+//! functions in [`webhook`] and not part of it.
+//!
+//! Must not: retry (the outbox and the work queue do all of that), follow a URL from a payload with a credential,
+//! let a forge's own types out.
+
+pub mod webhook;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::model::{Actor, PullRequest, RepoName, Sha};
+
+/// What a failed call means for the caller.
+#[derive(Debug, thiserror::Error)]
+pub enum ForgeError {
+    /// The forge does not have it (404 on a read, or 410).
+    #[error("{what}: not found at the forge")]
+    NotFound { what: String },
+    /// Will never work as asked: 401, 403 without a limit, 404 on a write, 410, 422, 451.
+    #[error("{what}: the forge refused it with {status}: {message}")]
+    Refused { what: String, status: u16, message: String },
+    /// Wait this long before ANY call with this credential (primary or secondary limit).
+    #[error("{what}: the forge asks to wait {} s", wait_ms / 1000)]
+    Limited { what: String, wait_ms: i64 },
+    /// Connection, time-out, 5xx, an answer that cannot be read: try later.
+    #[error("{what}: {message}")]
+    Transient { what: String, message: String },
+}
+
+impl ForgeError {
+    pub fn is_permanent(&self) -> bool {
+        matches!(self, Self::NotFound { .. } | Self::Refused { .. })
+    }
+}
+
+/// What an account may do in a repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Permission {
+    None,
+    Read,
+    Write,
+    Admin,
+}
+
+/// A file or folder of a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TreeEntry {
+    /// Name within its folder.
+    pub name: String,
+    pub kind: TreeKind,
+    /// Object id: equal ids mean equal content.
+    pub id: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TreeKind {
+    File,
+    Folder,
+    /// Submodules, symlinks.
+    Other,
+}
+
+/// A commit as far as we look at one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commit {
+    pub sha: Sha,
+    pub parents: Vec<Sha>,
+    pub tree: String,
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatusState {
+    Pending,
+    Success,
+    Failure,
+    Error,
+}
+
+/// A commit status. `description` is cut to the forge's limit by the caller (140 characters at GitHub).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    pub context: String,
+    pub state: StatusState,
+    pub description: String,
+    pub target_url: String,
+}
+
+/// A comment on a pull request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Comment {
+    pub id: String,
+    pub author: Actor,
+    pub body: String,
+}
+
+/// Where the git proxy fetches from, and with which header. Never leaves the daemon.
+#[derive(Debug, Clone)]
+pub struct GitAccess {
+    /// Smart-HTTP URL of the repository without a trailing slash: `https://github.com/o/n.git`.
+    pub url: String,
+    /// Value of the `Authorization` header.
+    pub authorization: Option<secrecy::SecretString>,
+}
+
+/// Outgoing calls to one forge with one credential.
+///
+/// Thread safe; every call is bounded by a time-out of its own (30 s) and makes one attempt. Reads are idempotent. Names go
+/// into URLs percent-encoded. Answers of any size up to the implementation's stated cap are read; larger ones are
+/// `Transient`. The conformance suite in `tests/it/forge_conformance.rs` runs on every implementation.
+#[async_trait]
+pub trait Forge: Send + Sync + std::fmt::Debug {
+    /// The account that our writes come from: comments of other authors are never edited.
+    async fn whoami(&self) -> Result<Actor, ForgeError>;
+    async fn commit(&self, repo: &RepoName, sha: &Sha) -> Result<Commit, ForgeError>;
+    /// Entries of one folder by its tree id (not recursive). The tree id of a commit's root is `Commit::tree`.
+    async fn tree(&self, repo: &RepoName, tree: &str) -> Result<Vec<TreeEntry>, ForgeError>;
+    /// Content of a file at a commit, up to 1 MiB. `NotFound` when there is none.
+    async fn file(&self, repo: &RepoName, sha: &Sha, path: &str) -> Result<Vec<u8>, ForgeError>;
+    /// The best common ancestor; None when the histories do not meet.
+    async fn merge_base(&self, repo: &RepoName, base: &str, head: &Sha) -> Result<Option<Sha>, ForgeError>;
+    /// `sha` and its ancestors, newest first, at most `limit`.
+    async fn history(&self, repo: &RepoName, sha: &Sha, limit: u32) -> Result<Vec<Sha>, ForgeError>;
+    /// What the account may do, looked up live.
+    async fn permission(&self, repo: &RepoName, who: &Actor) -> Result<Permission, ForgeError>;
+    async fn pull(&self, repo: &RepoName, number: i64) -> Result<PullRequest, ForgeError>;
+    async fn set_status(&self, repo: &RepoName, sha: &Sha, status: &Status) -> Result<(), ForgeError>;
+    /// All comments of a pull request, oldest first, at most 1,000.
+    async fn comments(&self, repo: &RepoName, number: i64) -> Result<Vec<Comment>, ForgeError>;
+    async fn create_comment(&self, repo: &RepoName, number: i64, body: &str) -> Result<String, ForgeError>;
+    async fn edit_comment(&self, repo: &RepoName, id: &str, body: &str) -> Result<(), ForgeError>;
+    fn git(&self, repo: &RepoName) -> GitAccess;
+    /// Pages for people, on the forge.
+    fn commit_url(&self, repo: &RepoName, sha: &Sha) -> String;
+    fn pull_url(&self, repo: &RepoName, number: i64) -> String;
+}
+
+/// The configured forges by name.
+#[derive(Debug, Clone, Default)]
+pub struct Forges(std::collections::BTreeMap<String, Arc<dyn Forge>>);
+
+impl Forges {
+    pub fn insert(&mut self, name: impl Into<String>, forge: Arc<dyn Forge>) {
+        self.0.insert(name.into(), forge);
+    }
+    pub fn get(&self, name: &str) -> Option<&Arc<dyn Forge>> {
+        self.0.get(name)
+    }
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+}

@@ -1,0 +1,119 @@
+//! What a delivery means to us. A forge's parser turns its JSON into these; no forge type goes further.
+
+use serde::{Deserialize, Serialize};
+
+use super::ids::{RepoName, Sha};
+
+/// One event about one repository.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    pub repo: RepoRef,
+    /// Who caused it, as the forge authenticated them (never a name from a commit).
+    pub actor: Actor,
+    pub kind: EventKind,
+}
+
+/// A repository as an event names it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepoRef {
+    /// The forge's own numeric id, as text: stable over renames and transfers.
+    pub forge_id: String,
+    pub name: RepoName,
+    pub default_branch: String,
+}
+
+/// A forge account. Authority is looked up live by `id`; the login is for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Actor {
+    pub id: String,
+    pub login: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum EventKind {
+    Push(Push),
+    PullRequest(PullRequestEvent),
+    Comment(CommentEvent),
+    Ping,
+}
+
+impl EventKind {
+    /// The word used in `when: {event: …}` and in tables.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Push(_) => "push",
+            Self::PullRequest(_) => "pull_request",
+            Self::Comment(_) => "comment",
+            Self::Ping => "ping",
+        }
+    }
+}
+
+/// A branch moved. Tags come as another kind later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Push {
+    /// Branch name without `refs/heads/`.
+    pub branch: String,
+    /// None when the branch is new.
+    pub before: Option<Sha>,
+    /// None when the branch was deleted.
+    pub after: Option<Sha>,
+    pub forced: bool,
+    /// The head commit's message, for people and for `[skip ci]`; empty on a delete.
+    pub message: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PullRequestEvent {
+    pub action: PullRequestAction,
+    pub pull: PullRequest,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PullRequestAction {
+    Opened,
+    /// New commits.
+    Synchronized,
+    Reopened,
+    /// The base branch was changed.
+    Retargeted,
+    ReadyForReview,
+    Closed,
+}
+
+/// A pull request as last seen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PullRequest {
+    pub number: i64,
+    pub title: String,
+    pub author: Actor,
+    pub head_sha: Sha,
+    pub head_branch: String,
+    pub base_branch: String,
+    pub base_sha: Sha,
+    /// The head lives in another repository (or in none: the fork was deleted).
+    pub fork: bool,
+    pub draft: bool,
+    pub open: bool,
+}
+
+/// A comment was created on a pull request. Stored; commands come later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommentEvent {
+    pub pull_number: i64,
+    pub comment_id: String,
+    pub body: String,
+}
+
+/// What became of a verified delivery's parse: an event, or a reason why there is none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "parsed", rename_all = "snake_case")]
+pub enum Parsed {
+    Event(Event),
+    /// Valid, but not something that trainyard acts on. 2xx, recorded with this reason.
+    Ignored { reason: String },
+    /// Signed by a key we trust, yet not what the forge documents. 2xx, recorded, shown to the operator.
+    BadPayload { reason: String },
+}

@@ -1,0 +1,13 @@
+//! Level 0: plain types that every other room may use. No I/O, no clock, nothing of ours below it.
+
+pub mod event;
+pub mod ids;
+pub mod metric;
+pub mod plan;
+pub mod state;
+
+pub use event::{Actor, CommentEvent, Event, EventKind, Parsed, PullRequest, PullRequestAction, PullRequestEvent, Push, RepoRef};
+pub use ids::{AttemptUid, ComparisonId, DeliveryRowId, Invalid, OutboxId, RepoId, RepoName, RunId, Sha, StepId};
+pub use metric::{Goal, MetricPoint, Tolerance};
+pub use plan::{Plan, StepSpec};
+pub use state::{AttemptState, ComparisonState, DeliveryState, EndClass, RunState, StepState, Verdict};

@@ -1,0 +1,190 @@
+//! A checked pipeline: what one `.trainyard.yaml` asks for once it is parsed, expanded and resolved.
+//! `pipeline` makes it, the run's row keeps it as JSON, everything else reads it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::metric::{Goal, Tolerance};
+
+/// One pipeline at one commit. Frozen into the run: a retry uses the recorded plan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    pub name: String,
+    /// Path of the file it came from, for messages.
+    pub file: String,
+    pub when: Vec<When>,
+    pub concurrency: Option<Concurrency>,
+    /// Wall-clock limit of the whole run, from `running` on, in milliseconds.
+    pub timeout_ms: i64,
+    /// In graph order: a step comes after every step it needs.
+    pub steps: Vec<StepSpec>,
+    pub metrics: MetricsSpec,
+    pub report: ReportSpec,
+    /// Sections that were checked but that this version does not run yet (`data`, `deploy`, …).
+    pub not_run: Vec<String>,
+}
+
+/// One alternative of `when:`; a list means "any of these".
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct When {
+    /// `push`, `pull_request`, `cron`, `manual`, `tag`, `data`; empty means push and pull_request.
+    pub event: Vec<String>,
+    /// Globs on the pushed branch, or for pull requests on the base branch. Empty means the default
+    /// branch for pushes and any base for pull requests.
+    pub branch: Vec<String>,
+    pub paths: Paths,
+    pub cron: Option<String>,
+    pub timezone: Option<String>,
+}
+
+/// Path filter: matches when any changed path is included (empty `include` means all) and not excluded.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Paths {
+    pub include: Vec<String>,
+    pub exclude: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Concurrency {
+    /// With `${NAME}` still in place; `intake` resolves it per run.
+    pub group: String,
+    pub cancel_in_progress: bool,
+}
+
+/// A step after matrix expansion: one node of the graph.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepSpec {
+    /// Unique in the plan: `train`, or `train (seed=1)` for a matrix member.
+    pub name: String,
+    /// The name in the file: `train`.
+    pub base: String,
+    /// The matrix member's values, also set in the environment in upper case.
+    pub member: BTreeMap<String, String>,
+    pub needs: Vec<Need>,
+    /// Runs before `commands`, in the same shell conditions.
+    pub setup: Vec<String>,
+    /// Each line is the shell's: nothing is replaced in it.
+    pub commands: Vec<String>,
+    pub env: BTreeMap<String, String>,
+    pub secrets: Vec<SecretRef>,
+    pub image: Option<String>,
+    pub pool: Option<String>,
+    pub resources: Resources,
+    /// Limit of one attempt, in milliseconds.
+    pub timeout_ms: i64,
+    pub retry: Retry,
+    /// Directory that survives into the next attempt.
+    pub checkpoint: Option<String>,
+    /// Globs, relative to the source tree, of what later steps and people get.
+    pub artifacts: Vec<String>,
+    /// Path of a JUnit file, when declared.
+    pub junit: Option<String>,
+    pub cache: Vec<Cache>,
+    /// How many pods; 1 unless `distributed` is declared.
+    pub workers: u32,
+}
+
+/// An edge of the graph, resolved to one member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Need {
+    /// `StepSpec::name` of the step that must have succeeded.
+    pub step: String,
+    /// Directory under which its artifacts are unpacked; None: at their own paths.
+    #[serde(rename = "as")]
+    pub into: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretRef {
+    /// Name in the daemon's configuration.
+    pub name: String,
+    /// Name of the environment variable in the step.
+    #[serde(rename = "as")]
+    pub env: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// Thousandths of a core.
+    pub cpu_milli: Option<i64>,
+    pub memory_bytes: Option<i64>,
+    pub gpu: u32,
+    /// Size of `/dev/shm` in bytes.
+    pub shm_bytes: Option<i64>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retry {
+    /// How many times beyond the first attempt.
+    pub max: u32,
+    /// Words of [`EndClass`](super::state::EndClass); empty means the infrastructure classes.
+    pub when: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cache {
+    pub key: String,
+    pub path: String,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct MetricsSpec {
+    pub primary: Option<String>,
+    pub baseline: Baseline,
+    /// Files to read metrics from, beside those found by themselves.
+    pub files: Vec<String>,
+    /// In file order. A name may be a glob such as `f1/by/*`, or `step:name`.
+    pub gates: Vec<(String, Gate)>,
+}
+
+/// What a candidate is held against.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Baseline {
+    #[default]
+    MergeBase,
+    Branch(String),
+    /// An alias of a registered model; there is no registry yet, so it is inconclusive.
+    Model(String),
+    Run(String),
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Gate {
+    /// None: guessed from the name and marked "assumed".
+    pub goal: Option<Goal>,
+    pub min: Option<f64>,
+    pub max: Option<f64>,
+    pub no_worse_than: Option<Tolerance>,
+    pub improve_by: Option<Tolerance>,
+    /// A failing gate only warns.
+    pub warn_only: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportSpec {
+    pub comment: CommentMode,
+    /// Metric names drawn as curves; empty: the primary metric and losses that have several points.
+    pub plots: Vec<String>,
+}
+
+impl Default for ReportSpec {
+    fn default() -> Self {
+        Self { comment: CommentMode::Update, plots: Vec::new() }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CommentMode {
+    #[default]
+    Update,
+    None,
+}
+
+impl Plan {
+    pub fn step(&self, name: &str) -> Option<&StepSpec> {
+        self.steps.iter().find(|s| s.name == name)
+    }
+}

@@ -1,0 +1,23 @@
+//! The durable truth: SQLite or Postgres behind one concrete [`Store`]. One file per topic.
+//!
+//! Rules that keep it one text for both engines: `$N` placeholders, `ON CONFLICT`, `RETURNING`; the few real
+//! differences live in `dialect`. Every method that writes runs in a task the store owns, so a caller
+//! that is dropped half-way (axum drops handlers when a client leaves) never leaves a transaction open.
+//! Every UPDATE that moves a state carries the guard `AND epoch = … AND state NOT IN (terminal …)`.
+//!
+//! Must not: decide anything, call a forge or an executor, read the system clock.
+
+pub mod attempts;
+pub mod comparisons;
+mod db;
+pub mod deliveries;
+mod dialect;
+pub mod lists;
+pub mod outbox;
+pub mod pulls;
+pub mod retention;
+pub mod runs;
+pub mod tokens;
+pub mod work;
+
+pub use db::{OpenOptions, Store, StoreError, Synchronous};

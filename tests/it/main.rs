@@ -1,0 +1,3 @@
+//! One binary for the tests that drive real parts together. Each file says which promise or Show line it serves.
+
+mod support;
