@@ -9,7 +9,7 @@ setup: ## install what build and tests need (Debian packages by apt-get, npm pac
 
 demo: ## a forge, a push, two trainings and a pull-request comment on this machine; ARGS=--exit ends by itself
 	@scripts/setup.sh build
-	@cargo build --locked --quiet --bin trainyard || cargo build --locked --bin trainyard
+	@cargo build --locked --bin trainyard
 	@target/debug/trainyard demo $(ARGS)
 
 check: ## format and lints
