@@ -289,9 +289,9 @@ impl Config {
             // From the text itself, so that an error shows its line.
             toml::from_str(text).map_err(|e| ConfigError(e.to_string()))?
         } else {
-            table
-                .try_into()
-                .map_err(|e: toml::de::Error| ConfigError(format!("{e} (with {})", from_environment.join(", "))))?
+            table.try_into().map_err(|e: toml::de::Error| {
+                ConfigError(format!("{e} (with {})", from_environment.join(", ")))
+            })?
         };
         config.check()?;
         Ok(config)
@@ -333,9 +333,9 @@ impl Config {
             }
             RepoName::parse(&repository.name).map_err(|e| ConfigError(e.to_string()))?;
             for (name, source) in &repository.secrets {
-                source
-                    .read()
-                    .map_err(|e| ConfigError(format!("secret {name} of repository {}: {}", repository.name, e.0)))?;
+                source.read().map_err(|e| {
+                    ConfigError(format!("secret {name} of repository {}: {}", repository.name, e.0))
+                })?;
             }
         }
         for (name, pool) in &self.pool {
@@ -346,7 +346,9 @@ impl Config {
                 ));
             }
             if pool.slots == 0 {
-                return refuse(format!("pool {name} has 0 slots, so nothing could ever run on it; set slots to 1 or more"));
+                return refuse(format!(
+                    "pool {name} has 0 slots, so nothing could ever run on it; set slots to 1 or more"
+                ));
             }
             if !pool.gpu_hour_price.is_finite() || pool.gpu_hour_price < 0.0 {
                 return refuse(format!("pool {name}: gpu_hour_price must be 0 or a positive number"));
@@ -386,7 +388,9 @@ impl Config {
     }
 
     pub fn database_url(&self) -> String {
-        self.database.clone().unwrap_or_else(|| format!("sqlite:{}", self.data_dir.join("trainyard.db").display()))
+        self.database
+            .clone()
+            .unwrap_or_else(|| format!("sqlite:{}", self.data_dir.join("trainyard.db").display()))
     }
 
     /// Directory of the local executor's workspaces.
@@ -449,10 +453,15 @@ impl HookConfig {
             ));
         }
         if self.secrets.is_empty() {
-            return refuse(format!("forge {forge}: hook {} has no secret, so it would accept nothing; add one", self.id));
+            return refuse(format!(
+                "forge {forge}: hook {} has no secret, so it would accept nothing; add one",
+                self.id
+            ));
         }
         for source in &self.secrets {
-            let secret = source.read().map_err(|e| ConfigError(format!("forge {forge}: hook {}: {}", self.id, e.0)))?;
+            let secret = source
+                .read()
+                .map_err(|e| ConfigError(format!("forge {forge}: hook {}: {}", self.id, e.0)))?;
             if secret.expose_secret().len() < Self::MIN_SECRET {
                 return refuse(format!(
                     "forge {forge}: hook {}: {source} is shorter than {} bytes; make one with `openssl rand -hex 32`",
@@ -479,8 +488,9 @@ impl SecretSource {
     /// Unset, unreadable, empty or whitespace: a sentence that names the variable or file.
     pub fn read(&self) -> Result<SecretString, ConfigError> {
         let text = match self {
-            Self::Env(name) => std::env::var(name)
-                .map_err(|_| ConfigError(format!("{self} is not set (or is not UTF-8); set it, or use a file")))?,
+            Self::Env(name) => std::env::var(name).map_err(|_| {
+                ConfigError(format!("{self} is not set (or is not UTF-8); set it, or use a file"))
+            })?,
             Self::File(path) => {
                 let mut text = std::fs::read_to_string(path)
                     .map_err(|e| ConfigError(format!("cannot read {self}: {e}; check its path and owner")))?;
@@ -518,7 +528,10 @@ mod tests {
             ("[listen]\nagent = \"0.0.0.0:1\"", "not a loopback"),
             ("[forge.g]\nkind = \"github\"\nurl = \"http://x\"\ntoken = { env = \"PATH\" }", "plain http"),
             ("[forge.g]\nkind = \"github\"\ntoken = { env = \"TRAINYARD_NO_SUCH\" }", "is not set"),
-            ("[forge.g]\nkind = \"github\"\ntoken = { file = \"/no/such\" }", "cannot read the file /no/such"),
+            (
+                "[forge.g]\nkind = \"github\"\ntoken = { file = \"/no/such\" }",
+                "cannot read the file /no/such",
+            ),
             ("[forge.g]\nkind = \"github\"\ntoken = { env = \"A\", file = \"b\" }", "a secret is either"),
             ("[pool.x]\nslots = 0", "0 slots"),
             ("[pool.x]\nexecutor = \"kubernetes\"", "\"local\" only"),
@@ -539,7 +552,9 @@ mod tests {
     #[test]
     fn the_environment_goes_over_the_file_and_defaults_fill_the_rest() {
         let text = "data_dir = \"/a\"\npublic_url = \"https://ty.example\"\n";
-        let config = Config::parse(text, |name| (name == "TRAINYARD_LISTEN_APP").then(|| "127.0.0.1:9".into())).unwrap();
+        let config =
+            Config::parse(text, |name| (name == "TRAINYARD_LISTEN_APP").then(|| "127.0.0.1:9".into()))
+                .unwrap();
         assert_eq!(config.listen.app.port(), 9);
         assert_eq!(config.listen.hooks.port(), 8710);
         assert_eq!(config.database_url(), "sqlite:/a/trainyard.db");
@@ -550,7 +565,8 @@ mod tests {
     #[test]
     fn api_urls_are_derived() {
         let forge = |url: &str| -> ForgeConfig {
-            toml::from_str(&format!("kind = \"github\"\nurl = \"{url}\"\ntoken = {{ env = \"PATH\" }}")).unwrap()
+            toml::from_str(&format!("kind = \"github\"\nurl = \"{url}\"\ntoken = {{ env = \"PATH\" }}"))
+                .unwrap()
         };
         assert_eq!(forge("https://github.com/").api_url(), "https://api.github.com");
         assert_eq!(forge("https://git.corp.example").api_url(), "https://git.corp.example/api/v3");

@@ -28,10 +28,16 @@ pub struct Launch {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Observation {
     /// Not started yet; the sentence says what it waits for.
-    Pending { why: String },
+    Pending {
+        why: String,
+    },
     Running,
     /// The process tree is gone. `class` is what the executor itself could tell (killed by the kernel, node lost, …).
-    Gone { class: EndClass, exit_code: Option<i64>, reason: String },
+    Gone {
+        class: EndClass,
+        exit_code: Option<i64>,
+        reason: String,
+    },
     /// The executor never had it, or has forgotten it.
     Unknown,
 }
@@ -53,9 +59,18 @@ pub trait Executor: Send + Sync + std::fmt::Debug {
     /// nothing. Returns notes for finding it again after a restart, which the caller stores.
     async fn submit(&self, launch: &Launch) -> Result<serde_json::Value, ExecutorError>;
     /// Looks once. Must answer from the outside world, not from memory of this process.
-    async fn observe(&self, uid: &AttemptUid, handle: &serde_json::Value) -> Result<Observation, ExecutorError>;
+    async fn observe(
+        &self,
+        uid: &AttemptUid,
+        handle: &serde_json::Value,
+    ) -> Result<Observation, ExecutorError>;
     /// Asks the agent to end (SIGTERM, then after `grace_ms` the whole tree is killed). Idempotent; returns at once.
-    async fn cancel(&self, uid: &AttemptUid, handle: &serde_json::Value, grace_ms: i64) -> Result<(), ExecutorError>;
+    async fn cancel(
+        &self,
+        uid: &AttemptUid,
+        handle: &serde_json::Value,
+        grace_ms: i64,
+    ) -> Result<(), ExecutorError>;
     /// Deletes what is left outside (processes, workspace, objects) of an ended attempt. Idempotent.
     async fn remove(&self, uid: &AttemptUid, handle: &serde_json::Value) -> Result<(), ExecutorError>;
 }

@@ -113,7 +113,11 @@ pub struct CommentEvent {
 pub enum Parsed {
     Event(Event),
     /// Valid, but not something that trainyard acts on. 2xx, recorded with this reason.
-    Ignored { reason: String },
+    Ignored {
+        reason: String,
+    },
     /// Signed by a key we trust, yet not what the forge documents. 2xx, recorded, shown to the operator.
-    BadPayload { reason: String },
+    BadPayload {
+        reason: String,
+    },
 }

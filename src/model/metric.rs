@@ -16,8 +16,24 @@ impl Goal {
     /// The direction that people would expect from a metric's name; shown as "assumed".
     pub fn guess(name: &str) -> Self {
         const LOWER: &[&str] = &[
-            "loss", "error", "err", "perplexity", "ppl", "rmse", "mae", "mse", "wer", "cer", "fid", "latency",
-            "time", "duration", "bytes", "memory", "brier", "ece",
+            "loss",
+            "error",
+            "err",
+            "perplexity",
+            "ppl",
+            "rmse",
+            "mae",
+            "mse",
+            "wer",
+            "cer",
+            "fid",
+            "latency",
+            "time",
+            "duration",
+            "bytes",
+            "memory",
+            "brier",
+            "ece",
         ];
         let name = name.to_ascii_lowercase();
         let mut words = name.split(|c: char| !c.is_ascii_alphanumeric());

@@ -6,8 +6,13 @@ pub mod metric;
 pub mod plan;
 pub mod state;
 
-pub use event::{Actor, CommentEvent, Event, EventKind, Parsed, PullRequest, PullRequestAction, PullRequestEvent, Push, RepoRef};
-pub use ids::{AttemptUid, ComparisonId, DeliveryRowId, Invalid, OutboxId, RepoId, RepoName, RunId, Sha, StepId};
+pub use event::{
+    Actor, CommentEvent, Event, EventKind, Parsed, PullRequest, PullRequestAction, PullRequestEvent, Push,
+    RepoRef,
+};
+pub use ids::{
+    AttemptUid, ComparisonId, DeliveryRowId, Invalid, OutboxId, RepoId, RepoName, RunId, Sha, StepId,
+};
 pub use metric::{Goal, MetricPoint, Tolerance};
 pub use plan::{Plan, StepSpec};
 pub use state::{AttemptState, ComparisonState, DeliveryState, EndClass, RunState, StepState, Verdict};

@@ -1,8 +1,5 @@
 //! The states of runs, steps, attempts and comparisons, and the one table of legal moves.
 
-
-
-
 macro_rules! states {
     ($(#[$doc:meta])* $name:ident, $what:literal { $($(#[$vdoc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
         $(#[$doc])*
@@ -124,7 +121,12 @@ impl EndClass {
     pub fn is_infrastructure(self) -> bool {
         matches!(
             self,
-            Self::Preempted | Self::NodeLost | Self::Unschedulable | Self::Internal | Self::StorageFull | Self::Source
+            Self::Preempted
+                | Self::NodeLost
+                | Self::Unschedulable
+                | Self::Internal
+                | Self::StorageFull
+                | Self::Source
         )
     }
 }

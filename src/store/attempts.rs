@@ -103,9 +103,13 @@ pub struct SegmentRow {
 /// The answer to a compare-and-set on the log's committed offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogAppend {
-    Committed { offset: i64 },
+    Committed {
+        offset: i64,
+    },
     /// The chunk does not start at the committed offset: continue from there.
-    Conflict { committed: i64 },
+    Conflict {
+        committed: i64,
+    },
     /// The attempt has ended or is unknown.
     Refused,
 }
@@ -153,7 +157,11 @@ impl Store {
     }
     /// Moves ready steps to running and inserts their attempts as `intended`, all in one transaction, with a work item
     /// for each run. A step that is no longer ready is left out. Returns those placed.
-    pub async fn place(&self, placements: Vec<Placement>, now: Millis) -> Result<Vec<AttemptUid>, StoreError> {
+    pub async fn place(
+        &self,
+        placements: Vec<Placement>,
+        now: Millis,
+    ) -> Result<Vec<AttemptUid>, StoreError> {
         let _ = (placements, now);
         todo!()
     }
@@ -204,12 +212,23 @@ impl Store {
         todo!()
     }
     /// Segments that hold bytes from `from_byte` on, in order.
-    pub async fn log_segments(&self, uid: &AttemptUid, from_byte: i64, limit: i64) -> Result<Vec<SegmentRow>, StoreError> {
+    pub async fn log_segments(
+        &self,
+        uid: &AttemptUid,
+        from_byte: i64,
+        limit: i64,
+    ) -> Result<Vec<SegmentRow>, StoreError> {
         let _ = (uid, from_byte, limit);
         todo!()
     }
     /// Replaces all segments of an ended attempt by one (compaction); the caller deletes the old blobs afterwards.
-    pub async fn compact_log(&self, uid: &AttemptUid, bytes: i64, blob_key: &str, now: Millis) -> Result<bool, StoreError> {
+    pub async fn compact_log(
+        &self,
+        uid: &AttemptUid,
+        bytes: i64,
+        blob_key: &str,
+        now: Millis,
+    ) -> Result<bool, StoreError> {
         let _ = (uid, bytes, blob_key, now);
         todo!()
     }
@@ -235,7 +254,12 @@ impl Store {
         todo!()
     }
     /// Ends the attempt by its agent's word and asks for its run. False: it had ended.
-    pub async fn agent_finish(&self, uid: &AttemptUid, finish: Finish, now: Millis) -> Result<bool, StoreError> {
+    pub async fn agent_finish(
+        &self,
+        uid: &AttemptUid,
+        finish: Finish,
+        now: Millis,
+    ) -> Result<bool, StoreError> {
         let _ = (uid, finish, now);
         todo!()
     }

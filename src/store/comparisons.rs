@@ -31,12 +31,22 @@ impl Store {
     /// Writes the live comparison of (candidate, target). An unchanged row is left alone; a live row with another
     /// baseline or gates digest is superseded and a new one is made; otherwise state, verdict and result are
     /// updated. Returns whether anything changed; `asks` are written only then.
-    pub async fn put_comparison(&self, row: ComparisonRow, asks: Vec<WorkAsk>, now: Millis) -> Result<bool, StoreError> {
+    pub async fn put_comparison(
+        &self,
+        row: ComparisonRow,
+        asks: Vec<WorkAsk>,
+        now: Millis,
+    ) -> Result<bool, StoreError> {
         let _ = (row, asks, now);
         todo!()
     }
     /// Marks live comparisons of a candidate superseded whose target is not in `keep` (closed, retargeted away).
-    pub async fn supersede_comparisons(&self, candidate: &RunId, keep: &[String], now: Millis) -> Result<u64, StoreError> {
+    pub async fn supersede_comparisons(
+        &self,
+        candidate: &RunId,
+        keep: &[String],
+        now: Millis,
+    ) -> Result<u64, StoreError> {
         let _ = (candidate, keep, now);
         todo!()
     }

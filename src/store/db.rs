@@ -59,7 +59,11 @@ impl Store {
         todo!()
     }
     /// A value of `meta`, made by `make` and stored when it is not there yet.
-    pub async fn meta_or_insert(&self, name: &'static str, make: fn() -> String) -> Result<String, StoreError> {
+    pub async fn meta_or_insert(
+        &self,
+        name: &'static str,
+        make: fn() -> String,
+    ) -> Result<String, StoreError> {
         let _ = (name, make);
         todo!()
     }

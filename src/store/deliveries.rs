@@ -106,7 +106,11 @@ impl Store {
         todo!()
     }
     /// Open runs of one head, any pipeline.
-    pub async fn runs_of_sha(&self, repo: &RepoId, sha: &Sha) -> Result<Vec<super::runs::RunRow>, StoreError> {
+    pub async fn runs_of_sha(
+        &self,
+        repo: &RepoId,
+        sha: &Sha,
+    ) -> Result<Vec<super::runs::RunRow>, StoreError> {
         let _ = (repo, sha);
         todo!()
     }

@@ -21,11 +21,20 @@ pub struct RunListItem {
 
 impl Store {
     /// Up to `limit` runs older than the run `before` (its id: UUIDv7 sorts by time).
-    pub async fn list_runs(&self, filter: RunFilter, before: Option<&str>, limit: i64) -> Result<Vec<RunListItem>, StoreError> {
+    pub async fn list_runs(
+        &self,
+        filter: RunFilter,
+        before: Option<&str>,
+        limit: i64,
+    ) -> Result<Vec<RunListItem>, StoreError> {
         let _ = (filter, before, limit);
         todo!()
     }
-    pub async fn list_deliveries(&self, before: Option<&str>, limit: i64) -> Result<Vec<DeliveryRow>, StoreError> {
+    pub async fn list_deliveries(
+        &self,
+        before: Option<&str>,
+        limit: i64,
+    ) -> Result<Vec<DeliveryRow>, StoreError> {
         let _ = (before, limit);
         todo!()
     }

@@ -68,7 +68,12 @@ impl Store {
         todo!()
     }
     /// Rows of a credential to send now, final ones first, then oldest.
-    pub async fn outbox_due(&self, credential: &str, now: Millis, limit: i64) -> Result<Vec<OutboxRow>, StoreError> {
+    pub async fn outbox_due(
+        &self,
+        credential: &str,
+        now: Millis,
+        limit: i64,
+    ) -> Result<Vec<OutboxRow>, StoreError> {
         let _ = (credential, now, limit);
         todo!()
     }
@@ -78,20 +83,43 @@ impl Store {
         todo!()
     }
     /// The forge accepted `seq`. Stays pending when a newer one is desired by now.
-    pub async fn outbox_sent(&self, id: &OutboxId, seq: i64, remote_id: &str, now: Millis) -> Result<(), StoreError> {
+    pub async fn outbox_sent(
+        &self,
+        id: &OutboxId,
+        seq: i64,
+        remote_id: &str,
+        now: Millis,
+    ) -> Result<(), StoreError> {
         let _ = (id, seq, remote_id, now);
         todo!()
     }
-    pub async fn outbox_defer(&self, id: &OutboxId, next_ms: Millis, error: &str, now: Millis) -> Result<(), StoreError> {
+    pub async fn outbox_defer(
+        &self,
+        id: &OutboxId,
+        next_ms: Millis,
+        error: &str,
+        now: Millis,
+    ) -> Result<(), StoreError> {
         let _ = (id, next_ms, error, now);
         todo!()
     }
     /// Given up for this `seq`; a newer desire makes it pending again.
-    pub async fn outbox_dead(&self, id: &OutboxId, seq: i64, error: &str, now: Millis) -> Result<(), StoreError> {
+    pub async fn outbox_dead(
+        &self,
+        id: &OutboxId,
+        seq: i64,
+        error: &str,
+        now: Millis,
+    ) -> Result<(), StoreError> {
         let _ = (id, seq, error, now);
         todo!()
     }
-    pub async fn outbox_row(&self, repo: &RepoId, kind: OutboxKind, target: &str) -> Result<Option<OutboxRow>, StoreError> {
+    pub async fn outbox_row(
+        &self,
+        repo: &RepoId,
+        kind: OutboxKind,
+        target: &str,
+    ) -> Result<Option<OutboxRow>, StoreError> {
         let _ = (repo, kind, target);
         todo!()
     }

@@ -15,7 +15,12 @@ pub struct Retention {
 impl Default for Retention {
     fn default() -> Self {
         const DAY: Millis = 24 * 3_600_000;
-        Self { delivery_bodies_ms: 7 * DAY, deliveries_ms: 90 * DAY, logs_ms: 90 * DAY, artifacts_ms: 30 * DAY }
+        Self {
+            delivery_bodies_ms: 7 * DAY,
+            deliveries_ms: 90 * DAY,
+            logs_ms: 90 * DAY,
+            artifacts_ms: 30 * DAY,
+        }
     }
 }
 

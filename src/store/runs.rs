@@ -133,7 +133,13 @@ impl Store {
         todo!()
     }
     /// Lets a held run go, bound to its sha. `Err` words say what does not fit.
-    pub async fn release_run(&self, id: &RunId, sha: &Sha, actor: &str, now: Millis) -> Result<Result<(), String>, StoreError> {
+    pub async fn release_run(
+        &self,
+        id: &RunId,
+        sha: &Sha,
+        actor: &str,
+        now: Millis,
+    ) -> Result<Result<(), String>, StoreError> {
         let _ = (id, sha, actor, now);
         todo!()
     }
@@ -147,7 +153,12 @@ impl Store {
         todo!()
     }
     /// The newest generation of the run of this pipeline and sha with trigger `head`, if any.
-    pub async fn head_run(&self, repo: &RepoId, pipeline: &str, sha: &Sha) -> Result<Option<RunRow>, StoreError> {
+    pub async fn head_run(
+        &self,
+        repo: &RepoId,
+        pipeline: &str,
+        sha: &Sha,
+    ) -> Result<Option<RunRow>, StoreError> {
         let _ = (repo, pipeline, sha);
         todo!()
     }

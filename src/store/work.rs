@@ -76,12 +76,22 @@ impl Store {
         todo!()
     }
     /// Extends the lease. False: it is lost, stop working on it.
-    pub async fn heartbeat_work(&self, item: &WorkItem, now: Millis, lease_ms: Millis) -> Result<bool, StoreError> {
+    pub async fn heartbeat_work(
+        &self,
+        item: &WorkItem,
+        now: Millis,
+        lease_ms: Millis,
+    ) -> Result<bool, StoreError> {
         let _ = (item, now, lease_ms);
         todo!()
     }
     /// Ends the lease. False: it was lost (someone else holds it now); nothing was written.
-    pub async fn settle(&self, item: &WorkItem, outcome: WorkOutcome, now: Millis) -> Result<bool, StoreError> {
+    pub async fn settle(
+        &self,
+        item: &WorkItem,
+        outcome: WorkOutcome,
+        now: Millis,
+    ) -> Result<bool, StoreError> {
         let _ = (item, outcome, now);
         todo!()
     }

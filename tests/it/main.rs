@@ -1,3 +1,4 @@
 //! One binary for the tests that drive real parts together. Each file says which promise or Show line it serves.
 
+mod architecture;
 mod support;
