@@ -1,1 +1,194 @@
 //! Bytes of logs and artifacts over `object_store`: local files now, buckets when more than one replica runs.
+//!
+//! Keys are made of ids, never of names that came from outside (`logs/<attempt>/<start>`), so no path of a user reaches a file
+//! system. A write that returned is on disk: [`Blobs::local`] has the file and every new directory entry synced before
+//! it is moved into place, because a row that points at it is committed next (promise G9).
+//!
+//! Must not: know what the bytes mean, or decide when they are old.
+
+use std::ops::Range;
+use std::path::Path as FsPath;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::BoxStream;
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutPayload};
+use sha2::{Digest, Sha256};
+
+use crate::clock::Millis;
+use crate::model::AttemptUid;
+
+/// Size of one part of a streamed write: what it holds in memory.
+const PART_BYTES: usize = 5 << 20;
+
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    #[error("blob {0} does not exist")]
+    Missing(String),
+    /// The stream holds more than the caller allows.
+    #[error("it is larger than the allowed {0} bytes")]
+    TooLarge(u64),
+    /// The sender's stream broke.
+    #[error("the sender stopped: {0}")]
+    Sender(String),
+    /// Disk full, read-only, bucket away: try later.
+    #[error("the blob store is not available: {0}")]
+    Unavailable(String),
+}
+
+impl From<object_store::Error> for BlobError {
+    fn from(error: object_store::Error) -> Self {
+        match error {
+            object_store::Error::NotFound { path, .. } => Self::Missing(path),
+            other => Self::Unavailable(other.to_string()),
+        }
+    }
+}
+
+/// A key: made by the functions here alone.
+pub mod key {
+    use super::{AttemptUid, Millis};
+
+    /// One stretch of an attempt's log. `nonce` keeps two writers of the same offset apart: the row names the one that counts.
+    pub fn log(uid: &AttemptUid, start: i64, nonce: u64) -> String {
+        format!("logs/{uid}/{start:016}-{nonce:016x}")
+    }
+    /// A whole log after compaction.
+    pub fn whole_log(uid: &AttemptUid, now: Millis) -> String {
+        format!("logs/{uid}/whole-{now}")
+    }
+    /// One artifact upload. Content addressed within its attempt, so a repeat lands on the same key.
+    pub fn artifact(uid: &AttemptUid, sha256: &str) -> String {
+        format!("artifacts/{uid}/{sha256}")
+    }
+    /// Where an upload lies until its digest is known.
+    pub fn upload(uid: &AttemptUid, nonce: u64) -> String {
+        format!("uploads/{uid}/{nonce:016x}")
+    }
+}
+
+/// What a streamed write stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    pub bytes: u64,
+    /// Lower-case hexadecimal.
+    pub sha256: String,
+}
+
+/// The blob store. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Blobs(Arc<dyn ObjectStore>);
+
+impl Blobs {
+    /// Files below `dir`, which is made with mode 0700 if it is not there. Files inherit the process's umask; the directory keeps
+    /// everyone else out.
+    ///
+    /// # Errors
+    /// The directory cannot be made or its mode cannot be set.
+    pub fn local(dir: &FsPath) -> std::io::Result<Self> {
+        use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
+        let store = LocalFileSystem::new_with_prefix(dir).map_err(std::io::Error::other)?.with_fsync(true);
+        Ok(Self(Arc::new(store)))
+    }
+
+    pub async fn put(&self, key: &str, bytes: Bytes) -> Result<(), BlobError> {
+        self.0.put(&Path::from(key), PutPayload::from_bytes(bytes)).await?;
+        Ok(())
+    }
+
+    /// Stores a stream of any length up to `limit` with two parts in memory at most. Nothing is left under `key` when it fails.
+    pub async fn put_stream<S, E>(&self, key: &str, stream: S, limit: u64) -> Result<Written, BlobError>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Send,
+        E: std::fmt::Display,
+    {
+        let mut upload = self.0.put_multipart(&Path::from(key)).await?;
+        match Self::fill(upload.as_mut(), stream, limit).await {
+            Ok(written) => {
+                upload.complete().await?;
+                Ok(written)
+            }
+            Err(error) => {
+                if let Err(abort) = upload.abort().await {
+                    tracing::warn!(blob.key = key, error = %abort, "cannot remove a broken upload");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn fill<S, E>(
+        upload: &mut dyn object_store::MultipartUpload,
+        stream: S,
+        limit: u64,
+    ) -> Result<Written, BlobError>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Send,
+        E: std::fmt::Display,
+    {
+        let mut stream = std::pin::pin!(stream);
+        let mut hash = Sha256::new();
+        let mut bytes = 0u64;
+        let mut part = BytesMut::new();
+        while let Some(chunk) = stream.next().await {
+            let chunk = chunk.map_err(|error| BlobError::Sender(error.to_string()))?;
+            bytes += chunk.len() as u64;
+            if bytes > limit {
+                return Err(BlobError::TooLarge(limit));
+            }
+            hash.update(&chunk);
+            part.extend_from_slice(&chunk);
+            if part.len() >= PART_BYTES {
+                upload.put_part(PutPayload::from_bytes(part.split().freeze())).await?;
+            }
+        }
+        if !part.is_empty() {
+            upload.put_part(PutPayload::from_bytes(part.freeze())).await?;
+        }
+        Ok(Written { bytes, sha256: hex::encode(hash.finalize()) })
+    }
+
+    /// Moves a finished upload to its final key.
+    pub async fn rename(&self, from: &str, to: &str) -> Result<(), BlobError> {
+        self.0.rename(&Path::from(from), &Path::from(to)).await?;
+        Ok(())
+    }
+
+    /// Bytes `range` of a blob; the end is cut to its length.
+    pub async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Bytes, BlobError> {
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
+        Ok(self.0.get_opts(&Path::from(key), options).await?.bytes().await?)
+    }
+
+    pub async fn get(&self, key: &str) -> Result<Bytes, BlobError> {
+        Ok(self.0.get(&Path::from(key)).await?.bytes().await?)
+    }
+
+    /// The whole blob in chunks.
+    pub async fn stream(&self, key: &str) -> Result<BoxStream<'static, Result<Bytes, BlobError>>, BlobError> {
+        Ok(self.0.get(&Path::from(key)).await?.into_stream().map_err(BlobError::from).boxed())
+    }
+
+    /// Deletes; what is not there is fine. Goes on after a failure and returns the first one.
+    pub async fn delete(&self, keys: &[String]) -> Result<(), BlobError> {
+        let mut failed = None;
+        for key in keys {
+            match self.0.delete(&Path::from(key.as_str())).await.map_err(BlobError::from) {
+                Ok(()) | Err(BlobError::Missing(_)) => {}
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests;

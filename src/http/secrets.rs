@@ -1,0 +1,72 @@
+//! The secrets that handlers need, read once at start: of hooks by URL, of repositories by name.
+//!
+//! A webhook's secret is chosen by its URL alone, never by its body. Nothing here is `Display` or `Debug` with a value.
+
+use std::collections::BTreeMap;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::config::{Config, ConfigError, ForgeKind};
+
+/// A shorter webhook secret can be guessed from one signed request.
+const SHORTEST_HOOK_SECRET: usize = 12;
+
+/// One webhook URL with its live secrets.
+#[derive(Debug)]
+pub struct Hook {
+    /// The configured forge's name.
+    pub forge: String,
+    pub kind: ForgeKind,
+    /// None configured means that the hook is closed.
+    pub secrets: Vec<SecretString>,
+}
+
+#[derive(Debug)]
+pub struct Secrets {
+    hooks: BTreeMap<(&'static str, String), Hook>,
+    /// By (forge, repository), then by the name that pipelines use.
+    repositories: BTreeMap<(String, String), BTreeMap<String, SecretString>>,
+}
+
+impl Secrets {
+    /// # Errors
+    /// One sentence that says which secret cannot be used and why.
+    pub fn read(config: &Config) -> Result<Self, ConfigError> {
+        let mut hooks = BTreeMap::new();
+        for (name, forge) in &config.forge {
+            for hook in &forge.hook {
+                let at = format!("hook {:?} of forge {name:?}", hook.id);
+                let secrets: Vec<_> = hook.secrets.iter().map(|s| s.read()).collect::<Result<_, _>>()?;
+                if secrets.iter().any(|s| s.expose_secret().len() < SHORTEST_HOOK_SECRET) {
+                    return Err(ConfigError(format!(
+                        "a secret of {at} is shorter than {SHORTEST_HOOK_SECRET} bytes; make one with `openssl rand -hex 32`"
+                    )));
+                }
+                let made = Hook { forge: name.clone(), kind: forge.kind, secrets };
+                if hooks.insert((forge.kind.word(), hook.id.clone()), made).is_some() {
+                    return Err(ConfigError(format!(
+                        "{at} has the same URL as another hook; give it another id"
+                    )));
+                }
+            }
+        }
+        let mut repositories = BTreeMap::new();
+        for repository in &config.repository {
+            let read: BTreeMap<_, _> = repository
+                .secrets
+                .iter()
+                .map(|(name, source)| Ok((name.clone(), source.read()?)))
+                .collect::<Result<_, ConfigError>>()?;
+            repositories.insert((repository.forge.clone(), repository.name.clone()), read);
+        }
+        Ok(Self { hooks, repositories })
+    }
+
+    /// By the two parts of the URL `/hooks/{kind}/{id}`.
+    pub fn hook(&self, kind: &str, id: &str) -> Option<&Hook> {
+        self.hooks.iter().find(|((k, i), _)| *k == kind && i == id).map(|(_, hook)| hook)
+    }
+    pub fn of_repository(&self, forge: &str, repo: &str) -> Option<&BTreeMap<String, SecretString>> {
+        self.repositories.get(&(forge.to_owned(), repo.to_owned()))
+    }
+}
