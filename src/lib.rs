@@ -4,6 +4,7 @@
 //! table of ARCHITECTURE.md).
 
 pub mod clock;
+pub mod failpoint;
 pub mod model;
 
 pub mod config;

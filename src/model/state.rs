@@ -165,6 +165,8 @@ states! {
 }
 
 impl RunState {
+    /// A cancel request that starts with this ends its run as superseded, any other one as cancelled.
+    pub const SUPERSEDED_BY: &'static str = "superseded: ";
     pub const TERMINAL: &'static [Self] =
         &[Self::Succeeded, Self::Failed, Self::Errored, Self::Cancelled, Self::Superseded, Self::Skipped];
 

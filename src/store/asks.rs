@@ -1,0 +1,32 @@
+//! How each kind of work is asked for: the one place that spells the keys.
+
+use super::work::{WorkAsk, WorkKind};
+use crate::clock::Millis;
+use crate::model::{DeliveryRowId, RepoId, RunId, Sha};
+
+impl WorkAsk {
+    fn new(kind: WorkKind, key: String, at_ms: Millis) -> Self {
+        Self { kind, key, at_ms }
+    }
+    pub fn delivery(id: &DeliveryRowId, at_ms: Millis) -> Self {
+        Self::new(WorkKind::Delivery, id.to_string(), at_ms)
+    }
+    pub fn run(id: &RunId, at_ms: Millis) -> Self {
+        Self::new(WorkKind::Run, id.to_string(), at_ms)
+    }
+    /// All pools at once.
+    pub fn schedule(at_ms: Millis) -> Self {
+        Self::new(WorkKind::Schedule, "all".into(), at_ms)
+    }
+    pub fn compare(id: &RunId, at_ms: Millis) -> Self {
+        Self::new(WorkKind::Compare, id.to_string(), at_ms)
+    }
+    /// What the forge should show for a commit.
+    pub fn report_commit(repo: &RepoId, sha: &Sha, at_ms: Millis) -> Self {
+        Self::new(WorkKind::Report, format!("{repo}/{sha}"), at_ms)
+    }
+    /// What the forge should show on a pull request.
+    pub fn report_pull(repo: &RepoId, number: i64, at_ms: Millis) -> Self {
+        Self::new(WorkKind::Report, format!("{repo}#{number}"), at_ms)
+    }
+}
