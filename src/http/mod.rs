@@ -16,7 +16,7 @@ use crate::blob::Blobs;
 use crate::clock::SharedClock;
 use crate::config::{Config, ConfigError};
 use crate::forge::Forges;
-use crate::store::{Store, StoreError};
+use crate::store::{Instance, Store};
 
 pub use live::{Hint, Live};
 pub use secrets::Secrets;
@@ -64,50 +64,5 @@ impl App {
             stopping: CancellationToken::new(),
             secrets,
         })
-    }
-}
-
-/// Facts about this installation, made once and kept in the store's `meta`.
-pub struct Instance {
-    /// Part of every external name.
-    pub id: String,
-    key: [u8; 32],
-}
-
-impl Instance {
-    /// Reads them from the store, or makes them.
-    pub async fn load(store: &Store) -> Result<Self, StoreError> {
-        fn random_key() -> String {
-            hex::encode(rand::random::<[u8; 32]>())
-        }
-        fn random_id() -> String {
-            hex::encode(rand::random::<[u8; 8]>())
-        }
-        let id = store.meta_or_insert("instance_id", random_id).await?;
-        let text = store.meta_or_insert("instance_key", random_key).await?;
-        let key = hex::decode(&text).ok().and_then(|bytes| bytes.try_into().ok());
-        let Some(key) = key else {
-            return Err(StoreError::Inconsistent {
-                what: "meta.instance_key".into(),
-                why: "it is not 64 hexadecimal digits".into(),
-            });
-        };
-        Ok(Self { id, key })
-    }
-    pub fn new(id: impl Into<String>, key: [u8; 32]) -> Self {
-        Self { id: id.into(), key }
-    }
-    /// HMAC-SHA256 under this installation's key over `purpose`, a NUL, and the NUL-separated parts: for tokens and markers that
-    /// are derived instead of stored.
-    pub fn derive(&self, purpose: &str, parts: &[&str]) -> [u8; 32] {
-        use hmac::{KeyInit, Mac};
-        let mut mac = <hmac::Hmac<sha2::Sha256> as KeyInit>::new_from_slice(&self.key)
-            .expect("HMAC takes a key of any length");
-        mac.update(purpose.as_bytes());
-        for part in parts {
-            mac.update(&[0]);
-            mac.update(part.as_bytes());
-        }
-        mac.finalize().into_bytes().into()
     }
 }

@@ -13,6 +13,7 @@ pub mod comparisons;
 mod db;
 pub mod deliveries;
 mod dialect;
+mod instance;
 pub mod lists;
 pub mod outbox;
 pub mod pulls;
@@ -22,3 +23,4 @@ pub mod tokens;
 pub mod work;
 
 pub use db::{OpenOptions, Store, StoreError, Synchronous};
+pub use instance::Instance;
