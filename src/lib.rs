@@ -23,6 +23,7 @@ pub mod intake;
 pub mod outbox;
 pub mod report;
 pub mod results;
+pub mod retention;
 pub mod run;
 
 pub mod http;

@@ -1,0 +1,60 @@
+//! Deletes what is old: an hourly work item that sweeps the rows, then the blobs that no row names any more.
+//!
+//! Must not: decide how long anything is kept; that is the configuration's, within what each table's migration says.
+
+use async_trait::async_trait;
+
+use crate::blob::Blobs;
+use crate::clock::SharedClock;
+use crate::config::RetentionConfig;
+use crate::queue::Handler;
+use crate::store::Store;
+use crate::store::retention::Retention;
+use crate::store::work::{WorkItem, WorkKind, WorkOutcome};
+
+/// Between two sweeps, in milliseconds.
+const EVERY_MS: i64 = 3_600_000;
+/// Batches in one go, so that a large backlog does not hold the work item for long.
+const BATCHES: usize = 20;
+
+pub struct Sweeper {
+    pub store: Store,
+    pub blobs: Blobs,
+    pub clock: SharedClock,
+    pub keep: RetentionConfig,
+}
+
+impl From<RetentionConfig> for Retention {
+    fn from(days: RetentionConfig) -> Self {
+        const DAY: i64 = 24 * 3_600_000;
+        Self {
+            delivery_bodies_ms: days.delivery_bodies_days * DAY,
+            deliveries_ms: days.deliveries_days * DAY,
+            logs_ms: days.logs_days * DAY,
+            artifacts_ms: days.artifacts_days * DAY,
+        }
+    }
+}
+
+#[async_trait]
+impl Handler for Sweeper {
+    fn kind(&self) -> WorkKind {
+        WorkKind::Retention
+    }
+
+    async fn handle(&self, _item: &WorkItem) -> anyhow::Result<WorkOutcome> {
+        for _ in 0..BATCHES {
+            let swept = self.store.sweep(self.keep.into(), self.clock.now_ms()).await?;
+            if !swept.blob_keys.is_empty() {
+                self.blobs.delete(&swept.blob_keys).await?;
+            }
+            if swept.rows > 0 {
+                tracing::info!(rows = swept.rows, blobs = swept.blob_keys.len(), "deleted what is old");
+            }
+            if !swept.more {
+                return Ok(WorkOutcome::Again { at_ms: self.clock.now_ms() + EVERY_MS });
+            }
+        }
+        Ok(WorkOutcome::Again { at_ms: self.clock.now_ms() + 1_000 })
+    }
+}
