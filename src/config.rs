@@ -35,6 +35,8 @@ pub struct Config {
     #[serde(default)]
     pub executor: ExecutorConfig,
     #[serde(default)]
+    pub dashboard: DashboardConfig,
+    #[serde(default)]
     pub limits: Limits,
     #[serde(default)]
     pub retention: RetentionConfig,
@@ -192,6 +194,14 @@ pub struct LocalConfig {
     pub user: Option<String>,
     /// Directory of the workspaces, readable by that user. Default: `<data_dir>-work`.
     pub workspace: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DashboardConfig {
+    /// Pages and reading API calls need no login: for a demo, or where a proxy in front decides who comes in.
+    /// Whatever changes something always needs a token.
+    pub public_read: bool,
 }
 
 #[derive(Debug, Clone, Deserialize)]
