@@ -5,8 +5,11 @@
 //! means or what a run does next, and they must not start work that outlives the request except through the store.
 
 pub mod live;
+pub mod pages;
 pub mod secrets;
 pub mod telemetry;
+pub mod terminal;
+pub mod text;
 
 use std::sync::Arc;
 
