@@ -4,9 +4,12 @@
 //! Handlers translate: a request becomes rows and work items, rows become an answer. They must not decide what a delivery
 //! means or what a run does next, and they must not start work that outlives the request except through the store.
 
+pub mod hooks;
 pub mod live;
+pub mod ops;
 pub mod pages;
 pub mod secrets;
+pub mod serve;
 pub mod telemetry;
 pub mod terminal;
 pub mod text;

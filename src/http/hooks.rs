@@ -1,0 +1,326 @@
+//! The public listener: `POST /hooks/{kind}/{hook id}`. A request is verified on its raw bytes and stored; only then is it
+//! acknowledged (promise G1). What it means is decided later, by `intake`.
+//!
+//! Must not: parse a body, choose a secret by anything but the URL, or answer 2xx to what is not on disk.
+//!
+//! Memory: a body of up to 64 KiB is bounded by the number of connections (1,024 × 64 KiB = 64 MiB); larger ones share
+//! another 64 MiB, so that large or slow bodies cannot keep ordinary deliveries out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::any;
+use http_body_util::BodyExt;
+use secrecy::ExposeSecret;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use super::App;
+use super::secrets::Hook;
+use super::serve::{Limits, serve};
+use super::telemetry::WebhookLabels;
+use crate::config::ForgeKind;
+use crate::forge::webhook::github;
+use crate::model::DeliveryRowId;
+use crate::store::deliveries::{Delivered, NewDelivery};
+
+/// GitHub sends nothing larger than 25 MB; the cap is in MiB to be on the safe side.
+pub const BODY_BYTES: usize = 25 << 20;
+/// Bodies up to this size need no share of the common budget.
+const FREE_BYTES: usize = 64 << 10;
+const BUDGET_BYTES: usize = 64 << 20;
+const BODY_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Serves until `shutdown` is cancelled, then lets requests in progress end.
+pub async fn serve_hooks(listener: TcpListener, app: App, shutdown: CancellationToken) {
+    let telemetry = Arc::clone(&app.telemetry);
+    serve(listener, router(app), Limits::of("hooks"), telemetry, shutdown).await;
+}
+
+#[derive(Clone)]
+struct Hooks {
+    app: App,
+    budget: Arc<Semaphore>,
+}
+
+pub fn router(app: App) -> Router {
+    let state = Hooks { app, budget: Arc::new(Semaphore::new(BUDGET_BYTES)) };
+    Router::new()
+        .route("/hooks/{kind}/{hook}", any(receive))
+        .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "not_found", "there is no such hook") })
+        .with_state(state)
+}
+
+/// A request that is not accepted: the status, the word for the metric and the sentence for the sender.
+#[derive(Debug)]
+struct Refusal {
+    status: StatusCode,
+    outcome: &'static str,
+    message: &'static str,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, outcome: &'static str, message: &'static str) -> Self {
+        Self { status, outcome, message }
+    }
+    /// Every failure of the signature gets this one, so that a forger learns nothing.
+    fn signature() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "bad_signature", "the signature does not match")
+    }
+    fn too_large() -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "the body is larger than 25 MiB")
+    }
+    fn unavailable(message: &'static str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, axum::Json(json!({ "error": self.message }))).into_response();
+        let headers = response.headers_mut();
+        match self.status {
+            StatusCode::SERVICE_UNAVAILABLE => {
+                headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+            }
+            StatusCode::METHOD_NOT_ALLOWED => {
+                headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+async fn receive(
+    State(hooks): State<Hooks>,
+    Path((kind, id)): Path<(String, String)>,
+    request: Request,
+) -> Response {
+    let app = &hooks.app;
+    let count = |forge: &str, event: &str, outcome| {
+        let labels = WebhookLabels { forge: forge.to_owned(), event: label(event).to_owned(), outcome };
+        app.telemetry.webhooks.get_or_create(&labels).inc();
+    };
+    if request.method() != Method::POST {
+        return Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "bad_request", "a webhook is sent with POST")
+            .into_response();
+    }
+    let Some(hook) = app.secrets.hook(&kind, &id) else {
+        count("", "", "not_found");
+        return Refusal::new(StatusCode::NOT_FOUND, "not_found", "there is no such hook").into_response();
+    };
+    let event = single(request.headers(), "x-github-event").unwrap_or_default().to_owned();
+    match accept(&hooks, hook, &id, request).await {
+        Ok((outcome, response)) => {
+            count(&hook.forge, &event, outcome);
+            response
+        }
+        Err(refusal) => {
+            // An event word counts only once it is signed: labels are not for strangers to make.
+            count(&hook.forge, "", refusal.outcome);
+            tracing::info!(
+                forge.name = hook.forge,
+                forge.hook_id = id,
+                outcome = refusal.outcome,
+                "webhook refused"
+            );
+            refusal.into_response()
+        }
+    }
+}
+
+/// The metric's label of an event word: those that mean something here, else `other`.
+fn label(event: &str) -> &str {
+    match event {
+        "" | "push" | "pull_request" | "issue_comment" | "ping" | "check_run" | "check_suite"
+        | "merge_group" | "create" | "delete" => event,
+        _ => "other",
+    }
+}
+
+async fn accept(
+    hooks: &Hooks,
+    hook: &Hook,
+    hook_id: &str,
+    request: Request,
+) -> Result<(&'static str, Response), Refusal> {
+    let (parts, body) = request.into_parts();
+    let headers = &parts.headers;
+    if hook.secrets.is_empty() {
+        tracing::warn!(
+            forge.name = hook.forge,
+            forge.hook_id = hook_id,
+            "a hook without a secret was called: it is closed"
+        );
+        return Err(Refusal::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "closed",
+            "this hook is closed: it has no secret in the configuration",
+        ));
+    }
+    let declared = before_the_body(headers)?;
+    let signatures: Vec<&[u8]> = match hook.kind {
+        ForgeKind::Github => {
+            headers.get_all("x-hub-signature-256").iter().map(HeaderValue::as_bytes).collect()
+        }
+    };
+    if signatures.len() != 1 {
+        return Err(Refusal::signature()); // no need to read the body of what cannot be right
+    }
+    let (body, _budget) =
+        tokio::time::timeout(BODY_DEADLINE, read(&hooks.budget, body, declared)).await.map_err(|_| {
+            Refusal::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the body did not arrive within 30 s")
+        })??;
+    let secrets: Vec<&[u8]> = hook.secrets.iter().map(|s| s.expose_secret().as_bytes()).collect();
+    match hook.kind {
+        ForgeKind::Github => {
+            github::verify(&signatures, &body, &secrets).map_err(|_| Refusal::signature())?
+        }
+    }
+    let bad = |message| Refusal::new(StatusCode::BAD_REQUEST, "bad_request", message);
+    if body.is_empty() {
+        return Err(bad("the body is empty"));
+    }
+    let event = single(headers, "x-github-event")
+        .filter(|e| e.len() <= 64 && e.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') && !e.is_empty())
+        .ok_or_else(|| bad("there must be one X-GitHub-Event of lower-case letters and underscores"))?;
+    let delivery_id =
+        single(headers, "x-github-delivery").filter(|d| is_delivery_id(d)).ok_or_else(|| {
+            bad("there must be one X-GitHub-Delivery of at most 128 letters, digits, `.`, `_`, `:` and `-`")
+        })?;
+    let now = hooks.app.clock.now_ms();
+    let new = NewDelivery {
+        id: DeliveryRowId::generate(now),
+        forge: hook.forge.clone(),
+        hook_id: hook_id.to_owned(),
+        delivery_id: delivery_id.to_owned(),
+        event: event.to_owned(),
+        content_type: single(headers, "content-type").unwrap_or_default().to_owned(),
+        headers: worth_keeping(headers),
+        body,
+        received_ms: now,
+    };
+    let delivered = hooks.app.store.deliver(new).await.map_err(|error| {
+        tracing::error!(forge.name = hook.forge, forge.delivery_id = delivery_id, %error, "cannot store a delivery");
+        Refusal::unavailable("the delivery could not be stored; send it again")
+    })?;
+    Ok(match delivered {
+        Delivered::Stored if event == "ping" => (
+            "stored",
+            reply(StatusCode::ACCEPTED, "stored", delivery_id, "this hook is healthy: the signature matches"),
+        ),
+        Delivered::Stored => ("stored", reply(StatusCode::ACCEPTED, "stored", delivery_id, "")),
+        Delivered::Seen { same_body: true } => {
+            ("seen", reply(StatusCode::OK, "seen before", delivery_id, ""))
+        }
+        Delivered::Seen { same_body: false } => {
+            tracing::warn!(
+                forge.name = hook.forge,
+                forge.hook_id = hook_id,
+                forge.delivery_id = delivery_id,
+                "a delivery id was used again for another body: someone replays or the forge is at fault"
+            );
+            ("seen_other_body", reply(StatusCode::OK, "seen before", delivery_id, ""))
+        }
+    })
+}
+
+fn reply(status: StatusCode, outcome: &str, delivery: &str, message: &str) -> Response {
+    let mut body = json!({ "outcome": outcome, "delivery": delivery });
+    if !message.is_empty() {
+        body["message"] = message.into();
+    }
+    (status, axum::Json(body)).into_response()
+}
+
+/// All that can be refused without reading on. Returns the declared length.
+fn before_the_body(headers: &HeaderMap) -> Result<Option<usize>, Refusal> {
+    let unsupported = |message| Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "bad_request", message);
+    if headers.contains_key(header::CONTENT_ENCODING) {
+        return Err(unsupported("compressed bodies are not accepted"));
+    }
+    let kind = single(headers, "content-type").unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    if !["application/json", "application/x-www-form-urlencoded"].iter().any(|k| kind.eq_ignore_ascii_case(k))
+    {
+        return Err(unsupported(
+            "the content type must be application/json or application/x-www-form-urlencoded",
+        ));
+    }
+    let declared = single(headers, "content-length").and_then(|text| text.parse::<u64>().ok());
+    match declared {
+        Some(bytes) if bytes > BODY_BYTES as u64 => Err(Refusal::too_large()),
+        declared => Ok(declared.map(|bytes| bytes as usize)),
+    }
+}
+
+/// Reads the body up to the cap. Beyond [`FREE_BYTES`] it first takes its share of the budget, held as long as the body is.
+async fn read(
+    budget: &Arc<Semaphore>,
+    mut body: Body,
+    declared: Option<usize>,
+) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), Refusal> {
+    let mut bytes = Vec::with_capacity(declared.unwrap_or(0).min(FREE_BYTES));
+    let mut share = None;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| {
+            Refusal::new(StatusCode::BAD_REQUEST, "bad_request", "the body ended early or is malformed")
+        })?;
+        let Ok(data) = frame.into_data() else { continue }; // trailers mean nothing here
+        let length = bytes.len() + data.len();
+        if length > BODY_BYTES {
+            return Err(Refusal::too_large());
+        }
+        if share.is_none() && length > FREE_BYTES {
+            let whole = declared.unwrap_or(BODY_BYTES);
+            let wanted = u32::try_from(whole).unwrap_or(u32::MAX);
+            let permit = Arc::clone(budget)
+                .acquire_many_owned(wanted)
+                .await
+                .map_err(|_| Refusal::unavailable("the daemon is shutting down"))?;
+            bytes.reserve_exact(whole.saturating_sub(bytes.len()).min(BODY_BYTES));
+            share = Some(permit);
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok((bytes, share))
+}
+
+/// A header's value when there is exactly one and it is visible ASCII.
+fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let mut all = headers.get_all(name).iter();
+    let first = all.next()?;
+    if all.next().is_some() {
+        return None;
+    }
+    first.to_str().ok()
+}
+
+fn is_delivery_id(text: &str) -> bool {
+    (1..=128).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-'))
+}
+
+/// Headers that help an operator later. None of them is a credential or a signature.
+fn worth_keeping(headers: &HeaderMap) -> BTreeMap<String, String> {
+    const KEPT: &[&str] = &[
+        "user-agent",
+        "x-github-hook-id",
+        "x-github-hook-installation-target-id",
+        "x-github-hook-installation-target-type",
+        "x-github-enterprise-host",
+        "x-github-enterprise-version",
+    ];
+    KEPT.iter()
+        .filter_map(|name| single(headers, name).map(|v| ((*name).to_owned(), v.chars().take(256).collect())))
+        .collect()
+}

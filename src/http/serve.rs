@@ -1,0 +1,494 @@
+//! One accept loop for all four listeners: HTTP/1 only, with the timers and bounds that `axum::serve` does not set (it installs
+//! no timer, so hyper's header timeout never fires there).
+//!
+//! - A request head must be complete within `header_timeout`; the same time bounds an idle kept-alive connection.
+//! - At most `connections` at once. When all are taken, a new one pushes out the connection that has waited longest without
+//!   a request, so that thousands of silent connections do not keep a real sender out.
+//! - A request with both `Content-Length` and `Transfer-Encoding` is refused, whatever their order (hyper hides the length when
+//!   it comes second), and a connection ends after a chunked request: nothing can be smuggled past a proxy.
+//! - After an early refusal the socket is read on for a moment, so that the sender sees the answer rather than a reset.
+//!
+//! Must not: know any route.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::ConnectInfo;
+use axum::http::{HeaderValue, Request, Response, StatusCode, header};
+use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use super::telemetry::{ListenerLabels, Telemetry};
+
+/// Bounds of one listener.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// For logs and metrics: `hooks`, `app`, `agent`, `ops`.
+    pub name: &'static str,
+    pub connections: usize,
+    pub header_timeout: Duration,
+    pub header_bytes: usize,
+    pub headers: usize,
+    /// How long requests in progress may take to end after a shutdown began.
+    pub drain: Duration,
+}
+
+impl Limits {
+    pub fn of(name: &'static str) -> Self {
+        Self {
+            name,
+            connections: 1024,
+            header_timeout: Duration::from_secs(10),
+            header_bytes: 32 << 10,
+            headers: 64,
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Serves until `shutdown` is cancelled, then lets requests in progress end.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    telemetry: Arc<Telemetry>,
+    shutdown: CancellationToken,
+) {
+    let room = Arc::new(Semaphore::new(limits.connections));
+    let idle = Arc::new(Mutex::new(Idle::default()));
+    let tasks = TaskTracker::new();
+    let force = CancellationToken::new();
+    let mut pause = Duration::from_millis(20);
+    loop {
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) if is_of_one_connection(&error) => continue,
+            Err(error) => {
+                // Out of file descriptors or memory: accepting again at once would spin.
+                tracing::warn!(listener = limits.name, %error, "cannot accept a connection");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(1));
+                continue;
+            }
+        };
+        pause = Duration::from_millis(20);
+        let permit = match Arc::clone(&room).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => {
+                lock(&idle).push_out_oldest();
+                tokio::select! {
+                    () = shutdown.cancelled() => break,
+                    permit = Arc::clone(&room).acquire_owned() => match permit {
+                        Ok(permit) => permit,
+                        Err(_) => break,
+                    },
+                }
+            }
+        };
+        let gauge = telemetry.connections.get_or_create(&ListenerLabels { listener: limits.name }).clone();
+        let connection = Connection {
+            router: router.clone(),
+            limits,
+            idle: Arc::clone(&idle),
+            shutdown: shutdown.clone(),
+            force: force.clone(),
+        };
+        tasks.spawn(async move {
+            gauge.inc();
+            connection.run(stream, peer).await;
+            gauge.dec();
+            drop(permit);
+        });
+    }
+    drop(listener);
+    tasks.close();
+    if tokio::time::timeout(limits.drain, tasks.wait()).await.is_err() {
+        tracing::warn!(
+            listener = limits.name,
+            open = tasks.len(),
+            "closing connections that did not end in time"
+        );
+        force.cancel();
+        tasks.wait().await;
+    }
+}
+
+/// Errors of `accept` that concern the connection just lost, not the listener.
+fn is_of_one_connection(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+/// Raises the soft limit of open files to the hard one: each connection, database handle and log segment is a file.
+pub fn raise_file_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::warn!(soft, hard, %error, "cannot raise the limit of open files");
+    }
+}
+
+struct Connection {
+    router: Router,
+    limits: Limits,
+    idle: Arc<Mutex<Idle>>,
+    shutdown: CancellationToken,
+    force: CancellationToken,
+}
+
+impl Connection {
+    async fn run(self, stream: TcpStream, peer: SocketAddr) {
+        let _ = stream.set_nodelay(true);
+        let ticket = Ticket::new(self.idle);
+        let pushed_out = ticket.pushed_out.clone();
+        let ambiguous = Arc::new(AtomicBool::new(false));
+        let refused = Arc::new(AtomicBool::new(false));
+        let io =
+            TokioIo::new(Watched { stream, framing: Framing::default(), ambiguous: Arc::clone(&ambiguous) });
+        let router = self.router;
+        let refused_by_service = Arc::clone(&refused);
+        let service = service_fn(move |request: Request<Incoming>| {
+            ticket.busy();
+            let ticket = Arc::clone(&ticket);
+            let router = router.clone();
+            let ambiguous = ambiguous.load(Ordering::Acquire);
+            let refused = Arc::clone(&refused_by_service);
+            let answer = async move {
+                let response = if ambiguous { both_lengths() } else { answer(router, request, peer).await };
+                if response.status().is_client_error() || response.status().is_server_error() {
+                    refused.store(true, Ordering::Release);
+                }
+                Ok::<_, Infallible>(response.map(|body| Resting { body, ticket }))
+            };
+            // Boxed, since polling a connection without shutting it down asks for an `Unpin` future.
+            Box::pin(answer) as Pin<Box<dyn Future<Output = _> + Send>>
+        });
+        let mut connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.header_timeout)
+            .max_header_size(self.limits.header_bytes)
+            .max_headers(self.limits.headers)
+            .half_close(false)
+            .serve_connection(io, service);
+        let mut draining = false;
+        let ended = loop {
+            tokio::select! {
+                biased;
+                () = pushed_out.cancelled() => return,
+                () = self.force.cancelled() => return,
+                () = self.shutdown.cancelled(), if !draining => {
+                    Pin::new(&mut connection).graceful_shutdown();
+                    draining = true;
+                }
+                ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break ended,
+            }
+        };
+        if let Err(error) = &ended {
+            tracing::debug!(listener = self.limits.name, peer = %peer, %error, "connection ended");
+        }
+        let mut stream = connection.into_parts().io.into_inner().stream;
+        let _ = stream.shutdown().await;
+        if refused.load(Ordering::Acquire) || ended.is_err() {
+            linger(&mut stream).await;
+        }
+    }
+}
+
+async fn answer(router: Router, mut request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
+    request.extensions_mut().insert(ConnectInfo(peer));
+    let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
+    let mut response = match router.oneshot(request.map(Body::new)).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    };
+    if chunked {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+fn both_lengths() -> Response<Body> {
+    let mut response =
+        Response::new(Body::from(r#"{"error":"Content-Length and Transfer-Encoding exclude each other"}"#));
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// Reads and drops what the peer still sends, for a second at most: closing a socket with unread bytes makes the kernel
+/// send a reset, which may overtake our answer.
+async fn linger(stream: &mut TcpStream) {
+    let mut waste = vec![0u8; 64 << 10];
+    let _ = tokio::time::timeout(Duration::from_secs(1), async {
+        while matches!(stream.read(&mut waste).await, Ok(read) if read > 0) {}
+    })
+    .await;
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Connections that wait for a request, the one that has waited longest first.
+#[derive(Default)]
+struct Idle {
+    next: u64,
+    waiting: BTreeMap<u64, CancellationToken>,
+}
+
+impl Idle {
+    fn push_out_oldest(&mut self) {
+        if let Some((_, token)) = self.waiting.pop_first() {
+            token.cancel();
+        }
+    }
+}
+
+/// One connection's place among the idle ones.
+struct Ticket {
+    idle: Arc<Mutex<Idle>>,
+    place: Mutex<Option<u64>>,
+    pushed_out: CancellationToken,
+}
+
+impl Ticket {
+    fn new(idle: Arc<Mutex<Idle>>) -> Arc<Self> {
+        let ticket = Self { idle, place: Mutex::new(None), pushed_out: CancellationToken::new() };
+        ticket.rest();
+        Arc::new(ticket)
+    }
+    fn busy(&self) {
+        if let Some(place) = lock(&self.place).take() {
+            lock(&self.idle).waiting.remove(&place);
+        }
+    }
+    fn rest(&self) {
+        let mut own = lock(&self.place);
+        if own.is_none() {
+            let mut idle = lock(&self.idle);
+            idle.next += 1;
+            let place = idle.next;
+            idle.waiting.insert(place, self.pushed_out.clone());
+            *own = Some(place);
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.busy();
+    }
+}
+
+/// A response body that puts its connection back among the idle ones when it has been sent.
+struct Resting {
+    body: Body,
+    ticket: Arc<Ticket>,
+}
+
+impl HttpBody for Resting {
+    type Data = Bytes;
+    type Error = axum::Error;
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Resting {
+    fn drop(&mut self) {
+        self.ticket.rest();
+    }
+}
+
+/// A socket whose incoming bytes are watched for requests with two lengths.
+struct Watched {
+    stream: TcpStream,
+    framing: Framing,
+    ambiguous: Arc<AtomicBool>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if matches!(polled, Poll::Ready(Ok(()))) && self.framing.feed(&buf.filled()[before..]) {
+            self.ambiguous.store(true, Ordering::Release);
+        }
+        polled
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+/// Follows the framing of the requests on one connection as far as it takes to see every head: bodies of known length are
+/// counted, and after a chunked request the connection ends anyway.
+#[derive(Debug)]
+enum Framing {
+    Head(Vec<u8>),
+    Body(u64),
+    /// Nothing more to see: a chunked request, or a head that hyper refuses.
+    Done,
+}
+
+impl Default for Framing {
+    fn default() -> Self {
+        Self::Head(Vec::new())
+    }
+}
+
+impl Framing {
+    /// More than hyper takes (`header_bytes`), so that a head which outgrows this is refused there.
+    const HEAD_BYTES: usize = 256 << 10;
+
+    /// True when these bytes complete a head with both lengths.
+    fn feed(&mut self, mut bytes: &[u8]) -> bool {
+        loop {
+            match self {
+                Self::Done => return false,
+                Self::Body(left) => {
+                    let here = (*left).min(bytes.len() as u64);
+                    bytes = &bytes[here as usize..];
+                    *left -= here;
+                    if *left > 0 {
+                        return false;
+                    }
+                    *self = Self::default();
+                }
+                Self::Head(head) => {
+                    let Some((&byte, rest)) = bytes.split_first() else { return false };
+                    bytes = rest;
+                    if head.is_empty() && matches!(byte, b'\r' | b'\n') {
+                        continue; // empty lines before a request line are skipped by hyper too
+                    }
+                    head.push(byte);
+                    if byte == b'\n' && (head.ends_with(b"\n\n") || head.ends_with(b"\n\r\n")) {
+                        let (length, chunked) = lengths(head);
+                        if length.is_some() && chunked {
+                            *self = Self::Done;
+                            return true;
+                        }
+                        *self = match length {
+                            _ if chunked => Self::Done,
+                            Some(Some(length)) => Self::Body(length),
+                            Some(None) => Self::Done,
+                            None => Self::default(),
+                        };
+                    } else if head.len() > Self::HEAD_BYTES {
+                        *self = Self::Done;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Of a request head: the Content-Length (Some(None) when it cannot be read) and whether there is a Transfer-Encoding.
+fn lengths(head: &[u8]) -> (Option<Option<u64>>, bool) {
+    let mut length = None;
+    let mut chunked = false;
+    for line in head.split(|b| *b == b'\n').skip(1) {
+        let Some(colon) = line.iter().position(|b| *b == b':') else { continue };
+        let (name, value) = (line[..colon].trim_ascii(), line[colon + 1..].trim_ascii());
+        if name.eq_ignore_ascii_case(b"content-length") {
+            length = Some(std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()));
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            chunked = true;
+        }
+    }
+    (length, chunked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Framing;
+
+    const BOTH: &[u8] = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n";
+    const PLAIN: &[u8] = b"POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\nhello";
+    /// A body that looks like a head with both lengths.
+    const QUOTED: &[u8] =
+        b"POST / HTTP/1.1\r\ncontent-length: 39\r\n\r\nA:\r\ncontent-length:1\r\ntransfer-encoding:x";
+
+    fn fed_in_pieces(bytes: &[u8], size: usize) -> bool {
+        let mut framing = Framing::default();
+        bytes.chunks(size).any(|piece| framing.feed(piece))
+    }
+
+    #[test]
+    fn two_lengths_are_seen_in_any_order_and_any_cut() {
+        for size in 1..BOTH.len() {
+            assert!(fed_in_pieces(BOTH, size), "{size}");
+            assert!(fed_in_pieces(&[PLAIN, b"\r\n", BOTH].concat(), size), "{size}");
+            assert!(fed_in_pieces(b"P / H\nContent-Length: 1\ntransfer-encoding: gzip\n\n", size), "{size}");
+        }
+    }
+
+    #[test]
+    fn bodies_are_not_taken_for_heads() {
+        for size in 1..40 {
+            assert!(!fed_in_pieces(&[PLAIN, QUOTED, PLAIN].concat(), size), "{size}");
+            assert!(!fed_in_pieces(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", size), "{size}");
+        }
+    }
+}
