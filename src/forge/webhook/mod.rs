@@ -2,6 +2,7 @@
 //! [`Event`](crate::model::Event). Pure: no I/O, no clock, never a panic whatever the bytes.
 
 pub mod github;
+mod json;
 
 /// Why a request is not accepted. All become 401 with the same body, so that a forger learns nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
