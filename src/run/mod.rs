@@ -1,1 +1,34 @@
-//! (room: run)
+//! A run's life between intake and results: what happens next is decided by [`next()`], purely, from rows and
+//! observations; [`Reconciler`] carries it out; [`schedule`] gives free places to ready steps.
+//!
+//! Must not: know a forge or a metric; hold a result that only the agent may say; start anything whose row is not
+//! on disk yet.
+
+mod next;
+mod reconcile;
+mod retry;
+pub mod schedule;
+#[cfg(test)]
+mod tests;
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::{Digest, Sha256};
+
+use crate::model::AttemptUid;
+pub use next::{Decision, Effect, Observed, Situation, next};
+pub use reconcile::{Reconciler, Settings};
+pub use schedule::Scheduler;
+
+/// The single-use token with which an attempt's agent says `start`: HMAC-SHA256 of the attempt's uid under the
+/// installation's key, in hex. Derived, so that a submit that is repeated after a crash carries the same one.
+pub fn bootstrap_token(key: &[u8], uid: &AttemptUid) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+    mac.update(b"bootstrap\0");
+    mac.update(uid.as_str().as_bytes());
+    hex::encode(mac.finalize().into_bytes())
+}
+
+/// SHA-256 (hex) of a bootstrap token: what the attempt's row keeps.
+pub fn bootstrap_hash(token: &str) -> String {
+    hex::encode(Sha256::digest(token.as_bytes()))
+}

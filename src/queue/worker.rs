@@ -1,0 +1,212 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Handler, backoff};
+use crate::clock::{Millis, SharedClock};
+use crate::store::work::{WorkItem, WorkKind, WorkOutcome};
+use crate::store::{Store, StoreError};
+
+const LEASE_MS: Millis = 60_000;
+/// The poll is the truth, hints only shorten it.
+const POLL_MS: u64 = 1000;
+/// How long a stopping worker waits for handlers that are at it; what is left is rescued when its lease ends.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// Runs the handlers registered with it. Several workers, in one process or in many, may share a store.
+#[derive(Clone)]
+pub struct Worker {
+    store: Store,
+    clock: SharedClock,
+    holder: String,
+    lease_ms: Millis,
+    desks: Vec<Desk>,
+}
+
+/// A handler and how many items it may look at together.
+#[derive(Clone)]
+struct Desk {
+    handler: Arc<dyn Handler>,
+    free: Arc<Semaphore>,
+}
+
+struct Claimed {
+    desk: usize,
+    item: WorkItem,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Worker {
+    /// `holder` names this worker in leases; it must differ between workers.
+    pub fn new(store: Store, clock: SharedClock, holder: impl Into<String>) -> Self {
+        Self { store, clock, holder: holder.into(), lease_ms: LEASE_MS, desks: Vec::new() }
+    }
+
+    /// Adds a handler that looks at up to `at_once` items together.
+    #[must_use]
+    pub fn register(mut self, handler: Arc<dyn Handler>, at_once: usize) -> Self {
+        self.desks.push(Desk { handler, free: Arc::new(Semaphore::new(at_once.max(1))) });
+        self
+    }
+
+    /// Leases of this length, renewed six times as often. Tests use short ones.
+    #[must_use]
+    pub fn lease_ms(mut self, lease_ms: Millis) -> Self {
+        self.lease_ms = lease_ms.max(60);
+        self
+    }
+
+    /// Works until `shutdown`, then waits a little for handlers that are at it.
+    pub async fn run(&self, shutdown: CancellationToken) {
+        let mut tasks = JoinSet::new();
+        while !shutdown.is_cancelled() {
+            while tasks.try_join_next().is_some() {}
+            let pause = match self.claim_due().await {
+                Ok(claimed) if claimed.is_empty() => jittered(POLL_MS),
+                Ok(claimed) => {
+                    for one in claimed {
+                        let worker = self.clone();
+                        tasks.spawn(async move { worker.attend(one).await });
+                    }
+                    continue;
+                }
+                Err(error) => {
+                    tracing::warn!(error = %error, "cannot claim work");
+                    tokio::time::sleep(jittered(POLL_MS)).await;
+                    continue;
+                }
+            };
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                // A place became free: there may be due items that found none.
+                Some(_) = tasks.join_next(), if !tasks.is_empty() => {}
+                () = self.store.work_hint(pause) => {}
+            }
+        }
+        let all = async { while tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(FAREWELL, all).await.is_err() {
+            tracing::warn!("stopping while handlers are at work; their items are looked at again");
+        }
+    }
+
+    /// For tests: attends to everything that is due by the clock, and to what that asks for, until nothing is due.
+    /// Returns how many items were attended to.
+    ///
+    /// # Errors
+    /// Those of the store, and "still not idle" after 100,000 items (two handlers that keep asking for each other).
+    pub async fn run_until_idle(&self) -> anyhow::Result<usize> {
+        let mut tasks = JoinSet::new();
+        let mut attended = 0;
+        loop {
+            let claimed = self.claim_due().await?;
+            attended += claimed.len();
+            anyhow::ensure!(attended < 100_000, "the queue is still not idle after {attended} items");
+            if claimed.is_empty() && tasks.is_empty() {
+                return Ok(attended);
+            }
+            for one in claimed {
+                let worker = self.clone();
+                tasks.spawn(async move { worker.attend(one).await });
+            }
+            tasks.join_next().await;
+        }
+    }
+
+    /// Leases due items for every desk that has a free place. Looks before it writes: an idle queue costs a read.
+    async fn claim_due(&self) -> Result<Vec<Claimed>, StoreError> {
+        let open: Vec<(usize, WorkKind)> = self
+            .desks
+            .iter()
+            .enumerate()
+            .filter(|(_, desk)| desk.free.available_permits() > 0)
+            .map(|(index, desk)| (index, desk.handler.kind()))
+            .collect();
+        let mut claimed = Vec::new();
+        for (desk, kind) in open {
+            let now = self.clock.now_ms();
+            if self.store.next_due(&[kind]).await?.is_none_or(|due| due > now) {
+                continue;
+            }
+            let mut places = Vec::new();
+            while let Ok(place) = self.desks[desk].free.clone().try_acquire_owned() {
+                places.push(place);
+            }
+            let items = self.store.claim(&[kind], &self.holder, now, self.lease_ms, places.len() as i64).await?;
+            claimed.extend(places.into_iter().zip(items).map(|(place, item)| Claimed { desk, item, _place: place }));
+        }
+        Ok(claimed)
+    }
+
+    /// Looks at one item with its lease kept alive. Never panics and never fails: what goes wrong is settled or logged.
+    async fn attend(&self, claimed: Claimed) {
+        let Claimed { desk, item, _place } = claimed;
+        let handler = self.desks[desk].handler.clone();
+        let parks_after = handler.parks_after();
+        let mut work = {
+            let item = item.clone();
+            // A task of its own: a panic in it ends here, and losing the lease ends it.
+            AbortOnDropHandle::new(tokio::spawn(async move { handler.handle(&item).await }))
+        };
+        let mut beat = tokio::time::interval(Duration::from_millis((self.lease_ms / 6).max(10) as u64));
+        beat.tick().await;
+        let result = loop {
+            tokio::select! {
+                result = &mut work => break result,
+                _ = beat.tick() => match self.store.heartbeat_work(&item, self.clock.now_ms(), self.lease_ms).await {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        tracing::warn!(work.kind = %item.kind, work.key = %item.key, "lost the lease; the result is dropped");
+                        return;
+                    }
+                    Err(error) => tracing::warn!(work.kind = %item.kind, work.key = %item.key, %error, "cannot renew a lease"),
+                },
+            }
+        };
+        let outcome = match result {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(error)) => self.failed(&item, parks_after, format!("{error:#}")),
+            Err(join) => self.failed(&item, parks_after, panic_text(join)),
+        };
+        match self.store.settle(&item, outcome, self.clock.now_ms()).await {
+            Ok(true) => {}
+            Ok(false) => {
+                tracing::warn!(work.kind = %item.kind, work.key = %item.key, "lost the lease; the result is dropped");
+            }
+            // The lease runs out and the item is looked at again.
+            Err(error) => tracing::error!(work.kind = %item.kind, work.key = %item.key, %error, "cannot settle work"),
+        }
+    }
+
+    /// Logs the failure, once, with its whole chain, and says what becomes of the item.
+    fn failed(&self, item: &WorkItem, parks_after: Option<i64>, error: String) -> WorkOutcome {
+        let tries = item.tries + 1;
+        let parked = parks_after.is_some_and(|limit| tries >= limit);
+        tracing::warn!(work.kind = %item.kind, work.key = %item.key, work.tries = tries, work.parked = parked, error, "work failed");
+        if parked {
+            WorkOutcome::Park { error }
+        } else {
+            WorkOutcome::Retry { at_ms: self.clock.now_ms() + backoff(item.tries), error }
+        }
+    }
+}
+
+fn panic_text(join: tokio::task::JoinError) -> String {
+    if !join.is_panic() {
+        return "its task was stopped".into();
+    }
+    let payload = join.into_panic();
+    let text = payload
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| payload.downcast_ref::<&str>().map(|s| (*s).to_owned()))
+        .unwrap_or_else(|| "no message".into());
+    format!("the handler panicked: {text}")
+}
+
+fn jittered(ms: u64) -> Duration {
+    Duration::from_millis((ms as f64 * (0.8 + 0.4 * rand::random::<f64>())) as u64)
+}

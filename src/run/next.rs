@@ -1,0 +1,467 @@
+//! The one function that decides what happens next in a run. Pure: no I/O, no clock, no randomness.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::retry::{self, After};
+use crate::clock::Millis;
+use crate::config::Limits;
+use crate::executor::Observation;
+use crate::model::{AttemptState, AttemptUid, EndClass, RunId, RunState, StepSpec, StepState};
+use crate::store::attempts::{AttemptMove, AttemptRow};
+use crate::store::runs::{RunChange, RunView, StepMove, StepRow};
+use crate::store::work::WorkAsk;
+
+/// After a process tree is gone, its agent's last words may still be on their way.
+const LAST_WORDS_MS: Millis = 10_000;
+/// How often the executor is asked about an attempt that does not run yet, or is to stop.
+const SOON_MS: Millis = 5_000;
+/// The agent ends a step whose time is over by itself; this much later we do.
+const OVERDUE_SLACK_MS: Millis = 60_000;
+/// How often a run that waits for another of its group looks again; the other's end asks for it sooner.
+const GROUP_POLL_MS: Millis = 10_000;
+
+/// All that a decision is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Situation<'a> {
+    pub view: &'a RunView,
+    pub now: Millis,
+    pub limits: &'a Limits,
+    /// What executors said in this pass.
+    pub observed: &'a BTreeMap<AttemptUid, Observed>,
+    /// The run of the same concurrency group that goes first, if any.
+    pub ahead: Option<&'a RunId>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observed {
+    pub what: Observation,
+    /// Since when the executor says so without a break.
+    pub since_ms: Millis,
+}
+
+/// Something to do outside, after `Decision::change` is on disk. Each may be repeated.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Effect {
+    Submit(AttemptUid),
+    Observe(AttemptUid),
+    Cancel(AttemptUid),
+    Remove(AttemptUid),
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Decision {
+    pub change: Option<RunChange>,
+    pub effects: Vec<Effect>,
+    /// Look again then at the latest, even if nothing is heard.
+    pub look_again_ms: Option<Millis>,
+}
+
+/// Why a run is coming to its end before its steps did.
+struct Stop {
+    to: RunState,
+    why: String,
+}
+
+/// Decides what happens next. Calling it again on the state that its change leads to changes nothing more, until
+/// something new is heard.
+pub fn next(at: &Situation) -> Decision {
+    let run = &at.view.run;
+    let stop = stop(at);
+    let mut d = Deciding::new(at);
+    d.clean_up();
+    if run.state.is_terminal() || (run.state == RunState::Held && stop.is_none()) {
+        return d.finish(None);
+    }
+    if let (Some(started), None) = (run.started_ms, &stop) {
+        d.look(started.saturating_add(run.plan.timeout_ms));
+    }
+    d.watch_attempts(stop.as_ref());
+    d.settle_steps(stop.as_ref());
+    if let Some(stop) = &stop {
+        d.end_idle_steps(stop);
+    } else if run.state == RunState::Queued && at.ahead.is_some() {
+        d.look(at.now + GROUP_POLL_MS);
+    } else {
+        d.follow_needs();
+    }
+    let to = d.run_state(stop.as_ref());
+    d.finish(to)
+}
+
+fn stop(at: &Situation) -> Option<Stop> {
+    let run = &at.view.run;
+    if let Some(why) = &run.cancel_request {
+        return Some(match why.strip_prefix(RunState::SUPERSEDED_BY) {
+            Some(rest) => Stop { to: RunState::Superseded, why: rest.to_owned() },
+            None => Stop { to: RunState::Cancelled, why: why.clone() },
+        });
+    }
+    let deadline = run.started_ms?.saturating_add(run.plan.timeout_ms);
+    (at.now >= deadline).then(|| Stop {
+        to: RunState::Failed,
+        why: format!("the run's time limit of {} passed", human(run.plan.timeout_ms)),
+    })
+}
+
+/// `90 s`, `15 min`, `6 h`.
+fn human(ms: Millis) -> String {
+    match ms / 1000 {
+        s if s >= 7200 && s % 3600 == 0 => format!("{} h", s / 3600),
+        s if s >= 120 && s % 60 == 0 => format!("{} min", s / 60),
+        s => format!("{s} s"),
+    }
+}
+
+struct Deciding<'a> {
+    at: &'a Situation<'a>,
+    /// State and reason of every step as this decision leaves it, by position.
+    steps: Vec<(StepState, String)>,
+    attempt_moves: Vec<AttemptMove>,
+    /// Attempts that this decision ends.
+    ended: BTreeMap<AttemptUid, (EndClass, String)>,
+    effects: BTreeSet<Effect>,
+    look_again: Option<Millis>,
+}
+
+impl<'a> Deciding<'a> {
+    fn new(at: &'a Situation<'a>) -> Self {
+        let steps = at.view.steps.iter().map(|s| (s.state, s.reason.clone())).collect();
+        Self {
+            at,
+            steps,
+            attempt_moves: Vec::new(),
+            ended: BTreeMap::new(),
+            effects: BTreeSet::new(),
+            look_again: None,
+        }
+    }
+
+    fn look(&mut self, ms: Millis) {
+        self.look_again = Some(self.look_again.map_or(ms, |old| old.min(ms)));
+    }
+
+    fn end(&mut self, attempt: &AttemptRow, class: EndClass, reason: String, exit_code: Option<i64>) {
+        self.ended.insert(attempt.uid.clone(), (class, reason.clone()));
+        self.attempt_moves.push(AttemptMove {
+            uid: attempt.uid.clone(),
+            to: AttemptState::Ended,
+            class: Some(class),
+            reason,
+            exit_code,
+            cancel: false,
+            handle: None,
+        });
+        self.effects.insert(Effect::Remove(attempt.uid.clone()));
+    }
+
+    /// Asks the agent (at its next heartbeat) and the executor to stop it.
+    fn cancel(&mut self, attempt: &AttemptRow) {
+        if !attempt.cancel_request {
+            self.attempt_moves.push(AttemptMove {
+                uid: attempt.uid.clone(),
+                to: attempt.state,
+                class: None,
+                reason: String::new(),
+                exit_code: None,
+                cancel: true,
+                handle: None,
+            });
+        }
+        self.effects.insert(Effect::Cancel(attempt.uid.clone()));
+    }
+
+    /// Ended attempts leave nothing behind outside, whatever becomes of the run.
+    fn clean_up(&mut self) {
+        for attempt in &self.at.view.attempts {
+            if attempt.state == AttemptState::Ended && attempt.removed_ms.is_none() {
+                self.effects.insert(Effect::Remove(attempt.uid.clone()));
+            }
+        }
+    }
+
+    fn watch_attempts(&mut self, stop: Option<&Stop>) {
+        for attempt in self.at.view.attempts.iter().filter(|a| a.state != AttemptState::Ended) {
+            match attempt.state {
+                AttemptState::Intended => match stop {
+                    Some(stop) => {
+                        // A submit may have happened just before a crash, so it is cancelled outside as well.
+                        self.effects.insert(Effect::Cancel(attempt.uid.clone()));
+                        self.end(attempt, EndClass::Cancelled, stop.why.clone(), None);
+                    }
+                    None => {
+                        self.effects.insert(Effect::Submit(attempt.uid.clone()));
+                    }
+                },
+                _ => self.watch_submitted(attempt, stop),
+            }
+        }
+    }
+
+    fn watch_submitted(&mut self, attempt: &AttemptRow, stop: Option<&Stop>) {
+        let now = self.at.now;
+        let limits = self.at.limits;
+        let seen = self.at.observed.get(&attempt.uid);
+        let overdue = self.overdue(attempt);
+        if let Some(Observed { what: Observation::Gone { .. } | Observation::Unknown, since_ms }) = seen {
+            if now < since_ms + LAST_WORDS_MS {
+                self.look(since_ms + LAST_WORDS_MS);
+                return;
+            }
+            let (class, reason, exit_code) = match &seen.map(|s| &s.what) {
+                _ if stop.is_some_and(|s| s.to != RunState::Failed) => {
+                    (EndClass::Cancelled, stop.map(|s| s.why.clone()).unwrap_or_default(), None)
+                }
+                _ if stop.is_some() => (EndClass::TimedOut, stop.map(|s| s.why.clone()).unwrap_or_default(), None),
+                _ if overdue.is_some() => {
+                    let limit = self.spec(attempt).map_or(0, |s| s.timeout_ms);
+                    (EndClass::TimedOut, format!("its time limit of {} passed", human(limit)), None)
+                }
+                Some(Observation::Gone { class, exit_code, reason }) => {
+                    let (class, reason) = retry::silent_end(*class, *exit_code, reason);
+                    (class, reason, *exit_code)
+                }
+                _ => (EndClass::NodeLost, "the executor knows nothing of it any more".to_owned(), None),
+            };
+            self.end(attempt, class, reason, exit_code);
+            return;
+        }
+        if stop.is_some() || overdue == Some(true) {
+            self.cancel(attempt);
+            self.observe_soon(attempt);
+            return;
+        }
+        match attempt.state {
+            AttemptState::Submitted | AttemptState::Pending => {
+                let deadline =
+                    attempt.submitted_ms.unwrap_or(attempt.intended_ms) + limits.pending_timeout_s * 1000;
+                if now >= deadline {
+                    let wait = match seen.map(|s| &s.what) {
+                        Some(Observation::Pending { why }) if !why.is_empty() => format!(": {why}"),
+                        _ => String::new(),
+                    };
+                    let limit = human(limits.pending_timeout_s * 1000);
+                    self.effects.insert(Effect::Cancel(attempt.uid.clone()));
+                    self.end(attempt, EndClass::Unschedulable, format!("it did not start within {limit}{wait}"), None);
+                    return;
+                }
+                if attempt.state == AttemptState::Submitted
+                    && let Some(Observed { what: Observation::Pending { why }, .. }) = seen
+                {
+                    self.attempt_moves.push(AttemptMove {
+                        uid: attempt.uid.clone(),
+                        to: AttemptState::Pending,
+                        class: None,
+                        reason: why.clone(),
+                        exit_code: None,
+                        cancel: false,
+                        handle: None,
+                    });
+                }
+                self.observe_soon(attempt);
+                self.look(deadline);
+            }
+            _ => {
+                // Silence alone proves nothing: the agent keeps training and spools while it cannot reach us.
+                let check_ms = (limits.agent_silence_s * 1000 / 6).max(1000);
+                let heard = attempt.heartbeat_ms.max(attempt.started_ms).unwrap_or(attempt.intended_ms);
+                if now >= heard + check_ms {
+                    if seen.is_none() {
+                        self.effects.insert(Effect::Observe(attempt.uid.clone()));
+                    }
+                    self.look(now + check_ms);
+                } else {
+                    self.look(heard + check_ms);
+                }
+                if let Some(started) = attempt.started_ms {
+                    self.look(self.overdue_at(attempt, started));
+                }
+            }
+        }
+    }
+
+    fn observe_soon(&mut self, attempt: &AttemptRow) {
+        if !self.at.observed.contains_key(&attempt.uid) {
+            self.effects.insert(Effect::Observe(attempt.uid.clone()));
+        }
+        self.look(self.at.now + SOON_MS);
+    }
+
+    fn overdue_at(&self, attempt: &AttemptRow, started: Millis) -> Millis {
+        let limit = self.spec(attempt).map_or(0, |s| s.timeout_ms);
+        started.saturating_add(limit).saturating_add(self.at.limits.grace_s * 1000 + OVERDUE_SLACK_MS)
+    }
+
+    /// Some(true) when the agent should have ended it long ago.
+    fn overdue(&self, attempt: &AttemptRow) -> Option<bool> {
+        let started = attempt.started_ms?;
+        (self.at.now >= self.overdue_at(attempt, started)).then_some(true)
+    }
+
+    fn position(&self, attempt: &AttemptRow) -> Option<usize> {
+        self.at.view.steps.iter().position(|s| s.id == attempt.step_id)
+    }
+
+    fn spec(&self, attempt: &AttemptRow) -> Option<&'a StepSpec> {
+        let step = &self.at.view.steps[self.position(attempt)?];
+        self.at.view.run.plan.steps.get(step.position as usize)
+    }
+
+    /// Class and sentence of an ended attempt, as this decision leaves it.
+    fn end_of(&self, attempt: &AttemptRow) -> Option<(EndClass, String)> {
+        if let Some((class, reason)) = self.ended.get(&attempt.uid) {
+            return Some((*class, reason.clone()));
+        }
+        (attempt.state == AttemptState::Ended)
+            .then(|| (attempt.class.unwrap_or(EndClass::Internal), attempt.reason.clone()))
+    }
+
+    /// Running steps whose last attempt ended: well, badly, or once more.
+    fn settle_steps(&mut self, stop: Option<&Stop>) {
+        let view = self.at.view;
+        for (index, step) in view.steps.iter().enumerate() {
+            if self.steps[index].0 != StepState::Running {
+                continue;
+            }
+            let mut attempts: Vec<&AttemptRow> = view.attempts.iter().filter(|a| a.step_id == step.id).collect();
+            attempts.sort_by_key(|a| a.number);
+            let Some(last) = attempts.last() else {
+                self.steps[index] = (StepState::Ready, "it had no attempt".into());
+                continue;
+            };
+            let Some((class, why)) = self.end_of(last) else { continue };
+            let Some(spec) = view.run.plan.steps.get(step.position as usize) else {
+                self.steps[index] = (StepState::Errored, "the plan does not hold this step".into());
+                continue;
+            };
+            let classes: Vec<EndClass> =
+                attempts.iter().filter_map(|a| self.end_of(a)).map(|(class, _)| class).collect();
+            self.steps[index] = match (retry::after(spec, class, &why, &classes), stop) {
+                (After::End { to, reason }, None) => (to, reason),
+                (After::Again { reason }, None) => (StepState::Ready, reason),
+                (After::End { to: StepState::Succeeded, reason }, Some(_)) => (StepState::Succeeded, reason),
+                // Its own failure, before the stop reached it.
+                (After::End { to: StepState::Failed, reason }, Some(_)) => (StepState::Failed, reason),
+                (_, Some(stop)) if stop.to == RunState::Failed => (StepState::Failed, stop.why.clone()),
+                (_, Some(stop)) => (StepState::Cancelled, stop.why.clone()),
+            };
+        }
+    }
+
+    fn end_idle_steps(&mut self, stop: &Stop) {
+        for step in &mut self.steps {
+            if matches!(step.0, StepState::Waiting | StepState::Ready) {
+                *step = (StepState::Cancelled, stop.why.clone());
+            }
+        }
+    }
+
+    /// Waiting steps whose needs ended: all well, or not. Steps stand in graph order, so one pass goes all the way.
+    fn follow_needs(&mut self) {
+        let plan = &self.at.view.run.plan;
+        for index in 0..self.steps.len() {
+            if self.steps[index].0 != StepState::Waiting {
+                continue;
+            }
+            let Some(spec) = plan.steps.get(self.at.view.steps[index].position as usize) else { continue };
+            let mut all_good = true;
+            let mut blocked_by = None;
+            for need in &spec.needs {
+                let Some(other) = self.at.view.steps.iter().position(|s| s.name == need.step) else {
+                    blocked_by = Some(format!("it needs `{}`, which the plan does not hold", need.step));
+                    break;
+                };
+                let state = self.steps[other].0;
+                if state.is_terminal() && !state.is_good() {
+                    blocked_by = Some(format!("`{}`, which it needs, {}", need.step, past(state)));
+                    break;
+                }
+                all_good &= state.is_good();
+            }
+            if let Some(reason) = blocked_by {
+                self.steps[index] = (StepState::Skipped, reason);
+            } else if all_good {
+                self.steps[index] = (StepState::Ready, String::new());
+            }
+        }
+    }
+
+    fn run_state(&self, stop: Option<&Stop>) -> Option<(RunState, String)> {
+        let run = &self.at.view.run;
+        let rows = &self.at.view.steps;
+        let first = |wanted: StepState| {
+            self.steps.iter().zip(rows).find(|((state, _), _)| *state == wanted).map(|((_, why), row)| (row, why))
+        };
+        let sentence = |(row, why): (&StepRow, &String), verb: &str| {
+            if why.is_empty() { format!("step `{}` {verb}", row.name) } else { format!("step `{}` {verb}: {why}", row.name) }
+        };
+        if self.steps.iter().all(|(state, _)| state.is_terminal()) {
+            if self.steps.iter().all(|(state, _)| state.is_good()) && !(rows.is_empty() && stop.is_some()) {
+                return Some((RunState::Succeeded, String::new()));
+            }
+            if let Some(stop) = stop {
+                return Some((stop.to, stop.why.clone()));
+            }
+            if let Some(step) = first(StepState::Failed) {
+                return Some((RunState::Failed, sentence(step, "failed")));
+            }
+            if let Some(step) = first(StepState::Errored) {
+                return Some((RunState::Errored, sentence(step, "could not be run")));
+            }
+            if let Some(step) = first(StepState::Cancelled) {
+                return Some((RunState::Cancelled, sentence(step, "was cancelled")));
+            }
+            return Some((RunState::Errored, "a step was skipped although nothing failed".into()));
+        }
+        let begun = |state: &StepState| *state == StepState::Running || (state.is_terminal() && *state != StepState::Skipped);
+        let any_begun = self.steps.iter().any(|(state, _)| begun(state));
+        (run.state == RunState::Queued && any_begun && stop.is_none()).then(|| (RunState::Running, String::new()))
+    }
+
+    fn finish(self, to: Option<(RunState, String)>) -> Decision {
+        let view = self.at.view;
+        let (run, now) = (&view.run, self.at.now);
+        let mut moves = Vec::new();
+        let (mut readied, mut ended) = (false, false);
+        for ((state, reason), row) in self.steps.into_iter().zip(&view.steps) {
+            if state == row.state {
+                continue;
+            }
+            readied |= state == StepState::Ready;
+            ended |= row.state == StepState::Running;
+            moves.push(StepMove { step: row.id.clone(), to: state, reason, outputs: None });
+        }
+        let terminal = to.as_ref().is_some_and(|(state, _)| state.is_terminal());
+        let mut asks = Vec::new();
+        if to.is_some() || !moves.is_empty() {
+            asks.push(WorkAsk::report_commit(&run.repo_id, &run.head_sha, now));
+        }
+        if readied || ended || terminal || !self.ended.is_empty() {
+            asks.push(WorkAsk::schedule(now));
+        }
+        if terminal {
+            asks.push(WorkAsk::compare(&run.id, now));
+            // Once more: what is left outside is removed.
+            asks.push(WorkAsk::run(&run.id, now));
+        }
+        let changes = to.is_some() || !moves.is_empty() || !self.attempt_moves.is_empty();
+        let change = changes.then(|| RunChange {
+            run: run.id.clone(),
+            epoch: run.epoch,
+            to,
+            steps: moves,
+            attempts: self.attempt_moves,
+            asks,
+        });
+        Decision { change, effects: self.effects.into_iter().collect(), look_again_ms: self.look_again }
+    }
+}
+
+fn past(state: StepState) -> &'static str {
+    match state {
+        StepState::Failed => "failed",
+        StepState::Errored => "could not be run",
+        StepState::Cancelled => "was cancelled",
+        StepState::Skipped => "was skipped",
+        StepState::Waiting | StepState::Ready | StepState::Running | StepState::Succeeded | StepState::Reused => "did not succeed",
+    }
+}

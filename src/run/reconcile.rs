@@ -1,0 +1,251 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use anyhow::Context;
+use async_trait::async_trait;
+use secrecy::SecretString;
+
+use super::next::{Effect, Observed, Situation, next};
+use super::bootstrap_token;
+use crate::clock::{Millis, SharedClock};
+use crate::config::Config;
+use crate::executor::{Executor, ExecutorError, Launch, Observation, external_name};
+use crate::failpoint;
+use crate::model::{AttemptState, AttemptUid, EndClass, RunId, RunState};
+use crate::queue::Handler;
+use crate::store::Store;
+use crate::store::attempts::{AttemptMove, AttemptRow};
+use crate::store::runs::{Applied, RunRow, RunView};
+use crate::store::work::{WorkAsk, WorkItem, WorkKind, WorkOutcome};
+
+/// Decisions in one visit; more means that something flaps, and the next visit goes on.
+const MOST_ROUNDS: usize = 64;
+
+/// What an installation is.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Part of every external name.
+    pub instance: String,
+    /// Key for derived tokens.
+    pub key: Vec<u8>,
+    /// Base URL of the agent listener, as attempts reach it.
+    pub agent_url: String,
+}
+
+/// Looks at one run: decides with [`next()`], writes the decision, then acts, until nothing more is to be done now.
+#[derive(Debug)]
+pub struct Reconciler {
+    store: Store,
+    clock: SharedClock,
+    config: Arc<Config>,
+    settings: Settings,
+    executors: BTreeMap<String, Arc<dyn Executor>>,
+    /// Since when an attempt's process tree is known to be gone. A memory only: lost in a restart, the grace for the
+    /// agent's last words begins anew.
+    gone: Mutex<BTreeMap<AttemptUid, Millis>>,
+}
+
+impl Reconciler {
+    pub fn new(
+        store: Store,
+        clock: SharedClock,
+        config: Arc<Config>,
+        settings: Settings,
+        executors: BTreeMap<String, Arc<dyn Executor>>,
+    ) -> Self {
+        Self { store, clock, config, settings, executors, gone: Mutex::default() }
+    }
+
+    async fn reconcile(&self, id: &RunId) -> anyhow::Result<WorkOutcome> {
+        let mut observed = BTreeMap::new();
+        let mut acted: BTreeSet<Effect> = BTreeSet::new();
+        let mut trouble = None;
+        for _ in 0..MOST_ROUNDS {
+            let Some(view) = self.store.run_view(id).await.context("cannot read the run")? else {
+                return Ok(WorkOutcome::Done);
+            };
+            let ahead = self.ahead(&view.run).await?;
+            let now = self.clock.now_ms();
+            let situation = Situation {
+                view: &view,
+                now,
+                limits: &self.config.limits,
+                observed: &observed,
+                ahead: ahead.as_ref(),
+            };
+            let decision = next(&situation);
+            let mut changed = false;
+            if let Some(change) = decision.change {
+                let ends = change.to.as_ref().is_some_and(|(state, _)| state.is_terminal());
+                failpoint::hit("run.apply.before");
+                match self.store.apply(change, now).await.context("cannot write a decision")? {
+                    Applied::Stale => continue,
+                    Applied::Done => changed = true,
+                }
+                failpoint::hit("run.apply.after");
+                if ends {
+                    self.wake_group(&view.run).await?;
+                }
+            }
+            for effect in decision.effects {
+                // One visit asks once; submitting and removing leave a row that shows it.
+                if !acted.insert(effect.clone()) {
+                    continue;
+                }
+                changed = true;
+                if let Err(error) = self.act(&view, &effect, &mut observed).await {
+                    trouble.get_or_insert(error);
+                }
+            }
+            if !changed {
+                return match (trouble, decision.look_again_ms) {
+                    (Some(error), _) => Err(error),
+                    (None, Some(at_ms)) => Ok(WorkOutcome::Again { at_ms }),
+                    (None, None) => Ok(WorkOutcome::Done),
+                };
+            }
+        }
+        Ok(WorkOutcome::Again { at_ms: self.clock.now_ms() + 1000 })
+    }
+
+    /// The run of the same concurrency group that goes first: one that runs, else the oldest that waits.
+    async fn ahead(&self, run: &RunRow) -> anyhow::Result<Option<RunId>> {
+        let (RunState::Queued, Some(group)) = (run.state, &run.concurrency) else { return Ok(None) };
+        let open = self.store.open_runs_in_group(group).await.context("cannot read the concurrency group")?;
+        Ok(ahead(run, &open))
+    }
+
+    async fn wake_group(&self, run: &RunRow) -> anyhow::Result<()> {
+        let Some(group) = &run.concurrency else { return Ok(()) };
+        let now = self.clock.now_ms();
+        let open = self.store.open_runs_in_group(group).await.context("cannot read the concurrency group")?;
+        let asks = open.iter().map(|other| WorkAsk::run(&other.id, now)).collect();
+        self.store.ask(asks, now).await.context("cannot wake the concurrency group")
+    }
+
+    async fn act(
+        &self,
+        view: &RunView,
+        effect: &Effect,
+        observed: &mut BTreeMap<AttemptUid, Observed>,
+    ) -> anyhow::Result<()> {
+        let (Effect::Submit(uid) | Effect::Observe(uid) | Effect::Cancel(uid) | Effect::Remove(uid)) = effect;
+        let attempt = view.attempts.iter().find(|a| a.uid == *uid).context("the attempt is not part of its run")?;
+        let executor = self
+            .executors
+            .get(&attempt.executor)
+            .with_context(|| format!("attempt {uid} runs on executor `{}`, which is not configured", attempt.executor))?;
+        match effect {
+            Effect::Submit(_) => self.submit(view, attempt, executor.as_ref()).await,
+            Effect::Observe(_) => {
+                let what =
+                    executor.observe(uid, &attempt.handle).await.with_context(|| format!("cannot observe attempt {uid}"))?;
+                let since_ms = self.note(uid, &what);
+                observed.insert(uid.clone(), Observed { what, since_ms });
+                Ok(())
+            }
+            Effect::Cancel(_) => {
+                failpoint::hit("executor.cancel.before");
+                let grace_ms = self.config.limits.grace_s * 1000;
+                let done = executor.cancel(uid, &attempt.handle, grace_ms).await;
+                failpoint::hit("executor.cancel.after");
+                done.with_context(|| format!("cannot cancel attempt {uid}"))
+            }
+            Effect::Remove(_) => {
+                failpoint::hit("executor.remove.before");
+                executor
+                    .remove(uid, &attempt.handle)
+                    .await
+                    .with_context(|| format!("cannot remove what is left of attempt {uid}"))?;
+                failpoint::hit("executor.remove.after");
+                self.forget(uid);
+                let now = self.clock.now_ms();
+                self.store.attempt_removed(uid, now).await.with_context(|| format!("cannot note the removal of attempt {uid}"))
+            }
+        }
+    }
+
+    async fn submit(&self, view: &RunView, attempt: &AttemptRow, executor: &dyn Executor) -> anyhow::Result<()> {
+        let run = &view.run;
+        let step = view.steps.iter().find(|s| s.id == attempt.step_id).context("the attempt's step is not part of its run")?;
+        let spec = run.plan.steps.get(step.position as usize).context("the plan does not hold the attempt's step")?;
+        let repo = self
+            .store
+            .repo(&run.repo_id)
+            .await
+            .context("cannot read the run's repository")?
+            .context("the run's repository has no row")?;
+        let launch = Launch {
+            uid: attempt.uid.clone(),
+            name: external_name(&self.settings.instance, run.id.as_str(), step.id.as_str(), attempt.number),
+            spec: spec.clone(),
+            pool: attempt.pool.clone(),
+            gpus: attempt.gpus.clone(),
+            agent_url: self.settings.agent_url.clone(),
+            bootstrap: SecretString::from(bootstrap_token(&self.settings.key, &attempt.uid)),
+            repo_trusted: self.config.repository(&repo.forge, repo.name.as_str()).is_some_and(|r| r.trusted),
+            handle: attempt.handle.clone(),
+        };
+        failpoint::hit("executor.submit.before");
+        let answer = executor.submit(&launch).await;
+        failpoint::hit("executor.submit.after");
+        let mut change = AttemptMove {
+            uid: attempt.uid.clone(),
+            to: AttemptState::Submitted,
+            class: None,
+            reason: String::new(),
+            exit_code: None,
+            cancel: false,
+            handle: None,
+        };
+        match answer {
+            Ok(handle) => change.handle = Some(handle),
+            Err(ExecutorError::Refused(why)) => {
+                change.to = AttemptState::Ended;
+                change.class = Some(EndClass::Unschedulable);
+                change.reason = why;
+            }
+            Err(error @ ExecutorError::Transient(_)) => {
+                return Err(error).with_context(|| format!("cannot start attempt {}", attempt.uid));
+            }
+        }
+        // False when the agent has said `start` (or even ended) by now: it is further than we know.
+        self.store.move_attempt(change, self.clock.now_ms()).await.context("cannot note that an attempt was started")?;
+        Ok(())
+    }
+
+    /// Since when the attempt is known to be gone; now, when it is not.
+    fn note(&self, uid: &AttemptUid, what: &Observation) -> Millis {
+        let now = self.clock.now_ms();
+        let mut gone = self.gone.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if matches!(what, Observation::Gone { .. } | Observation::Unknown) {
+            *gone.entry(uid.clone()).or_insert(now)
+        } else {
+            gone.remove(uid);
+            now
+        }
+    }
+
+    fn forget(&self, uid: &AttemptUid) {
+        self.gone.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(uid);
+    }
+}
+
+/// Which run of a concurrency group goes before this one. Ids sort by the time that they were made.
+pub(super) fn ahead(run: &RunRow, open: &[RunRow]) -> Option<RunId> {
+    let others = || open.iter().filter(|other| other.id != run.id);
+    others()
+        .find(|other| other.state == RunState::Running)
+        .or_else(|| others().filter(|other| other.state == RunState::Queued && other.id < run.id).min_by_key(|other| &other.id))
+        .map(|other| other.id.clone())
+}
+
+#[async_trait]
+impl Handler for Reconciler {
+    fn kind(&self) -> WorkKind {
+        WorkKind::Run
+    }
+    async fn handle(&self, item: &WorkItem) -> anyhow::Result<WorkOutcome> {
+        self.reconcile(&RunId::from_text(item.key.as_str())).await
+    }
+}

@@ -1,0 +1,94 @@
+//! What an attempt's end means for its step.
+
+use crate::model::{EndClass, StepSpec, StepState};
+
+/// A step that ends with exit 75 time and again is stopped after so many attempts.
+const MOST_ATTEMPTS: usize = 200;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum After {
+    /// The step waits for a place again.
+    Again { reason: String },
+    End { to: StepState, reason: String },
+}
+
+/// Decides after the attempt that ended last. `ended` are all ended attempts of the step with their classes, that one
+/// included. A class that `retry.when` names (no words: the infrastructure classes) may be repeated `retry.max` times; other
+/// infrastructure classes once; exit 75 spends nothing.
+pub fn after(spec: &StepSpec, class: EndClass, why: &str, ended: &[EndClass]) -> After {
+    let to = match class {
+        EndClass::Succeeded => return After::End { to: StepState::Succeeded, reason: String::new() },
+        EndClass::Checkpointed if ended.len() < MOST_ATTEMPTS => {
+            return After::Again { reason: "resumes from its checkpoint".into() };
+        }
+        EndClass::Checkpointed => {
+            let reason = format!("it asked to be resumed (exit 75) {MOST_ATTEMPTS} times");
+            return After::End { to: StepState::Failed, reason };
+        }
+        EndClass::Failed | EndClass::TimedOut | EndClass::OutOfMemory | EndClass::Artifacts => StepState::Failed,
+        EndClass::Cancelled
+        | EndClass::StorageFull
+        | EndClass::Source
+        | EndClass::Preempted
+        | EndClass::NodeLost
+        | EndClass::Unschedulable
+        | EndClass::Internal => StepState::Errored,
+    };
+    let sentence = if why.is_empty() { default_sentence(class).to_owned() } else { why.to_owned() };
+    let declared = |c: EndClass| {
+        spec.retry.max > 0
+            && if spec.retry.when.is_empty() {
+                c.is_infrastructure()
+            } else {
+                spec.retry.when.iter().any(|word| word == c.word())
+            }
+    };
+    // Stopped by something outside that was not us is the machine's doing. A place that cannot be had will not be had
+    // a moment later either.
+    let by_default =
+        |c: EndClass| (c.is_infrastructure() && c != EndClass::Unschedulable) || c == EndClass::Cancelled;
+    let (budget, spent) = if declared(class) {
+        (spec.retry.max as usize, ended.iter().filter(|c| declared(**c)).count())
+    } else if by_default(class) {
+        (1, ended.iter().filter(|c| by_default(**c) && !declared(**c)).count())
+    } else {
+        (0, 1)
+    };
+    if spent <= budget {
+        After::Again { reason: format!("{sentence}; trying again ({spent} of {budget})") }
+    } else {
+        After::End { to, reason: sentence }
+    }
+}
+
+/// The class to believe when the process is gone and its agent said nothing.
+pub fn silent_end(class: EndClass, exit_code: Option<i64>, reason: &str) -> (EndClass, String) {
+    match class {
+        EndClass::Succeeded | EndClass::Checkpointed => {
+            (EndClass::Internal, "it ended without a word from its agent".to_owned())
+        }
+        class if reason.is_empty() => {
+            let code = exit_code.map(|code| format!(" (exit code {code})")).unwrap_or_default();
+            (class, format!("{}{code}", default_sentence(class)))
+        }
+        class => (class, reason.to_owned()),
+    }
+}
+
+fn default_sentence(class: EndClass) -> &'static str {
+    match class {
+        EndClass::Succeeded => "it succeeded",
+        EndClass::Failed => "a command failed",
+        EndClass::Checkpointed => "it stopped at a checkpoint",
+        EndClass::TimedOut => "its time limit passed",
+        EndClass::Cancelled => "it was stopped from outside",
+        EndClass::OutOfMemory => "it ran out of memory",
+        EndClass::StorageFull => "the disk or a quota was full",
+        EndClass::Source => "its source could not be fetched",
+        EndClass::Artifacts => "a declared artifact was missing or could not be stored",
+        EndClass::Preempted => "the machine was taken back",
+        EndClass::NodeLost => "its process or node vanished without a word",
+        EndClass::Unschedulable => "no place was found for it",
+        EndClass::Internal => "something went wrong on our side",
+    }
+}
