@@ -4,7 +4,11 @@
 //! Must not: retry (the outbox and the work queue do all of that), follow a URL from a payload with a credential,
 //! let a forge's own types out.
 
+mod diff;
+pub mod github;
 pub mod webhook;
+
+pub use diff::tree_diff;
 
 use std::sync::Arc;
 
@@ -52,6 +56,8 @@ pub struct TreeEntry {
     pub kind: TreeKind,
     /// Object id: equal ids mean equal content.
     pub id: String,
+    /// A file that may be run.
+    pub executable: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,352 @@
+//! GitHub and GitHub Enterprise Server as a [`Forge`]. Answers are read into small structures of our own: of GitHub's many
+//! fields only those stand here that we need.
+
+mod api;
+
+use std::fmt;
+
+use async_trait::async_trait;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use hyper::Method;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::OnceCell;
+
+use super::webhook::github::Pull;
+use super::{Comment, Commit, Forge, ForgeError, GitAccess, Permission, Status, StatusState, TreeEntry, TreeKind};
+use crate::config::{ConfigError, ForgeConfig};
+use crate::model::{Actor, PullRequest, RepoName, Sha};
+use api::{Api, refused};
+
+/// Largest file that [`Forge::file`] hands out, in bytes; also the largest that GitHub's contents API carries in JSON.
+const MAX_FILE: u64 = 1 << 20;
+const PAGE: u32 = 100;
+const MAX_COMMENTS: u32 = 1_000;
+
+/// A forge of kind `github`, with one credential.
+pub struct GitHub {
+    api: Api,
+    /// Without a trailing slash.
+    web: String,
+    token: SecretString,
+    me: OnceCell<Actor>,
+}
+
+impl fmt::Debug for GitHub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GitHub").field("web", &self.web).finish_non_exhaustive()
+    }
+}
+
+impl GitHub {
+    /// Makes the client; no request is sent. Must be called within a tokio runtime.
+    pub fn connect(config: &ForgeConfig, token: SecretString) -> Result<Self, ConfigError> {
+        let api_url = config.api_url();
+        let api = Api::connect(&api_url, config.allow_http, token.clone())
+            .map_err(|e| ConfigError(format!("cannot make a client for {api_url}: {e}; check the forge's url and api_url")))?;
+        Ok(Self { api, web: config.web_url().to_owned(), token, me: OnceCell::new() })
+    }
+}
+
+/// Percent-encodes everything but RFC 3986's unreserved characters, so that no value can leave its place in a URL.
+fn encode(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
+            _ => {
+                const HEX: &[u8; 16] = b"0123456789ABCDEF";
+                out.extend(['%', HEX[usize::from(byte >> 4)].into(), HEX[usize::from(byte & 15)].into()]);
+            }
+        }
+    }
+    out
+}
+
+fn repo_path(repo: &RepoName) -> String {
+    format!("/repos/{}/{}", encode(repo.owner()), encode(repo.name()))
+}
+
+fn shown(repo: &RepoName, what: impl fmt::Display) -> String {
+    format!("{repo}: {what}")
+}
+
+/// A part that could change the meaning of a path is answered without asking: URL parsers resolve dots, even encoded ones.
+fn climbs(part: &str) -> bool {
+    matches!(part, "" | "." | "..")
+}
+
+#[derive(Deserialize)]
+struct WireAccount {
+    id: u64,
+    login: String,
+}
+
+impl From<WireAccount> for Actor {
+    fn from(account: WireAccount) -> Self {
+        Self { id: account.id.to_string(), login: account.login }
+    }
+}
+
+#[derive(Deserialize)]
+struct WireId {
+    sha: String,
+}
+
+#[derive(Deserialize)]
+struct WireCommit {
+    sha: String,
+    message: String,
+    tree: WireId,
+    parents: Vec<WireId>,
+}
+
+#[derive(Deserialize)]
+struct WireTree {
+    tree: Vec<WireEntry>,
+    truncated: bool,
+}
+
+#[derive(Deserialize)]
+struct WireEntry {
+    path: String,
+    mode: String,
+    #[serde(rename = "type")]
+    kind: String,
+    sha: String,
+}
+
+#[derive(Deserialize)]
+struct WireFile {
+    #[serde(rename = "type")]
+    kind: String,
+    size: u64,
+    encoding: Option<String>,
+    content: Option<String>,
+}
+
+/// A folder is answered as a list.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum WireContents {
+    Folder(#[expect(dead_code, reason = "only its shape matters")] Vec<serde::de::IgnoredAny>),
+    Entry(WireFile),
+}
+
+#[derive(Deserialize)]
+struct WireComparison {
+    merge_base_commit: WireId,
+}
+
+#[derive(Deserialize)]
+struct WirePermission {
+    permission: String,
+    user: Option<WireAccount>,
+}
+
+#[derive(Deserialize)]
+struct WireComment {
+    id: u64,
+    user: Option<WireAccount>,
+    body: Option<String>,
+}
+
+/// An answer whose content does not matter.
+#[derive(Deserialize)]
+struct Done {}
+
+fn sha_of(what: &str, text: &str) -> Result<Sha, ForgeError> {
+    Sha::parse(text).map_err(|e| unreadable(what, e))
+}
+
+fn unreadable(what: &str, why: impl fmt::Display) -> ForgeError {
+    ForgeError::Transient { what: what.to_owned(), message: format!("the answer cannot be used: {why}") }
+}
+
+#[async_trait]
+impl Forge for GitHub {
+    async fn whoami(&self) -> Result<Actor, ForgeError> {
+        let me = self.me.get_or_try_init(|| async {
+            self.api.get::<WireAccount>("the token's account", "/user").await.map(Actor::from)
+        });
+        me.await.cloned()
+    }
+
+    async fn commit(&self, repo: &RepoName, sha: &Sha) -> Result<Commit, ForgeError> {
+        let what = shown(repo, format_args!("commit {sha}"));
+        let wire: WireCommit = self.api.get(&what, &format!("{}/git/commits/{sha}", repo_path(repo))).await?;
+        if wire.sha != sha.as_str() {
+            return Err(unreadable(&what, "it is another commit"));
+        }
+        let parents = wire.parents.iter().map(|p| sha_of(&what, &p.sha)).collect::<Result<_, _>>()?;
+        Ok(Commit { sha: sha.clone(), parents, tree: wire.tree.sha, message: wire.message })
+    }
+
+    async fn tree(&self, repo: &RepoName, tree: &str) -> Result<Vec<TreeEntry>, ForgeError> {
+        let what = shown(repo, format_args!("tree {}", encode(tree)));
+        if climbs(tree) {
+            return Err(ForgeError::NotFound { what });
+        }
+        let wire: WireTree = self.api.get(&what, &format!("{}/git/trees/{}", repo_path(repo), encode(tree))).await?;
+        if wire.truncated {
+            return Err(refused(&what, 413, "the folder has too many entries".into()));
+        }
+        let entry = |entry: WireEntry| TreeEntry {
+            kind: match (entry.kind.as_str(), entry.mode.as_str()) {
+                ("tree", _) => TreeKind::Folder,
+                ("blob", "100644" | "100755" | "100664") => TreeKind::File,
+                _ => TreeKind::Other,
+            },
+            executable: entry.mode == "100755",
+            name: entry.path,
+            id: entry.sha,
+        };
+        Ok(wire.tree.into_iter().map(entry).collect())
+    }
+
+    async fn file(&self, repo: &RepoName, sha: &Sha, path: &str) -> Result<Vec<u8>, ForgeError> {
+        let what = shown(repo, format_args!("{path:?} at {}", sha.short()));
+        if path.split('/').any(climbs) {
+            return Err(ForgeError::NotFound { what });
+        }
+        let path: Vec<String> = path.split('/').map(encode).collect();
+        let url = format!("{}/contents/{}?ref={sha}", repo_path(repo), path.join("/"));
+        let WireContents::Entry(file) = self.api.get(&what, &url).await? else {
+            return Err(ForgeError::NotFound { what });
+        };
+        if file.kind != "file" {
+            return Err(ForgeError::NotFound { what });
+        }
+        if file.size > MAX_FILE || file.encoding.as_deref() != Some("base64") {
+            return Err(refused(&what, 413, format!("the file has {} bytes, over 1 MiB", file.size)));
+        }
+        let text: String = file.content.unwrap_or_default().split_ascii_whitespace().collect();
+        BASE64_STANDARD.decode(text).map_err(|e| unreadable(&what, e))
+    }
+
+    async fn merge_base(&self, repo: &RepoName, base: &str, head: &Sha) -> Result<Option<Sha>, ForgeError> {
+        let what = shown(repo, format_args!("comparison of {base:?} with {}", head.short()));
+        let url = format!("{}/compare/{}...{head}?per_page=1", repo_path(repo), encode(base));
+        let answer = self.api.exchange(Method::GET, &what, &url, None).await?;
+        if answer.status == 404 && answer.complaint().contains("No common ancestor") {
+            return Ok(None);
+        }
+        let body = answer.success(&what, &Method::GET)?;
+        let wire: WireComparison = serde_json::from_slice(&body).map_err(|e| unreadable(&what, e))?;
+        sha_of(&what, &wire.merge_base_commit.sha).map(Some)
+    }
+
+    async fn history(&self, repo: &RepoName, sha: &Sha, limit: u32) -> Result<Vec<Sha>, ForgeError> {
+        let what = shown(repo, format_args!("history of {}", sha.short()));
+        let mut found = Vec::new();
+        let size = limit.clamp(1, PAGE);
+        for page in 1..=limit.div_ceil(size) {
+            let url = format!("{}/commits?sha={sha}&per_page={size}&page={page}", repo_path(repo));
+            let wire: Vec<WireId> = self.api.get(&what, &url).await?;
+            for commit in &wire {
+                found.push(sha_of(&what, &commit.sha)?);
+            }
+            if wire.len() < size as usize {
+                break;
+            }
+        }
+        found.truncate(limit as usize);
+        Ok(found)
+    }
+
+    async fn permission(&self, repo: &RepoName, who: &Actor) -> Result<Permission, ForgeError> {
+        let what = shown(repo, format_args!("permission of {:?}", who.login));
+        if climbs(&who.login) {
+            return Ok(Permission::None);
+        }
+        let url = format!("{}/collaborators/{}/permission", repo_path(repo), encode(&who.login));
+        let wire: WirePermission = match self.api.get(&what, &url).await {
+            Ok(wire) => wire,
+            Err(ForgeError::NotFound { .. }) => return Ok(Permission::None),
+            Err(e) => return Err(e),
+        };
+        // A login may have gone over to somebody else since the event.
+        if wire.user.is_none_or(|user| user.id.to_string() != who.id) {
+            return Ok(Permission::None);
+        }
+        Ok(match wire.permission.as_str() {
+            "admin" => Permission::Admin,
+            "write" => Permission::Write,
+            "read" => Permission::Read,
+            _ => Permission::None,
+        })
+    }
+
+    async fn pull(&self, repo: &RepoName, number: i64) -> Result<PullRequest, ForgeError> {
+        let what = shown(repo, format_args!("pull request {number}"));
+        let wire: Pull = self.api.get(&what, &format!("{}/pulls/{number}", repo_path(repo))).await?;
+        wire.read().map_err(|e| unreadable(&what, e))
+    }
+
+    async fn set_status(&self, repo: &RepoName, sha: &Sha, status: &Status) -> Result<(), ForgeError> {
+        let what = shown(repo, format_args!("status {:?} of {}", status.context, sha.short()));
+        let state = match status.state {
+            StatusState::Pending => "pending",
+            StatusState::Success => "success",
+            StatusState::Failure => "failure",
+            StatusState::Error => "error",
+        };
+        let mut body = json!({"state": state, "context": status.context, "description": status.description});
+        if !status.target_url.is_empty() {
+            body["target_url"] = json!(status.target_url);
+        }
+        let _: Done = self.api.post(&what, &format!("{}/statuses/{sha}", repo_path(repo)), &body).await?;
+        Ok(())
+    }
+
+    async fn comments(&self, repo: &RepoName, number: i64) -> Result<Vec<Comment>, ForgeError> {
+        let what = shown(repo, format_args!("comments of pull request {number}"));
+        let mut found = Vec::new();
+        for page in 1..=MAX_COMMENTS / PAGE {
+            let url = format!("{}/issues/{number}/comments?per_page={PAGE}&page={page}", repo_path(repo));
+            let wire: Vec<WireComment> = self.api.get(&what, &url).await?;
+            let last = wire.len() < PAGE as usize;
+            found.extend(wire.into_iter().map(|comment| Comment {
+                id: comment.id.to_string(),
+                author: comment.user.map_or_else(|| Actor { id: "0".into(), login: "ghost".into() }, Actor::from),
+                body: comment.body.unwrap_or_default(),
+            }));
+            if last {
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    async fn create_comment(&self, repo: &RepoName, number: i64, body: &str) -> Result<String, ForgeError> {
+        let what = shown(repo, format_args!("comment on pull request {number}"));
+        let url = format!("{}/issues/{number}/comments", repo_path(repo));
+        let wire: WireComment = self.api.post(&what, &url, &json!({ "body": body })).await?;
+        Ok(wire.id.to_string())
+    }
+
+    async fn edit_comment(&self, repo: &RepoName, id: &str, body: &str) -> Result<(), ForgeError> {
+        let what = shown(repo, format_args!("comment {}", encode(id)));
+        if climbs(id) {
+            return Err(refused(&what, 404, "there is no such comment".into()));
+        }
+        let url = format!("{}/issues/comments/{}", repo_path(repo), encode(id));
+        let _: Done = self.api.patch(&what, &url, &json!({ "body": body })).await?;
+        Ok(())
+    }
+
+    fn git(&self, repo: &RepoName) -> GitAccess {
+        let basic = BASE64_STANDARD.encode(format!("x-access-token:{}", self.token.expose_secret()));
+        GitAccess { url: format!("{}/{repo}.git", self.web), authorization: Some(format!("Basic {basic}").into()) }
+    }
+
+    fn commit_url(&self, repo: &RepoName, sha: &Sha) -> String {
+        format!("{}/{repo}/commit/{sha}", self.web)
+    }
+
+    fn pull_url(&self, repo: &RepoName, number: i64) -> String {
+        format!("{}/{repo}/pull/{number}", self.web)
+    }
+}
