@@ -150,6 +150,7 @@ CREATE TABLE attempts (
     bootstrap_nonce TEXT NOT NULL DEFAULT '',
     sealed         BOOLEAN NOT NULL DEFAULT FALSE,
     cancel_request BOOLEAN NOT NULL DEFAULT FALSE,
+    outputs        TEXT NOT NULL DEFAULT '{}',
     handle         TEXT NOT NULL DEFAULT '{}',
     log_bytes      BIGINT NOT NULL DEFAULT 0,
     log_lost_bytes BIGINT NOT NULL DEFAULT 0,

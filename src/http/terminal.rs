@@ -119,7 +119,8 @@ fn nearest(r: u32, g: u32, b: u32) -> u8 {
 /// One line (without its line feed) as spans. A carriage return starts the line anew, as in a terminal: what a progress
 /// bar overwrote is not shown.
 pub fn line(bytes: &[u8], style: &mut Style) -> Vec<Span> {
-    let (bytes, cut) = if bytes.len() > LINE_MAX { (&bytes[..LINE_MAX], bytes.len() - LINE_MAX) } else { (bytes, 0) };
+    let (bytes, cut) =
+        if bytes.len() > LINE_MAX { (&bytes[..LINE_MAX], bytes.len() - LINE_MAX) } else { (bytes, 0) };
     let text = String::from_utf8_lossy(bytes);
     let text = text.trim_end_matches('\r');
     let mut spans: Vec<Span> = Vec::new();

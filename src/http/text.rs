@@ -147,11 +147,7 @@ pub fn number(x: f64) -> String {
     }
     let places = (4 - size.log10().floor() as i32).clamp(0, 8) as usize;
     let text = format!("{x:.places$}");
-    if text.contains('.') {
-        text.trim_end_matches('0').trim_end_matches('.').to_owned()
-    } else {
-        text
-    }
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
 
 /// Like [`number`], with its sign: `+0.012`, `−3`.
@@ -171,7 +167,10 @@ mod tests {
 
     #[test]
     fn nothing_invisible_survives() {
-        assert_eq!(shown("a\u{202e}b\u{1b}[31m\u{0}\u{7f}\u{9b}\n\tc").as_str(), "a⟨U+202E⟩b␛[31m␀␡⟨U+009B⟩  c");
+        assert_eq!(
+            shown("a\u{202e}b\u{1b}[31m\u{0}\u{7f}\u{9b}\n\tc").as_str(),
+            "a⟨U+202E⟩b␛[31m␀␡⟨U+009B⟩  c"
+        );
         assert_eq!(shown("👩‍💻 é ﷽").as_str(), "👩‍💻 é ﷽");
         assert_eq!(shown_cut("äöüß", 2).as_str(), "äö…");
         assert_eq!(shown_lines("a\r\nb\u{200b}").as_str(), "a\nb⟨U+200B⟩");

@@ -135,8 +135,13 @@ impl Worker {
             while let Ok(place) = self.desks[desk].free.clone().try_acquire_owned() {
                 places.push(place);
             }
-            let items = self.store.claim(&[kind], &self.holder, now, self.lease_ms, places.len() as i64).await?;
-            claimed.extend(places.into_iter().zip(items).map(|(place, item)| Claimed { desk, item, _place: place }));
+            let items =
+                self.store.claim(&[kind], &self.holder, now, self.lease_ms, places.len() as i64).await?;
+            claimed.extend(places.into_iter().zip(items).map(|(place, item)| Claimed {
+                desk,
+                item,
+                _place: place,
+            }));
         }
         Ok(claimed)
     }
@@ -177,7 +182,9 @@ impl Worker {
                 tracing::warn!(work.kind = %item.kind, work.key = %item.key, "lost the lease; the result is dropped");
             }
             // The lease runs out and the item is looked at again.
-            Err(error) => tracing::error!(work.kind = %item.kind, work.key = %item.key, %error, "cannot settle work"),
+            Err(error) => {
+                tracing::error!(work.kind = %item.kind, work.key = %item.key, %error, "cannot settle work")
+            }
         }
     }
 

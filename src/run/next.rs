@@ -211,7 +211,9 @@ impl<'a> Deciding<'a> {
                 _ if stop.is_some_and(|s| s.to != RunState::Failed) => {
                     (EndClass::Cancelled, stop.map(|s| s.why.clone()).unwrap_or_default(), None)
                 }
-                _ if stop.is_some() => (EndClass::TimedOut, stop.map(|s| s.why.clone()).unwrap_or_default(), None),
+                _ if stop.is_some() => {
+                    (EndClass::TimedOut, stop.map(|s| s.why.clone()).unwrap_or_default(), None)
+                }
                 _ if overdue.is_some() => {
                     let limit = self.spec(attempt).map_or(0, |s| s.timeout_ms);
                     (EndClass::TimedOut, format!("its time limit of {} passed", human(limit)), None)
@@ -241,7 +243,12 @@ impl<'a> Deciding<'a> {
                     };
                     let limit = human(limits.pending_timeout_s * 1000);
                     self.effects.insert(Effect::Cancel(attempt.uid.clone()));
-                    self.end(attempt, EndClass::Unschedulable, format!("it did not start within {limit}{wait}"), None);
+                    self.end(
+                        attempt,
+                        EndClass::Unschedulable,
+                        format!("it did not start within {limit}{wait}"),
+                        None,
+                    );
                     return;
                 }
                 if attempt.state == AttemptState::Submitted
@@ -322,7 +329,8 @@ impl<'a> Deciding<'a> {
             if self.steps[index].0 != StepState::Running {
                 continue;
             }
-            let mut attempts: Vec<&AttemptRow> = view.attempts.iter().filter(|a| a.step_id == step.id).collect();
+            let mut attempts: Vec<&AttemptRow> =
+                view.attempts.iter().filter(|a| a.step_id == step.id).collect();
             attempts.sort_by_key(|a| a.number);
             let Some(last) = attempts.last() else {
                 self.steps[index] = (StepState::Ready, "it had no attempt".into());
@@ -389,10 +397,18 @@ impl<'a> Deciding<'a> {
         let run = &self.at.view.run;
         let rows = &self.at.view.steps;
         let first = |wanted: StepState| {
-            self.steps.iter().zip(rows).find(|((state, _), _)| *state == wanted).map(|((_, why), row)| (row, why))
+            self.steps
+                .iter()
+                .zip(rows)
+                .find(|((state, _), _)| *state == wanted)
+                .map(|((_, why), row)| (row, why))
         };
         let sentence = |(row, why): (&StepRow, &String), verb: &str| {
-            if why.is_empty() { format!("step `{}` {verb}", row.name) } else { format!("step `{}` {verb}: {why}", row.name) }
+            if why.is_empty() {
+                format!("step `{}` {verb}", row.name)
+            } else {
+                format!("step `{}` {verb}: {why}", row.name)
+            }
         };
         if self.steps.iter().all(|(state, _)| state.is_terminal()) {
             if self.steps.iter().all(|(state, _)| state.is_good()) && !(rows.is_empty() && stop.is_some()) {
@@ -412,9 +428,12 @@ impl<'a> Deciding<'a> {
             }
             return Some((RunState::Errored, "a step was skipped although nothing failed".into()));
         }
-        let begun = |state: &StepState| *state == StepState::Running || (state.is_terminal() && *state != StepState::Skipped);
+        let begun = |state: &StepState| {
+            *state == StepState::Running || (state.is_terminal() && *state != StepState::Skipped)
+        };
         let any_begun = self.steps.iter().any(|(state, _)| begun(state));
-        (run.state == RunState::Queued && any_begun && stop.is_none()).then(|| (RunState::Running, String::new()))
+        (run.state == RunState::Queued && any_begun && stop.is_none())
+            .then(|| (RunState::Running, String::new()))
     }
 
     fn finish(self, to: Option<(RunState, String)>) -> Decision {
@@ -462,6 +481,10 @@ fn past(state: StepState) -> &'static str {
         StepState::Errored => "could not be run",
         StepState::Cancelled => "was cancelled",
         StepState::Skipped => "was skipped",
-        StepState::Waiting | StepState::Ready | StepState::Running | StepState::Succeeded | StepState::Reused => "did not succeed",
+        StepState::Waiting
+        | StepState::Ready
+        | StepState::Running
+        | StepState::Succeeded
+        | StepState::Reused => "did not succeed",
     }
 }

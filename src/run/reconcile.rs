@@ -5,8 +5,8 @@ use anyhow::Context;
 use async_trait::async_trait;
 use secrecy::SecretString;
 
-use super::next::{Effect, Observed, Situation, next};
 use super::bootstrap_token;
+use super::next::{Effect, Observed, Situation, next};
 use crate::clock::{Millis, SharedClock};
 use crate::config::Config;
 use crate::executor::{Executor, ExecutorError, Launch, Observation, external_name};
@@ -130,16 +130,18 @@ impl Reconciler {
         observed: &mut BTreeMap<AttemptUid, Observed>,
     ) -> anyhow::Result<()> {
         let (Effect::Submit(uid) | Effect::Observe(uid) | Effect::Cancel(uid) | Effect::Remove(uid)) = effect;
-        let attempt = view.attempts.iter().find(|a| a.uid == *uid).context("the attempt is not part of its run")?;
-        let executor = self
-            .executors
-            .get(&attempt.executor)
-            .with_context(|| format!("attempt {uid} runs on executor `{}`, which is not configured", attempt.executor))?;
+        let attempt =
+            view.attempts.iter().find(|a| a.uid == *uid).context("the attempt is not part of its run")?;
+        let executor = self.executors.get(&attempt.executor).with_context(|| {
+            format!("attempt {uid} runs on executor `{}`, which is not configured", attempt.executor)
+        })?;
         match effect {
             Effect::Submit(_) => self.submit(view, attempt, executor.as_ref()).await,
             Effect::Observe(_) => {
-                let what =
-                    executor.observe(uid, &attempt.handle).await.with_context(|| format!("cannot observe attempt {uid}"))?;
+                let what = executor
+                    .observe(uid, &attempt.handle)
+                    .await
+                    .with_context(|| format!("cannot observe attempt {uid}"))?;
                 let since_ms = self.note(uid, &what);
                 observed.insert(uid.clone(), Observed { what, since_ms });
                 Ok(())
@@ -160,15 +162,31 @@ impl Reconciler {
                 failpoint::hit("executor.remove.after");
                 self.forget(uid);
                 let now = self.clock.now_ms();
-                self.store.attempt_removed(uid, now).await.with_context(|| format!("cannot note the removal of attempt {uid}"))
+                self.store
+                    .attempt_removed(uid, now)
+                    .await
+                    .with_context(|| format!("cannot note the removal of attempt {uid}"))
             }
         }
     }
 
-    async fn submit(&self, view: &RunView, attempt: &AttemptRow, executor: &dyn Executor) -> anyhow::Result<()> {
+    async fn submit(
+        &self,
+        view: &RunView,
+        attempt: &AttemptRow,
+        executor: &dyn Executor,
+    ) -> anyhow::Result<()> {
         let run = &view.run;
-        let step = view.steps.iter().find(|s| s.id == attempt.step_id).context("the attempt's step is not part of its run")?;
-        let spec = run.plan.steps.get(step.position as usize).context("the plan does not hold the attempt's step")?;
+        let step = view
+            .steps
+            .iter()
+            .find(|s| s.id == attempt.step_id)
+            .context("the attempt's step is not part of its run")?;
+        let spec = run
+            .plan
+            .steps
+            .get(step.position as usize)
+            .context("the plan does not hold the attempt's step")?;
         let repo = self
             .store
             .repo(&run.repo_id)
@@ -210,7 +228,10 @@ impl Reconciler {
             }
         }
         // False when the agent has said `start` (or even ended) by now: it is further than we know.
-        self.store.move_attempt(change, self.clock.now_ms()).await.context("cannot note that an attempt was started")?;
+        self.store
+            .move_attempt(change, self.clock.now_ms())
+            .await
+            .context("cannot note that an attempt was started")?;
         Ok(())
     }
 
@@ -236,7 +257,11 @@ pub(super) fn ahead(run: &RunRow, open: &[RunRow]) -> Option<RunId> {
     let others = || open.iter().filter(|other| other.id != run.id);
     others()
         .find(|other| other.state == RunState::Running)
-        .or_else(|| others().filter(|other| other.state == RunState::Queued && other.id < run.id).min_by_key(|other| &other.id))
+        .or_else(|| {
+            others()
+                .filter(|other| other.state == RunState::Queued && other.id < run.id)
+                .min_by_key(|other| &other.id)
+        })
         .map(|other| other.id.clone())
 }
 

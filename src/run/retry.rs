@@ -8,8 +8,13 @@ const MOST_ATTEMPTS: usize = 200;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum After {
     /// The step waits for a place again.
-    Again { reason: String },
-    End { to: StepState, reason: String },
+    Again {
+        reason: String,
+    },
+    End {
+        to: StepState,
+        reason: String,
+    },
 }
 
 /// Decides after the attempt that ended last. `ended` are all ended attempts of the step with their classes, that one
@@ -25,7 +30,9 @@ pub fn after(spec: &StepSpec, class: EndClass, why: &str, ended: &[EndClass]) ->
             let reason = format!("it asked to be resumed (exit 75) {MOST_ATTEMPTS} times");
             return After::End { to: StepState::Failed, reason };
         }
-        EndClass::Failed | EndClass::TimedOut | EndClass::OutOfMemory | EndClass::Artifacts => StepState::Failed,
+        EndClass::Failed | EndClass::TimedOut | EndClass::OutOfMemory | EndClass::Artifacts => {
+            StepState::Failed
+        }
         EndClass::Cancelled
         | EndClass::StorageFull
         | EndClass::Source

@@ -36,7 +36,11 @@ pub struct Picked {
 
 /// Decides who gets a place now. `ready` is in the order in which it is served. Within a pool nobody overtakes: a step
 /// that waits for eight GPUs is not starved by small ones. Pure.
-pub fn pick(ready: &[ReadyStep], used: &BTreeMap<String, PoolUse>, pools: &BTreeMap<String, PoolConfig>) -> Picked {
+pub fn pick(
+    ready: &[ReadyStep],
+    used: &BTreeMap<String, PoolUse>,
+    pools: &BTreeMap<String, PoolConfig>,
+) -> Picked {
     let mut picked = Picked::default();
     let mut used = used.clone();
     let mut full = BTreeSet::new();
@@ -61,7 +65,12 @@ pub fn pick(ready: &[ReadyStep], used: &BTreeMap<String, PoolUse>, pools: &BTree
         let gpus: Vec<u32> = free.into_iter().take(wanted as usize).collect();
         now.attempts += 1;
         now.gpus.extend(&gpus);
-        picked.places.push(Place { ready: index, pool: name.to_owned(), executor: pool.executor.clone(), gpus });
+        picked.places.push(Place {
+            ready: index,
+            pool: name.to_owned(),
+            executor: pool.executor.clone(),
+            gpus,
+        });
     }
     picked
 }
@@ -71,14 +80,21 @@ fn gpus(spec: &StepSpec) -> u32 {
 }
 
 /// The pool a step belongs to: the one it names, else `default`, else the only one.
-fn pool_of<'p>(step: &ReadyStep, pools: &'p BTreeMap<String, PoolConfig>) -> Result<(&'p str, &'p PoolConfig), String> {
+fn pool_of<'p>(
+    step: &ReadyStep,
+    pools: &'p BTreeMap<String, PoolConfig>,
+) -> Result<(&'p str, &'p PoolConfig), String> {
     let known = || pools.keys().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     let found = match &step.spec.pool {
-        Some(name) => pools.get_key_value(name).ok_or_else(|| format!("there is no pool `{name}` here; the pools are {}", known()))?,
+        Some(name) => pools
+            .get_key_value(name)
+            .ok_or_else(|| format!("there is no pool `{name}` here; the pools are {}", known()))?,
         None => pools
             .get_key_value("default")
             .or_else(|| if pools.len() == 1 { pools.first_key_value() } else { None })
-            .ok_or_else(|| format!("the step names no pool and there is no pool `default`; the pools are {}", known()))?,
+            .ok_or_else(|| {
+                format!("the step names no pool and there is no pool `default`; the pools are {}", known())
+            })?,
     };
     let (name, pool) = (found.0.as_str(), found.1);
     if !step.trusted && !pool.untrusted {
@@ -113,18 +129,28 @@ impl Scheduler {
     /// A step that can never run ends here, with a sentence; its run decides the rest.
     async fn refuse(&self, step: &ReadyStep, why: String) -> anyhow::Result<()> {
         let now = self.clock.now_ms();
-        let Some(run) = self.store.run(&step.run_id).await.context("cannot read a run")? else { return Ok(()) };
+        let Some(run) = self.store.run(&step.run_id).await.context("cannot read a run")? else {
+            return Ok(());
+        };
         let change = RunChange {
             run: step.run_id.clone(),
             epoch: run.epoch,
             to: None,
-            steps: vec![StepMove { step: step.step_id.clone(), to: StepState::Errored, reason: why, outputs: None }],
+            steps: vec![StepMove {
+                step: step.step_id.clone(),
+                to: StepState::Errored,
+                reason: why,
+                outputs: None,
+            }],
             attempts: Vec::new(),
             asks: vec![WorkAsk::run(&step.run_id, now)],
         };
         failpoint::hit("schedule.refuse.before");
         if self.store.apply(change, now).await.context("cannot refuse a step")? == Applied::Stale {
-            self.store.ask(vec![WorkAsk::schedule(now)], now).await.context("cannot ask for another look at the pools")?;
+            self.store
+                .ask(vec![WorkAsk::schedule(now)], now)
+                .await
+                .context("cannot ask for another look at the pools")?;
         }
         failpoint::hit("schedule.refuse.after");
         Ok(())

@@ -146,7 +146,11 @@ fn view(run: &str, steps: &str, attempts: &str) -> RunView {
         let class = (!class.is_empty()).then(|| class.parse().unwrap());
         attempt_row(step, number.parse().unwrap(), state.parse().unwrap(), class)
     });
-    RunView { run: run_row("run", run.parse().unwrap(), plan(specs)), steps: rows, attempts: attempts.collect() }
+    RunView {
+        run: run_row("run", run.parse().unwrap(), plan(specs)),
+        steps: rows,
+        attempts: attempts.collect(),
+    }
 }
 
 /// A decision in one line: run, steps, attempts, effects, next look (seconds from T0).
@@ -335,8 +339,13 @@ fn next_decides_what_the_table_says() {
             })
             .collect();
         let limits = Limits::default();
-        let situation =
-            Situation { view: &row.view, now: T0 + row.now_s * 1000, limits: &limits, observed: &observed, ahead: row.ahead.as_ref() };
+        let situation = Situation {
+            view: &row.view,
+            now: T0 + row.now_s * 1000,
+            limits: &limits,
+            observed: &observed,
+            ahead: row.ahead.as_ref(),
+        };
         let got = show(&row.view, &next(&situation));
         if got != row.want {
             wrong.push(format!("{}:\n   got {got}\n  want {}", row.name, row.want));
@@ -352,7 +361,10 @@ fn a_change_asks_for_what_follows_it() {
     let d = next(&Situation { view: &view, now: T0, limits: &limits, observed: &observed, ahead: None });
     let asks: Vec<String> = d.change.unwrap().asks.iter().map(|a| format!("{} {}", a.kind, a.key)).collect();
     let sha = "a".repeat(40);
-    assert_eq!(asks, [format!("report repo/{sha}"), "schedule all".into(), "compare run".into(), "run run".into()]);
+    assert_eq!(
+        asks,
+        [format!("report repo/{sha}"), "schedule all".into(), "compare run".into(), "run run".into()]
+    );
 }
 
 #[test]
@@ -363,7 +375,9 @@ fn a_group_goes_in_the_order_of_its_runs() {
     let older = make("3", RunState::Queued);
     let newer = make("7", RunState::Queued);
     let running = make("8", RunState::Running);
-    let ahead_of = |open: &[&RunRow]| ahead(&me, &open.iter().map(|r| (*r).clone()).collect::<Vec<_>>()).map(|id| id.to_string());
+    let ahead_of = |open: &[&RunRow]| {
+        ahead(&me, &open.iter().map(|r| (*r).clone()).collect::<Vec<_>>()).map(|id| id.to_string())
+    };
     assert_eq!(ahead_of(&[&me]), None);
     assert_eq!(ahead_of(&[&held, &me, &newer]), None);
     assert_eq!(ahead_of(&[&older, &me, &newer]), Some("3".into()));
@@ -387,16 +401,26 @@ fn ready(name: &str, pool: Option<&str>, gpu: u32, trusted: bool) -> ReadyStep {
 }
 
 fn pools(text: &[(&str, u32, u32)]) -> BTreeMap<String, PoolConfig> {
-    text.iter().map(|(name, slots, gpus)| ((*name).to_owned(), PoolConfig { slots: *slots, gpus: *gpus, ..PoolConfig::default() })).collect()
+    text.iter()
+        .map(|(name, slots, gpus)| {
+            ((*name).to_owned(), PoolConfig { slots: *slots, gpus: *gpus, ..PoolConfig::default() })
+        })
+        .collect()
 }
 
 #[test]
 fn places_go_to_the_oldest_and_the_impossible_is_refused() {
     let show = |ready: &[ReadyStep], used: &[(&str, i64, &[u32])], pools: &BTreeMap<String, PoolConfig>| {
-        let used = used.iter().map(|(name, n, gpus)| ((*name).to_owned(), PoolUse { attempts: *n, gpus: gpus.to_vec() })).collect();
+        let used = used
+            .iter()
+            .map(|(name, n, gpus)| ((*name).to_owned(), PoolUse { attempts: *n, gpus: gpus.to_vec() }))
+            .collect();
         let picked = pick(ready, &used, pools);
-        let mut out: Vec<String> =
-            picked.places.iter().map(|p| format!("{}@{}{:?}", ready[p.ready].spec.name, p.pool, p.gpus)).collect();
+        let mut out: Vec<String> = picked
+            .places
+            .iter()
+            .map(|p| format!("{}@{}{:?}", ready[p.ready].spec.name, p.pool, p.gpus))
+            .collect();
         out.extend(picked.refused.iter().map(|(i, why)| format!("{}: {why}", ready[*i].spec.name)));
         out
     };
@@ -414,7 +438,11 @@ fn places_go_to_the_oldest_and_the_impossible_is_refused() {
         ["c@cpu[]"]
     );
     assert_eq!(
-        show(&[ready("a", Some("h100"), 0, true), on("b", 5), ready("c", Some("cpu"), 1, true), any("d")], &[], &gpu),
+        show(
+            &[ready("a", Some("h100"), 0, true), on("b", 5), ready("c", Some("cpu"), 1, true), any("d")],
+            &[],
+            &gpu
+        ),
         [
             "a: there is no pool `h100` here; the pools are `a100`, `cpu`",
             "b: the step asks for 5 GPUs and pool `a100` has 4",
@@ -425,7 +453,10 @@ fn places_go_to_the_oldest_and_the_impossible_is_refused() {
     let mut closed = pools(&[("only", 2, 0)]);
     assert_eq!(show(&[ready("a", None, 0, false)], &[], &closed), ["a@only[]"]);
     closed.get_mut("only").unwrap().untrusted = false;
-    assert_eq!(show(&[ready("a", None, 0, false)], &[], &closed), ["a: pool `only` takes no steps of untrusted runs"]);
+    assert_eq!(
+        show(&[ready("a", None, 0, false)], &[], &closed),
+        ["a: pool `only` takes no steps of untrusted runs"]
+    );
 }
 
 #[test]
@@ -462,7 +493,8 @@ impl World {
         let mut specs: Vec<StepSpec> = Vec::new();
         for index in 0..count {
             let name = char::from(b'a' + index as u8).to_string();
-            let needs: Vec<String> = specs.iter().map(|s| s.name.clone()).filter(|_| world.roll(3) == 0).collect();
+            let needs: Vec<String> =
+                specs.iter().map(|s| s.name.clone()).filter(|_| world.roll(3) == 0).collect();
             let mut one = spec(&name, &needs.iter().map(String::as_str).collect::<Vec<_>>());
             one.retry.max = world.roll(3) as u32;
             if world.roll(2) == 0 {
@@ -511,7 +543,8 @@ impl World {
             let from = self.view.steps[index].state;
             assert!(from.next().contains(&m.to), "step {from} -> {}", m.to);
             if m.to.is_terminal() || m.to == StepState::Ready {
-                let open = self.view.attempts.iter().any(|a| a.step_id == m.step && a.state != AttemptState::Ended);
+                let open =
+                    self.view.attempts.iter().any(|a| a.step_id == m.step && a.state != AttemptState::Ended);
                 assert!(!open, "a step moves to {} with an open attempt", m.to);
             }
             self.view.steps[index].state = m.to;
@@ -600,15 +633,17 @@ impl World {
             }
             3..=6 => {
                 // What `Store::place` does.
-                let ready: Vec<usize> =
-                    (0..self.view.steps.len()).filter(|i| self.view.steps[*i].state == StepState::Ready).collect();
+                let ready: Vec<usize> = (0..self.view.steps.len())
+                    .filter(|i| self.view.steps[*i].state == StepState::Ready)
+                    .collect();
                 if ready.is_empty() || self.terminal.is_some() {
                     return;
                 }
                 let index = ready[self.roll(ready.len() as u64) as usize];
                 let step = self.view.steps[index].clone();
                 let number = 1 + self.view.attempts.iter().filter(|a| a.step_id == step.id).count() as i64;
-                let open = self.view.attempts.iter().any(|a| a.step_id == step.id && a.state != AttemptState::Ended);
+                let open =
+                    self.view.attempts.iter().any(|a| a.step_id == step.id && a.state != AttemptState::Ended);
                 assert!(!open, "a ready step has an open attempt");
                 let mut row = attempt_row(&step.name, number, AttemptState::Intended, None);
                 row.intended_ms = self.now;
@@ -618,7 +653,9 @@ impl World {
             }
             _ => {
                 let open: Vec<usize> = (0..self.view.attempts.len())
-                    .filter(|i| !matches!(self.view.attempts[*i].state, AttemptState::Ended | AttemptState::Intended))
+                    .filter(|i| {
+                        !matches!(self.view.attempts[*i].state, AttemptState::Ended | AttemptState::Intended)
+                    })
                     .collect();
                 if open.is_empty() {
                     return;
@@ -628,7 +665,8 @@ impl World {
                 if self.gone_since.contains_key(&uid) && self.roll(3) != 0 {
                     return;
                 }
-                let (speak, class) = (self.roll(3), EndClass::ALL[self.roll(EndClass::ALL.len() as u64) as usize]);
+                let (speak, class) =
+                    (self.roll(3), EndClass::ALL[self.roll(EndClass::ALL.len() as u64) as usize]);
                 let lucky = self.roll(3) != 0;
                 let now = self.now;
                 let row = &mut self.view.attempts[index];
@@ -655,8 +693,13 @@ impl World {
         for round in 0.. {
             assert!(round < 64, "the reconciler does not come to rest");
             let limits = Limits::default();
-            let situation =
-                Situation { view: &self.view, now: self.now, limits: &limits, observed: &self.observed, ahead: None };
+            let situation = Situation {
+                view: &self.view,
+                now: self.now,
+                limits: &limits,
+                observed: &self.observed,
+                ahead: None,
+            };
             let decision = next(&situation);
             let mut changed = false;
             if let Some(change) = &decision.change {
@@ -670,7 +713,11 @@ impl World {
                 }
             }
             for step in &self.view.steps {
-                let open = self.view.attempts.iter().filter(|a| a.step_id == step.id && a.state != AttemptState::Ended);
+                let open = self
+                    .view
+                    .attempts
+                    .iter()
+                    .filter(|a| a.step_id == step.id && a.state != AttemptState::Ended);
                 assert!(open.count() <= 1, "one open attempt of a step at most");
             }
             if !changed {
@@ -699,10 +746,15 @@ fn ten_thousand_random_walks_keep_every_promise() {
             world.visit();
         }
         assert_eq!(world.terminal, end);
-        assert!(world.view.attempts.iter().all(|a| a.removed_ms.is_some()), "walk {seed} leaves something behind");
+        assert!(
+            world.view.attempts.iter().all(|a| a.removed_ms.is_some()),
+            "walk {seed} leaves something behind"
+        );
         *ends.entry(world.view.run.state).or_default() += 1;
     }
-    for state in [RunState::Succeeded, RunState::Failed, RunState::Errored, RunState::Cancelled, RunState::Superseded] {
+    for state in
+        [RunState::Succeeded, RunState::Failed, RunState::Errored, RunState::Cancelled, RunState::Superseded]
+    {
         assert!(ends.get(&state).is_some_and(|n| *n > 50), "the walks hardly reach {state}: {ends:?}");
     }
     println!("FIGURE run.next walks={walks} violations=0 ends={ends:?}");

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use super::conn::{Conn, Fields, all, execute, one, to_json};
+use super::runs::ended_run;
+use super::work::{WorkAsk, ask_in};
 use super::{Store, StoreError};
 use crate::clock::Millis;
-use crate::model::{AttemptState, AttemptUid, EndClass, MetricPoint, RunId, StepId};
+use crate::model::{AttemptState, AttemptUid, EndClass, MetricPoint, Plan, RunId, StepId};
 
 /// One place given to one ready step.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,6 +42,8 @@ pub struct AttemptRow {
     /// The agent was heard after `start`: secrets are no longer served.
     pub sealed: bool,
     pub cancel_request: bool,
+    /// What the step said in `$TRAINYARD_OUTPUT`; goes into the step's row when it succeeds.
+    pub outputs: BTreeMap<String, String>,
     /// The executor's own notes for finding it again, as JSON.
     pub handle: serde_json::Value,
     /// Committed log bytes (the next offset).
@@ -57,7 +62,8 @@ pub struct AttemptRow {
     pub removed_ms: Option<Millis>,
 }
 
-/// A guarded change of an attempt. `Ended` is written once; a move of an ended attempt is ignored.
+/// A guarded change of an attempt. `Ended` is written once; a move of an ended attempt is ignored. One that comes late (the
+/// agent was heard before its executor's answer) leaves the state alone, and still stores `handle` and `cancel`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AttemptMove {
     pub uid: AttemptUid,
@@ -146,135 +152,261 @@ pub struct StoredMetric {
     pub point: MetricPoint,
 }
 
+macro_rules! select_attempt {
+    ($rest:literal) => {
+        concat!(
+            "SELECT a.uid, a.run_id, a.step_id, a.number, a.state, a.class, a.reason, a.exit_code, a.executor, a.pool, a.gpus,
+               a.bootstrap_hash, a.bootstrap_nonce, a.sealed, a.cancel_request, a.outputs, a.handle, a.log_bytes,
+               a.log_lost_bytes, a.metrics_seq, a.notes, a.intended_ms, a.submitted_ms, a.started_ms, a.heartbeat_ms,
+               a.finished_ms, a.ended_ms, a.removed_ms FROM attempts a ",
+            $rest
+        )
+    };
+}
+
+impl AttemptRow {
+    fn read(row: &impl Fields) -> Result<Self, StoreError> {
+        Ok(Self {
+            uid: row.get("uid")?,
+            run_id: row.get("run_id")?,
+            step_id: row.get("step_id")?,
+            number: row.get("number")?,
+            state: row.word("state")?,
+            class: row.word_or_null("class")?,
+            reason: row.get("reason")?,
+            exit_code: row.get("exit_code")?,
+            executor: row.get("executor")?,
+            pool: row.get("pool")?,
+            gpus: row.json("gpus")?,
+            bootstrap_hash: row.get("bootstrap_hash")?,
+            bootstrap_nonce: row.get("bootstrap_nonce")?,
+            sealed: row.get("sealed")?,
+            cancel_request: row.get("cancel_request")?,
+            outputs: row.json("outputs")?,
+            handle: row.json("handle")?,
+            log_bytes: row.get("log_bytes")?,
+            log_lost_bytes: row.get("log_lost_bytes")?,
+            metrics_seq: row.get("metrics_seq")?,
+            notes: row.json("notes")?,
+            intended_ms: row.get("intended_ms")?,
+            submitted_ms: row.get("submitted_ms")?,
+            started_ms: row.get("started_ms")?,
+            heartbeat_ms: row.get("heartbeat_ms")?,
+            finished_ms: row.get("finished_ms")?,
+            ended_ms: row.get("ended_ms")?,
+            removed_ms: row.get("removed_ms")?,
+        })
+    }
+}
+
+/// By (step position, number).
+pub(super) async fn attempts_of_run(conn: &mut Conn, run: &RunId) -> Result<Vec<AttemptRow>, StoreError> {
+    all!(
+        conn,
+        AttemptRow::read,
+        select_attempt!("JOIN steps s ON s.id = a.step_id WHERE a.run_id = $1 ORDER BY s.position, a.number"),
+        run
+    )
+}
+
+/// What a move of an attempt brought about.
+pub(super) struct Moved {
+    run: RunId,
+    /// It ended just now, so its pool has room: schedule.
+    pub(super) room: Option<WorkAsk>,
+}
+
+/// None: the attempt is unknown or had ended.
+pub(super) async fn move_attempt_in(
+    tx: &mut Conn,
+    change: &AttemptMove,
+    now: Millis,
+) -> Result<Option<Moved>, StoreError> {
+    let Some(row) =
+        one!(tx, AttemptRow::read, select_attempt!("WHERE a.uid = $1 AND a.state <> 'ended'"), &change.uid)?
+    else {
+        return Ok(None);
+    };
+    let timely = change.to == row.state || row.state.next().contains(&change.to);
+    let to = if timely { change.to } else { row.state };
+    let ended = to == AttemptState::Ended;
+    let rows = execute!(
+        tx,
+        "UPDATE attempts SET state = $2, class = $3, reason = $4, exit_code = COALESCE($5, exit_code),
+           cancel_request = (cancel_request OR $6), handle = COALESCE($7, handle),
+           submitted_ms = COALESCE(submitted_ms, $8), started_ms = COALESCE(started_ms, $9), ended_ms = $10
+         WHERE uid = $1 AND state = $11",
+        &change.uid,
+        to.word(),
+        change.class.or(row.class).map(EndClass::word),
+        if timely { &change.reason } else { &row.reason },
+        change.exit_code,
+        change.cancel,
+        change.handle.as_ref().map(to_json).transpose()?,
+        // The executor answered, whatever state its answer found.
+        (change.handle.is_some() || to == AttemptState::Submitted).then_some(now),
+        (to == AttemptState::Running).then_some(now),
+        ended.then_some(now),
+        row.state.word()
+    )?;
+    if rows == 0 {
+        return Err(StoreError::Unavailable(format!("attempt {} changed meanwhile; try again", change.uid)));
+    }
+    Ok(Some(Moved { run: row.run_id, room: ended.then(|| WorkAsk::schedule(now)) }))
+}
+
 impl Store {
-    /// Ready steps of runs that are queued or running, oldest run first, then position.
+    /// Ready steps of runs that are queued or running and not asked to stop, oldest run first, then position.
     pub async fn ready_steps(&self) -> Result<Vec<ReadyStep>, StoreError> {
-        todo!()
-    }
-    /// Attempts that are not ended, by pool.
-    pub async fn pool_use(&self) -> Result<BTreeMap<String, PoolUse>, StoreError> {
-        todo!()
-    }
-    /// Moves ready steps to running and inserts their attempts as `intended`, all in one transaction, with a work item
-    /// for each run. A step that is no longer ready is left out. Returns those placed.
-    pub async fn place(
-        &self,
-        placements: Vec<Placement>,
-        now: Millis,
-    ) -> Result<Vec<AttemptUid>, StoreError> {
-        let _ = (placements, now);
-        todo!()
-    }
-    pub async fn attempt(&self, uid: &AttemptUid) -> Result<Option<AttemptRow>, StoreError> {
-        let _ = uid;
-        todo!()
-    }
-    /// Every attempt that is not ended, or ended but not yet removed from its executor.
-    pub async fn attempts_to_watch(&self) -> Result<Vec<AttemptRow>, StoreError> {
-        todo!()
-    }
-    pub async fn move_attempt(&self, change: AttemptMove, now: Millis) -> Result<bool, StoreError> {
-        let _ = (change, now);
-        todo!()
-    }
-    pub async fn attempt_removed(&self, uid: &AttemptUid, now: Millis) -> Result<(), StoreError> {
-        let _ = (uid, now);
-        todo!()
+        let mut conn = self.read().await?;
+        all!(
+            conn,
+            |row| {
+                let position: i64 = row.get("position")?;
+                let plan: Plan = row.json("plan")?;
+                let spec = usize::try_from(position).ok().and_then(|at| plan.steps.into_iter().nth(at));
+                Ok(ReadyStep {
+                    run_id: row.get("run_id")?,
+                    step_id: row.get("id")?,
+                    position,
+                    number: row.get("number")?,
+                    ready_ms: row.get::<Option<Millis>>("ready_ms")?.unwrap_or_default(),
+                    run_created_ms: row.get("created_ms")?,
+                    spec: spec.ok_or_else(|| StoreError::Inconsistent {
+                        what: "a step".into(),
+                        why: format!("its plan has no step {position}"),
+                    })?,
+                    trusted: row.get("trusted")?,
+                })
+            },
+            "SELECT s.run_id, s.id, s.position, s.ready_ms, r.created_ms, r.plan, r.trusted,
+               (SELECT COALESCE(MAX(a.number), 0) + 1 FROM attempts a WHERE a.step_id = s.id) AS number
+             FROM steps s JOIN runs r ON r.id = s.run_id
+             WHERE r.state IN ('queued', 'running') AND r.cancel_request IS NULL AND s.state = 'ready'
+             ORDER BY r.created_ms, r.id, s.position"
+        )
     }
 
-    /// Binds the bootstrap to the first nonce that shows it and moves the attempt to running. True for the first and for
-    /// every repeat with the same nonce while the attempt is not sealed and not ended.
-    pub async fn agent_start(
+    /// Attempts that are not ended, by pool.
+    pub async fn pool_use(&self) -> Result<BTreeMap<String, PoolUse>, StoreError> {
+        let mut conn = self.read().await?;
+        let open: Vec<(String, Vec<u32>)> = all!(
+            conn,
+            |row| Ok((row.get("pool")?, row.json("gpus")?)),
+            "SELECT pool, gpus FROM attempts WHERE state <> 'ended'"
+        )?;
+        let mut pools = BTreeMap::<String, PoolUse>::new();
+        for (pool, gpus) in open {
+            let used = pools.entry(pool).or_default();
+            used.attempts += 1;
+            used.gpus.extend(gpus);
+        }
+        Ok(pools)
+    }
+
+    /// Moves ready steps to running and inserts their attempts as `intended`, all in one transaction, with a work item
+    /// for each run. A step that is no longer ready, or whose run is over or asked to stop, is left out. Returns those placed.
+    pub async fn place(
         &self,
-        uid: &AttemptUid,
-        bootstrap_hash: &str,
-        nonce: &str,
+        mut placements: Vec<Placement>,
         now: Millis,
-    ) -> Result<bool, StoreError> {
-        let _ = (uid, bootstrap_hash, nonce, now);
-        todo!()
+    ) -> Result<Vec<AttemptUid>, StoreError> {
+        // One order of taking row locks for everyone.
+        placements.sort_by(|a, b| a.run_id.cmp(&b.run_id));
+        self.write(move |tx| {
+            Box::pin(async move {
+                let mut placed = Vec::new();
+                let mut asks = Vec::new();
+                for place in placements {
+                    // The run's epoch grows, so that a decision made without knowing of this attempt is refused.
+                    let open = execute!(
+                        tx,
+                        concat!(
+                            "UPDATE runs SET epoch = epoch + 1
+                             WHERE id = $1 AND cancel_request IS NULL AND state <> 'held' AND state NOT IN ",
+                            ended_run!()
+                        ),
+                        &place.run_id
+                    )?;
+                    let ready = execute!(
+                        tx,
+                        "UPDATE steps SET state = 'running', epoch = epoch + 1, started_ms = COALESCE(started_ms, $3)
+                         WHERE id = $1 AND run_id = $2 AND state = 'ready' AND $4",
+                        &place.step_id,
+                        &place.run_id,
+                        now,
+                        open == 1
+                    )?;
+                    if ready == 0 {
+                        continue;
+                    }
+                    execute!(
+                        tx,
+                        "INSERT INTO attempts (uid, run_id, step_id, number, state, executor, pool, gpus, bootstrap_hash, intended_ms)
+                         VALUES ($1, $2, $3, $4, 'intended', $5, $6, $7, $8, $9)",
+                        &place.uid,
+                        &place.run_id,
+                        &place.step_id,
+                        place.number,
+                        &place.executor,
+                        &place.pool,
+                        to_json(&place.gpus)?,
+                        &place.bootstrap_hash,
+                        now
+                    )?;
+                    asks.push(WorkAsk::run(&place.run_id, now));
+                    placed.push(place.uid);
+                }
+                ask_in(tx, &asks, now).await?;
+                Ok(placed)
+            })
+        })
+        .await
     }
-    /// Notes a sign of life, seals the attempt, and says whether it should stop. None: ended or unknown.
-    pub async fn agent_heartbeat(&self, uid: &AttemptUid, now: Millis) -> Result<Option<bool>, StoreError> {
-        let _ = (uid, now);
-        todo!()
+
+    pub async fn attempt(&self, uid: &AttemptUid) -> Result<Option<AttemptRow>, StoreError> {
+        let mut conn = self.read().await?;
+        one!(conn, AttemptRow::read, select_attempt!("WHERE a.uid = $1"), uid)
     }
-    /// Compare-and-set on the committed offset; the bytes lie in `blob` under `blob_key` already.
-    pub async fn append_log(
-        &self,
-        uid: &AttemptUid,
-        offset: i64,
-        bytes: i64,
-        blob_key: &str,
-        now: Millis,
-    ) -> Result<LogAppend, StoreError> {
-        let _ = (uid, offset, bytes, blob_key, now);
-        todo!()
+
+    /// Every attempt that is not ended, or ended but not yet removed from its executor.
+    pub async fn attempts_to_watch(&self) -> Result<Vec<AttemptRow>, StoreError> {
+        let mut conn = self.read().await?;
+        all!(
+            conn,
+            AttemptRow::read,
+            select_attempt!("WHERE a.state <> 'ended' OR a.removed_ms IS NULL ORDER BY a.intended_ms, a.uid")
+        )
     }
-    /// Segments that hold bytes from `from_byte` on, in order.
-    pub async fn log_segments(
-        &self,
-        uid: &AttemptUid,
-        from_byte: i64,
-        limit: i64,
-    ) -> Result<Vec<SegmentRow>, StoreError> {
-        let _ = (uid, from_byte, limit);
-        todo!()
+
+    /// Moves one attempt; when that ends it, asks for its run and for a schedule. False: unknown, or it had ended.
+    pub async fn move_attempt(&self, change: AttemptMove, now: Millis) -> Result<bool, StoreError> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                let Some(moved) = move_attempt_in(tx, &change, now).await? else { return Ok(false) };
+                if let Some(room) = moved.room {
+                    ask_in(tx, &[WorkAsk::run(&moved.run, now), room], now).await?;
+                }
+                Ok(true)
+            })
+        })
+        .await
     }
-    /// Replaces all segments of an ended attempt by one (compaction); the caller deletes the old blobs afterwards.
-    pub async fn compact_log(
-        &self,
-        uid: &AttemptUid,
-        bytes: i64,
-        blob_key: &str,
-        now: Millis,
-    ) -> Result<bool, StoreError> {
-        let _ = (uid, bytes, blob_key, now);
-        todo!()
-    }
-    /// Stores a batch whose first point has number `first_seq` (from 1); points that are stored already are passed over. Returns the
-    /// highest number stored.
-    pub async fn record_metrics(
-        &self,
-        uid: &AttemptUid,
-        first_seq: i64,
-        points: Vec<MetricPoint>,
-        params: BTreeMap<String, String>,
-        now: Millis,
-    ) -> Result<Option<i64>, StoreError> {
-        let _ = (uid, first_seq, points, params, now);
-        todo!()
-    }
-    pub async fn put_artifact(&self, artifact: ArtifactRow, now: Millis) -> Result<bool, StoreError> {
-        let _ = (artifact, now);
-        todo!()
-    }
-    pub async fn artifacts_of_attempt(&self, uid: &AttemptUid) -> Result<Vec<ArtifactRow>, StoreError> {
-        let _ = uid;
-        todo!()
-    }
-    /// Ends the attempt by its agent's word and asks for its run. False: it had ended.
-    pub async fn agent_finish(
-        &self,
-        uid: &AttemptUid,
-        finish: Finish,
-        now: Millis,
-    ) -> Result<bool, StoreError> {
-        let _ = (uid, finish, now);
-        todo!()
-    }
-    /// Metric points of the attempts that count: of each step, the last attempt.
-    pub async fn run_metrics(&self, run: &RunId) -> Result<Vec<StoredMetric>, StoreError> {
-        let _ = run;
-        todo!()
-    }
-    /// Parameters by (step name, parameter).
-    pub async fn run_params(&self, run: &RunId) -> Result<Vec<(String, String, String)>, StoreError> {
-        let _ = run;
-        todo!()
-    }
-    pub async fn run_artifacts(&self, run: &RunId) -> Result<Vec<ArtifactRow>, StoreError> {
-        let _ = run;
-        todo!()
+
+    /// Nothing of an ended attempt is left at its executor.
+    pub async fn attempt_removed(&self, uid: &AttemptUid, now: Millis) -> Result<(), StoreError> {
+        let uid = uid.clone();
+        self.write(move |tx| {
+            Box::pin(async move {
+                execute!(
+                    tx,
+                    "UPDATE attempts SET removed_ms = $2 WHERE uid = $1 AND state = 'ended' AND removed_ms IS NULL",
+                    &uid,
+                    now
+                )
+                .map(|_| ())
+            })
+        })
+        .await
     }
 }

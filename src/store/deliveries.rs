@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::runs::NewRun;
-use super::work::WorkAsk;
+use sha2::{Digest, Sha256};
+
+use super::conn::{Fields, all, execute, one, to_json};
+use super::pulls::put_pull;
+use super::runs::{NewRun, RunRow, ended_run, insert_run, request_cancel, select_run, supersede_held};
+use super::work::{WorkAsk, ask_in};
 use super::{Store, StoreError};
 use crate::clock::Millis;
 use crate::model::{DeliveryRowId, DeliveryState, PullRequest, RepoId, RepoRef, RunId, Sha};
@@ -69,49 +73,230 @@ pub struct IntakeCommit {
     pub asks: Vec<WorkAsk>,
 }
 
+macro_rules! select_delivery {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, forge, hook_id, delivery_id, event, content_type, headers, body_bytes, body_sha256, received_ms, state,
+               reason, decided_ms FROM deliveries ",
+            $rest
+        )
+    };
+}
+pub(super) use select_delivery;
+
+impl DeliveryRow {
+    pub(super) fn read(row: &impl Fields) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: row.get("id")?,
+            forge: row.get("forge")?,
+            hook_id: row.get("hook_id")?,
+            delivery_id: row.get("delivery_id")?,
+            event: row.get("event")?,
+            content_type: row.get("content_type")?,
+            headers: row.json("headers")?,
+            body_bytes: row.get("body_bytes")?,
+            body_sha256: row.get("body_sha256")?,
+            received_ms: row.get("received_ms")?,
+            state: row.word("state")?,
+            reason: row.get("reason")?,
+            decided_ms: row.get("decided_ms")?,
+        })
+    }
+}
+
+/// A body as it is stored: zstd level 1 (ten times smaller, which matters more than the time it takes: what bounds the
+/// intake is the bytes of the log), and the SHA-256 of the original.
+async fn pack(body: Vec<u8>) -> Result<(Vec<u8>, String), StoreError> {
+    /// Above this, compressing would hold the async thread for over a millisecond.
+    const LARGE: usize = 256 << 10;
+    let pack = |body: &[u8]| (zstd::encode_all(body, 1), hex::encode(Sha256::digest(body)));
+    let (packed, sha256) = if body.len() < LARGE {
+        pack(&body)
+    } else {
+        tokio::task::spawn_blocking(move || pack(&body))
+            .await
+            .map_err(|err| StoreError::Unavailable(format!("cannot compress a body: {err}")))?
+    };
+    let packed = packed.map_err(|err| StoreError::Unavailable(format!("cannot compress a body: {err}")))?;
+    Ok((packed, sha256))
+}
+
 impl Store {
     /// Stores a verified delivery and its work item. Returns after the commit is on disk.
     pub async fn deliver(&self, new: NewDelivery) -> Result<Delivered, StoreError> {
-        let _ = new;
-        todo!()
+        let body_bytes = new.body.len() as i64;
+        let (body, sha256) = pack(new.body).await?;
+        let headers = to_json(&new.headers)?;
+        self.write(move |tx| {
+            Box::pin(async move {
+                let inserted = execute!(
+                    tx,
+                    "INSERT INTO deliveries (id, forge, hook_id, delivery_id, event, content_type, headers, body, body_bytes,
+                       body_sha256, received_ms, state)
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'stored')
+                     ON CONFLICT (forge, hook_id, delivery_id) DO NOTHING",
+                    &new.id,
+                    &new.forge,
+                    &new.hook_id,
+                    &new.delivery_id,
+                    &new.event,
+                    &new.content_type,
+                    headers,
+                    body,
+                    body_bytes,
+                    &sha256,
+                    new.received_ms
+                )?;
+                if inserted == 1 {
+                    ask_in(tx, &[WorkAsk::delivery(&new.id, new.received_ms)], new.received_ms).await?;
+                    return Ok(Delivered::Stored);
+                }
+                let seen: Option<String> = one!(
+                    tx,
+                    |row| row.get("body_sha256"),
+                    "SELECT body_sha256 FROM deliveries WHERE forge = $1 AND hook_id = $2 AND delivery_id = $3",
+                    &new.forge,
+                    &new.hook_id,
+                    &new.delivery_id
+                )?;
+                Ok(Delivered::Seen { same_body: seen.as_ref() == Some(&sha256) })
+            })
+        })
+        .await
     }
+
     pub async fn delivery(&self, id: &DeliveryRowId) -> Result<Option<DeliveryRow>, StoreError> {
-        let _ = id;
-        todo!()
+        let mut conn = self.read().await?;
+        one!(conn, DeliveryRow::read, select_delivery!("WHERE id = $1"), id)
     }
+
     /// The raw body; None when retention emptied it.
     pub async fn delivery_body(&self, id: &DeliveryRowId) -> Result<Option<Vec<u8>>, StoreError> {
-        let _ = id;
-        todo!()
+        let mut conn = self.read().await?;
+        let packed: Option<Option<Vec<u8>>> =
+            one!(conn, |row| row.get("body"), "SELECT body FROM deliveries WHERE id = $1", id)?;
+        packed
+            .flatten()
+            .map(|packed| zstd::decode_all(packed.as_slice()))
+            .transpose()
+            .map_err(|err| StoreError::Inconsistent { what: "a body".into(), why: err.to_string() })
     }
+
     /// Finds by row id, or by the forge's delivery id when that is unambiguous.
     pub async fn find_delivery(&self, text: &str) -> Result<Option<DeliveryRow>, StoreError> {
-        let _ = text;
-        todo!()
+        let mut conn = self.read().await?;
+        let mut found = all!(
+            conn,
+            DeliveryRow::read,
+            select_delivery!(
+                "WHERE id = $1 OR delivery_id = $1 ORDER BY CASE id WHEN $1 THEN 0 ELSE 1 END LIMIT 2"
+            ),
+            text.trim()
+        )?;
+        let sure = found.len() == 1 || found.first().is_some_and(|row| row.id.as_str() == text.trim());
+        Ok(if sure { Some(found.swap_remove(0)) } else { None })
     }
+
     /// The row of a repository, made or brought up to date (renames) on the way.
     pub async fn upsert_repo(&self, forge: &str, repo: &RepoRef, now: Millis) -> Result<RepoId, StoreError> {
-        let _ = (forge, repo, now);
-        todo!()
+        let (forge, repo) = (forge.to_owned(), repo.clone());
+        self.write(move |tx| {
+            Box::pin(async move {
+                let id = one!(
+                    tx,
+                    |row| row.get("id"),
+                    "INSERT INTO repos (id, forge, forge_id, name, default_branch, created_ms) VALUES ($1, $2, $3, $4, $5, $6)
+                     ON CONFLICT (forge, forge_id) DO UPDATE SET name = excluded.name, default_branch = excluded.default_branch
+                     RETURNING id",
+                    RepoId::generate(now),
+                    forge,
+                    &repo.forge_id,
+                    &repo.name,
+                    &repo.default_branch,
+                    now
+                )?;
+                id.ok_or_else(|| StoreError::Inconsistent { what: "no repository".into(), why: "none returned".into() })
+            })
+        })
+        .await
     }
-    /// Commits what a delivery decided. Returns the ids of the runs that are new. Repeating it changes nothing: a
-    /// delivery that is no longer `stored` is left alone.
+
+    /// Commits what a delivery decided. Returns the ids of the runs that are new; each open one is asked for. Repeating it
+    /// changes nothing: a delivery that is no longer `stored` is left alone.
     pub async fn commit_intake(&self, commit: IntakeCommit, now: Millis) -> Result<Vec<RunId>, StoreError> {
-        let _ = (commit, now);
-        todo!()
+        self.write(move |tx| {
+            Box::pin(async move {
+                let decided = execute!(
+                    tx,
+                    "UPDATE deliveries SET state = $2, reason = $3, decided_ms = $4 WHERE id = $1 AND state = 'stored'",
+                    &commit.delivery,
+                    commit.state.word(),
+                    &commit.reason,
+                    now
+                )?;
+                if decided == 0 {
+                    return Ok(Vec::new());
+                }
+                let mut asks = commit.asks;
+                for (repo, pull) in &commit.pulls {
+                    put_pull(tx, repo, pull, now).await?;
+                }
+                for (run, why) in &commit.supersede_held {
+                    supersede_held(tx, run, why, now).await?;
+                }
+                for (run, why) in &commit.cancel {
+                    if request_cancel(tx, run, why).await? {
+                        asks.push(WorkAsk::run(run, now));
+                    }
+                }
+                let mut made = Vec::new();
+                for run in commit.runs {
+                    if insert_run(tx, &run, now).await? {
+                        if !run.state.is_terminal() {
+                            asks.push(WorkAsk::run(&run.id, now));
+                        }
+                        made.push(run.id);
+                    }
+                }
+                ask_in(tx, &asks, now).await?;
+                Ok(made)
+            })
+        })
+        .await
     }
+
     /// Sets a decided or parked delivery back to `stored` and asks for it again. False: no such row.
     pub async fn replay_delivery(&self, id: &DeliveryRowId, now: Millis) -> Result<bool, StoreError> {
-        let _ = (id, now);
-        todo!()
+        let id = id.clone();
+        self.write(move |tx| {
+            Box::pin(async move {
+                let rows = execute!(
+                    tx,
+                    "UPDATE deliveries SET state = 'stored', reason = '', decided_ms = NULL WHERE id = $1",
+                    &id
+                )?;
+                if rows == 1 {
+                    ask_in(tx, &[WorkAsk::delivery(&id, now)], now).await?;
+                }
+                Ok(rows == 1)
+            })
+        })
+        .await
     }
+
     /// Open runs of one head, any pipeline.
-    pub async fn runs_of_sha(
-        &self,
-        repo: &RepoId,
-        sha: &Sha,
-    ) -> Result<Vec<super::runs::RunRow>, StoreError> {
-        let _ = (repo, sha);
-        todo!()
+    pub async fn runs_of_sha(&self, repo: &RepoId, sha: &Sha) -> Result<Vec<RunRow>, StoreError> {
+        let mut conn = self.read().await?;
+        all!(
+            conn,
+            RunRow::read,
+            select_run!(
+                "WHERE r.repo_id = $1 AND r.head_sha = $2 AND r.state NOT IN ",
+                ended_run!(),
+                " ORDER BY r.created_ms, r.id"
+            ),
+            repo,
+            sha
+        )
     }
 }

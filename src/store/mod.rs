@@ -10,6 +10,7 @@
 mod asks;
 pub mod attempts;
 pub mod comparisons;
+mod conn;
 mod db;
 pub mod deliveries;
 mod dialect;
@@ -17,10 +18,14 @@ mod instance;
 pub mod lists;
 pub mod outbox;
 pub mod pulls;
+mod reports;
 pub mod retention;
 pub mod runs;
+mod sqlite;
 pub mod tokens;
 pub mod work;
+mod writer;
 
 pub use db::{OpenOptions, Store, StoreError, Synchronous};
 pub use instance::Instance;
+pub use writer::WriteCounts;

@@ -44,7 +44,9 @@ fn expected(example: &Example) -> Option<&'static str> {
             "edited" => p.pointer("/changes/base").map(|_| "pull_request"),
             _ => None,
         },
-        "issue_comment" => (action == "created" && p["issue"]["pull_request"].is_object()).then_some("comment"),
+        "issue_comment" => {
+            (action == "created" && p["issue"]["pull_request"].is_object()).then_some("comment")
+        }
         // A ping of an organisation's hook names no repository, so there is nothing that an event could be about.
         "ping" => p["repository"].is_object().then_some("ping"),
         _ => None,
@@ -107,7 +109,9 @@ fn mutations(root: &Value, path: &str, out: &mut Vec<Value>) {
             }
         };
         put(Value::Null);
-        let deep = path.matches('/').count() > 1 && !path.starts_with("/pull_request/head") && !path.starts_with("/pull_request/base");
+        let deep = path.matches('/').count() > 1
+            && !path.starts_with("/pull_request/head")
+            && !path.starts_with("/pull_request/base");
         let deeper = path.matches('/').count() > 2;
         for new in [
             true.into(),
@@ -170,6 +174,8 @@ fn no_damaged_payload_makes_the_parser_panic() {
             cases += 1;
         }
     }
-    println!("SEC S04 payloads={payloads} mutations={cases} events={events} ignored={ignored} bad_payload={bad} panics=0 failed=0");
+    println!(
+        "SEC S04 payloads={payloads} mutations={cases} events={events} ignored={ignored} bad_payload={bad} panics=0 failed=0"
+    );
     assert!(cases > 3_000 && bad > 100, "too few mutations");
 }

@@ -2,4 +2,5 @@
 
 mod architecture;
 mod forge_webhooks;
+mod store;
 mod support;

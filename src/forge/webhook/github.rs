@@ -13,8 +13,8 @@ use super::json::Object;
 use super::{SignatureError, json};
 use crate::model::ids::is_zero_sha;
 use crate::model::{
-    Actor, CommentEvent, Event, EventKind, Parsed, PullRequest, PullRequestAction, PullRequestEvent, Push, RepoName,
-    RepoRef, Sha,
+    Actor, CommentEvent, Event, EventKind, Parsed, PullRequest, PullRequestAction, PullRequestEvent, Push,
+    RepoName, RepoRef, Sha,
 };
 
 const PREFIX: &[u8] = b"sha256=";
@@ -64,7 +64,9 @@ pub fn payload(content_type: &str, body: &[u8]) -> Result<Vec<u8>, String> {
         return Ok(body.to_vec());
     }
     if !media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
-        return Err("the content type is neither application/json nor application/x-www-form-urlencoded".into());
+        return Err(
+            "the content type is neither application/json nor application/x-www-form-urlencoded".into()
+        );
     }
     let mut found = None;
     for pair in body.split(|b| *b == b'&') {
@@ -89,7 +91,8 @@ fn form_decode(text: &[u8]) -> Result<Vec<u8>, String> {
             b'%' => {
                 let mut byte = [0u8];
                 let digits = rest.get(..2).ok_or("the form ends within a percent escape")?;
-                hex::decode_to_slice(digits, &mut byte).map_err(|_| "the form has a broken percent escape")?;
+                hex::decode_to_slice(digits, &mut byte)
+                    .map_err(|_| "the form has a broken percent escape")?;
                 out.push(byte[0]);
                 rest = &rest[2..];
             }
@@ -133,8 +136,10 @@ fn push(payload: &[u8]) -> Result<Parsed, String> {
     if body.deleted != after.is_none() {
         return Err("`deleted` and `after` contradict each other".into());
     }
-    let message = body.head_commit.filter(|_| after.is_some()).map(|c| text(&c.0.message)).unwrap_or_default();
-    let kind = EventKind::Push(Push { branch: branch_name(branch)?, before, after, forced: body.forced, message });
+    let message =
+        body.head_commit.filter(|_| after.is_some()).map(|c| text(&c.0.message)).unwrap_or_default();
+    let kind =
+        EventKind::Push(Push { branch: branch_name(branch)?, before, after, forced: body.forced, message });
     event(body.repository, body.sender, kind)
 }
 
@@ -154,7 +159,10 @@ fn pull_request(payload: &[u8]) -> Result<Parsed, String> {
             PullRequestAction::Retargeted
         }
         other => {
-            return Ok(ignored(format!("trainyard does not act on the pull request action {:?}", cut(other, 60))));
+            return Ok(ignored(format!(
+                "trainyard does not act on the pull request action {:?}",
+                cut(other, 60)
+            )));
         }
     };
     let body: PullBody = shape(payload)?;
@@ -165,7 +173,10 @@ fn pull_request(payload: &[u8]) -> Result<Parsed, String> {
 fn issue_comment(payload: &[u8]) -> Result<Parsed, String> {
     let Action { action } = shape(payload)?;
     if action != "created" {
-        return Ok(ignored(format!("comments are read when they are created, not when {:?}", cut(&action, 60))));
+        return Ok(ignored(format!(
+            "comments are read when they are created, not when {:?}",
+            cut(&action, 60)
+        )));
     }
     let body: CommentBody = shape(payload)?;
     let (issue, comment) = (body.issue.0, body.comment.0);
@@ -272,7 +283,11 @@ impl Repository {
         if name.as_str().matches('/').count() != 1 {
             return Err(format!("{name} is not owner/name"));
         }
-        Ok(RepoRef { forge_id: self.id.to_string(), name, default_branch: branch_name(&self.default_branch)? })
+        Ok(RepoRef {
+            forge_id: self.id.to_string(),
+            name,
+            default_branch: branch_name(&self.default_branch)?,
+        })
     }
 }
 

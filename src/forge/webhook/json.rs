@@ -18,7 +18,10 @@ pub(super) fn check_object(bytes: &[u8]) -> Result<(), String> {
         return Err("the payload is not a JSON object".into());
     }
     let mut parser = serde_json::Deserializer::from_slice(bytes);
-    UniqueKeys.deserialize(&mut parser).and_then(|()| parser.end()).map_err(|e| format!("the payload is not usable JSON: {e}"))
+    UniqueKeys
+        .deserialize(&mut parser)
+        .and_then(|()| parser.end())
+        .map_err(|e| format!("the payload is not usable JSON: {e}"))
 }
 
 #[derive(Clone, Copy)]

@@ -109,13 +109,23 @@ pub fn draw(name: &str, x_name: &'static str, mut series: Vec<Series>) -> Option
             let mut pen_down = false;
             for (x, y) in &points {
                 if y.is_finite() {
-                    path.push_str(&format!("{}{:.1} {:.1}", if pen_down { 'L' } else { 'M' }, at_x(*x), at_y(*y)));
+                    path.push_str(&format!(
+                        "{}{:.1} {:.1}",
+                        if pen_down { 'L' } else { 'M' },
+                        at_x(*x),
+                        at_y(*y)
+                    ));
                 }
                 pen_down = y.is_finite();
             }
             let last = points.iter().rev().find(|p| p.1.is_finite());
             let join = |part: fn(&(f64, f64)) -> f64| {
-                points.iter().filter(|p| p.1.is_finite()).map(|p| compact(part(p))).collect::<Vec<_>>().join(" ")
+                points
+                    .iter()
+                    .filter(|p| p.1.is_finite())
+                    .map(|p| compact(part(p)))
+                    .collect::<Vec<_>>()
+                    .join(" ")
             };
             Curve {
                 label: shown_cut(&s.label, 40),
@@ -174,7 +184,8 @@ fn ticks(low: f64, high: f64, want: usize) -> Vec<f64> {
         return Vec::new();
     }
     let unit = 10f64.powf(raw.log10().floor());
-    let step = [1.0, 2.0, 2.5, 5.0, 10.0].into_iter().map(|m| m * unit).find(|s| *s >= raw).unwrap_or(10.0 * unit);
+    let step =
+        [1.0, 2.0, 2.5, 5.0, 10.0].into_iter().map(|m| m * unit).find(|s| *s >= raw).unwrap_or(10.0 * unit);
     let first = (low / step).ceil() as i64;
     (first..first + 2 * want as i64 + 2)
         .map(|i| i as f64 * step)
@@ -218,7 +229,9 @@ mod tests {
 
     #[test]
     fn a_curve_spans_its_box_and_breaks_at_nan() {
-        let chart = draw("loss", "step", vec![series(&[(0.0, 1.0), (1.0, f64::NAN), (2.0, 0.5), (3.0, 0.4)])]).unwrap();
+        let chart =
+            draw("loss", "step", vec![series(&[(0.0, 1.0), (1.0, f64::NAN), (2.0, 0.5), (3.0, 0.4)])])
+                .unwrap();
         assert_eq!(chart.last, "0.4");
         assert!(chart.broken);
         assert_eq!(chart.curves[0].path.matches('M').count(), 2);

@@ -57,7 +57,14 @@ pub fn lay_out(plan: &Plan, steps: &[StepRow], now_ms: i64) -> Option<Graph> {
     let mut depth = vec![0usize; plan.steps.len()];
     for (i, spec) in plan.steps.iter().enumerate() {
         // Graph order: what a step needs stands before it. Anything else is left at its place rather than trusted.
-        depth[i] = spec.needs.iter().filter_map(|n| index(&n.step)).filter(|n| *n < i).map(|n| depth[n] + 1).max().unwrap_or(0);
+        depth[i] = spec
+            .needs
+            .iter()
+            .filter_map(|n| index(&n.step))
+            .filter(|n| *n < i)
+            .map(|n| depth[n] + 1)
+            .max()
+            .unwrap_or(0);
     }
     let columns = depth.iter().max().map_or(1, |d| d + 1);
     let mut filled = vec![0i64; columns];

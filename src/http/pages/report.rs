@@ -9,8 +9,24 @@ use super::chart::{self, Chart, Series};
 
 /// Tags that are let through, exactly as spelled.
 const TAGS: &[&str] = &[
-    "<details>", "</details>", "<summary>", "</summary>", "<br>", "<br/>", "<br />", "<sub>", "</sub>", "<sup>", "</sup>",
-    "<b>", "</b>", "<strong>", "</strong>", "<code>", "</code>", "<details open>",
+    "<details>",
+    "</details>",
+    "<summary>",
+    "</summary>",
+    "<br>",
+    "<br/>",
+    "<br />",
+    "<sub>",
+    "</sub>",
+    "<sup>",
+    "</sup>",
+    "<b>",
+    "</b>",
+    "<strong>",
+    "</strong>",
+    "<code>",
+    "</code>",
+    "<details open>",
 ];
 
 #[derive(Template)]
@@ -50,7 +66,9 @@ pub fn to_html(markdown: &str) -> String {
             Event::Html(text) | Event::InlineHtml(text) => push_html(&mut events, &text),
             Event::Start(Tag::HtmlBlock) | Event::End(TagEnd::HtmlBlock) => {}
             Event::Start(Tag::Link { link_type, dest_url, id, .. }) => {
-                let safe = dest_url.starts_with("https://") || dest_url.starts_with("http://") || dest_url.starts_with('#');
+                let safe = dest_url.starts_with("https://")
+                    || dest_url.starts_with("http://")
+                    || dest_url.starts_with('#');
                 in_link.push(safe);
                 if safe {
                     events.push(Event::Start(Tag::Link { link_type, dest_url, title: CowStr::from(""), id }));
@@ -65,8 +83,12 @@ pub fn to_html(markdown: &str) -> String {
             }
             // The description between both stays, as text.
             Event::Start(Tag::Image { .. }) | Event::End(TagEnd::Image) => {}
-            Event::Text(text) => events.push(Event::Text(crate::http::text::shown_lines(&text).to_string().into())),
-            Event::Code(text) => events.push(Event::Code(crate::http::text::shown_lines(&text).to_string().into())),
+            Event::Text(text) => {
+                events.push(Event::Text(crate::http::text::shown_lines(&text).to_string().into()))
+            }
+            Event::Code(text) => {
+                events.push(Event::Code(crate::http::text::shown_lines(&text).to_string().into()))
+            }
             other => events.push(other),
         }
     }
@@ -118,7 +140,8 @@ fn xychart(source: &str) -> Option<Chart> {
         } else if let Some(values) = line.strip_prefix("line") {
             let inner = values.split_once('[')?.1.split_once(']')?.0;
             let ys: Vec<f64> = inner.split(',').filter_map(|v| v.trim().parse().ok()).collect();
-            let gap = to.map_or(1.0, |to| if ys.len() > 1 { (to - from) / (ys.len() - 1) as f64 } else { 1.0 });
+            let gap =
+                to.map_or(1.0, |to| if ys.len() > 1 { (to - from) / (ys.len() - 1) as f64 } else { 1.0 });
             let points = ys.iter().enumerate().map(|(i, y)| (from + i as f64 * gap, *y)).collect();
             series.push(Series { label: format!("line {}", series.len() + 1), baseline: false, points });
         }

@@ -34,7 +34,13 @@ fn signature_table() {
     let one = |text: &str| text.as_bytes().to_vec();
 
     row("right", &[right.as_bytes()], BODY, &[SECRET], Ok(()));
-    row("right, digits in upper case", &[&one(&format!("sha256={}", digits.to_uppercase()))], BODY, &[SECRET], Ok(()));
+    row(
+        "right, digits in upper case",
+        &[&one(&format!("sha256={}", digits.to_uppercase()))],
+        BODY,
+        &[SECRET],
+        Ok(()),
+    );
     row("right, by the second of two live secrets", &[right.as_bytes()], BODY, &[OTHER, SECRET], Ok(()));
     row("right, by the first of two live secrets", &[right.as_bytes()], BODY, &[SECRET, OTHER], Ok(()));
     row("right, beside a blank secret", &[right.as_bytes()], BODY, &[b"", SECRET], Ok(()));
@@ -48,7 +54,13 @@ fn signature_table() {
     row("prefix with another sign", &[&one(&format!("sha256:{digits}"))], BODY, &[SECRET], Err(Malformed));
     row("prefix of a longer hash", &[&one(&format!("sha512={digits}"))], BODY, &[SECRET], Err(Malformed));
     row("prefix twice", &[&one(&format!("sha256=sha256={digits}"))], BODY, &[SECRET], Err(Malformed));
-    row("odd number of digits", &[&one(&format!("sha256={}", &digits[..31]))], BODY, &[SECRET], Err(Malformed));
+    row(
+        "odd number of digits",
+        &[&one(&format!("sha256={}", &digits[..31]))],
+        BODY,
+        &[SECRET],
+        Err(Malformed),
+    );
     row("32 digits", &[&one(&format!("sha256={}", &digits[..32]))], BODY, &[SECRET], Err(Malformed));
     row("63 digits", &[&one(&format!("sha256={}", &digits[..63]))], BODY, &[SECRET], Err(Malformed));
     row("62 digits", &[&one(&format!("sha256={}", &digits[..62]))], BODY, &[SECRET], Err(Malformed));
@@ -56,14 +68,26 @@ fn signature_table() {
     row("66 digits", &[&one(&format!("{right}00"))], BODY, &[SECRET], Err(Malformed));
     row("128 digits", &[&one(&format!("{right}{digits}"))], BODY, &[SECRET], Err(Malformed));
     row("not hexadecimal", &[&one(&format!("sha256={}g", &digits[..63]))], BODY, &[SECRET], Err(Malformed));
-    row("digits of another script", &[&one(&format!("sha256={}０", &digits[..61]))], BODY, &[SECRET], Err(Malformed));
+    row(
+        "digits of another script",
+        &[&one(&format!("sha256={}０", &digits[..61]))],
+        BODY,
+        &[SECRET],
+        Err(Malformed),
+    );
     row("space before", &[&one(&format!(" {right}"))], BODY, &[SECRET], Err(Malformed));
     row("space after", &[&one(&format!("{right} "))], BODY, &[SECRET], Err(Malformed));
     row("space after the prefix", &[&one(&format!("sha256= {digits}"))], BODY, &[SECRET], Err(Malformed));
     row("tab and line feed after", &[&one(&format!("{right}\t\n"))], BODY, &[SECRET], Err(Malformed));
     row("NUL after", &[&one(&format!("{right}\0"))], BODY, &[SECRET], Err(Malformed));
     row("bytes that are no UTF-8", &[b"sha256=\xff\xfe"], BODY, &[SECRET], Err(Malformed));
-    row("base64 of the MAC", &[b"sha256=dXEH6g6yUJ/CESIczph+K4o3Vw1tdYbCLEb0N5yLBD4XAAAAAAAAAAAAAAAAAAAA"], BODY, &[SECRET], Err(Malformed));
+    row(
+        "base64 of the MAC",
+        &[b"sha256=dXEH6g6yUJ/CESIczph+K4o3Vw1tdYbCLEb0N5yLBD4XAAAAAAAAAAAAAAAAAAAA"],
+        BODY,
+        &[SECRET],
+        Err(Malformed),
+    );
     row("comma-joined, both right", &[&one(&format!("{right},{right}"))], BODY, &[SECRET], Err(Malformed));
     row("comma-joined, with a space", &[&one(&format!("{right}, {right}"))], BODY, &[SECRET], Err(Malformed));
     row("two headers, both right", &[right.as_bytes(), right.as_bytes()], BODY, &[SECRET], Err(Repeated));
@@ -73,11 +97,29 @@ fn signature_table() {
     row("another hook's secret", &[&one(&sign(OTHER, BODY))], BODY, &[SECRET], Err(Mismatch));
     row("a secret that is no longer live", &[right.as_bytes()], BODY, &[OTHER], Err(Mismatch));
     row("an empty key", &[&one(&sign(b"", BODY))], BODY, &[SECRET], Err(Mismatch));
-    row("the secret and a line feed", &[&one(&sign(b"It's a Secret to Everybody\n", BODY))], BODY, &[SECRET], Err(Mismatch));
+    row(
+        "the secret and a line feed",
+        &[&one(&sign(b"It's a Secret to Everybody\n", BODY))],
+        BODY,
+        &[SECRET],
+        Err(Mismatch),
+    );
     let again = serde_json::to_vec(&serde_json::from_slice::<Value>(BODY).expect("JSON")).expect("JSON");
     row("the MAC of re-serialised JSON", &[&one(&sign(SECRET, &again))], BODY, &[SECRET], Err(Mismatch));
-    row("the MAC of body and line feed", &[&one(&sign(SECRET, &[BODY, b"\n"].concat()))], BODY, &[SECRET], Err(Mismatch));
-    row("the MAC of the decoded form", &[right.as_bytes()], b"payload=%7B%22zen%22%3A1%7D", &[SECRET], Err(Mismatch));
+    row(
+        "the MAC of body and line feed",
+        &[&one(&sign(SECRET, &[BODY, b"\n"].concat()))],
+        BODY,
+        &[SECRET],
+        Err(Mismatch),
+    );
+    row(
+        "the MAC of the decoded form",
+        &[right.as_bytes()],
+        b"payload=%7B%22zen%22%3A1%7D",
+        &[SECRET],
+        Err(Mismatch),
+    );
     row("the MAC of an empty body", &[&one(&sign(SECRET, b""))], BODY, &[SECRET], Err(Mismatch));
     row("an empty body, signed", &[&one(&sign(SECRET, b""))], b"", &[SECRET], Ok(()));
     row("no secret configured", &[right.as_bytes()], BODY, &[], Err(Closed));
@@ -87,7 +129,13 @@ fn signature_table() {
     for bit in (0..256).step_by(12) {
         let mut mac: Vec<u8> = hex::decode(&digits).expect("hex");
         mac[bit / 8] ^= 1 << (bit % 8);
-        row("one bit differs", &[&one(&format!("sha256={}", hex::encode(&mac)))], BODY, &[SECRET], Err(Mismatch));
+        row(
+            "one bit differs",
+            &[&one(&format!("sha256={}", hex::encode(&mac)))],
+            BODY,
+            &[SECRET],
+            Err(Mismatch),
+        );
     }
     for bit in [0, 7, BODY.len() * 8 - 1] {
         let mut body = BODY.to_vec();
@@ -226,10 +274,18 @@ fn pull_requests_and_comments() {
         "comment": {"id": 9, "body": "nul \u{0} here", "user": {"id": 1, "login": "ada"}},
         "repository": {"id": 7, "full_name": "acme/churn", "default_branch": "main"}, "sender": {"id": 1, "login": "ada"},
     });
-    let EventKind::Comment(read) = event_of("issue_comment", &bytes(&comment)).kind else { panic!("no comment") };
-    assert_eq!(read, CommentEvent { pull_number: 3, comment_id: "9".into(), body: "nul \u{fffd} here".into() });
+    let EventKind::Comment(read) = event_of("issue_comment", &bytes(&comment)).kind else {
+        panic!("no comment")
+    };
+    assert_eq!(
+        read,
+        CommentEvent { pull_number: 3, comment_id: "9".into(), body: "nul \u{fffd} here".into() }
+    );
     for (path, value) in [("/action", json!("edited")), ("/issue/pull_request", Value::Null)] {
-        assert!(matches!(parse("issue_comment", &with(comment.clone(), path, value)), Parsed::Ignored { .. }));
+        assert!(matches!(
+            parse("issue_comment", &with(comment.clone(), path, value)),
+            Parsed::Ignored { .. }
+        ));
     }
 }
 
@@ -282,12 +338,22 @@ fn json_table() {
     row("a million objects, never closed", "push", r#"{"a":"#.repeat(1_000_000).as_bytes(), Want::Bad);
     row("depth 1,000,000 of an unknown event", "fork", &nested(1_000_000), Want::Bad);
     row("a million elements", "push", &plus(&format!(r#""x":[{}0]"#, "0,".repeat(1_000_000))), Want::Event);
-    row("repository twice", "push", &plus(r#""repository":{"id":1,"full_name":"evil/churn","default_branch":"main"}"#), Want::Bad);
+    row(
+        "repository twice",
+        "push",
+        &plus(r#""repository":{"id":1,"full_name":"evil/churn","default_branch":"main"}"#),
+        Want::Bad,
+    );
     row("repository twice, once escaped", "push", &plus(r#""\u0072epository":{}"#), Want::Bad);
     row("ref twice", "push", &plus(r#""ref":"refs/heads/main""#), Want::Bad);
     row("an unread key twice", "push", &plus(r#""x":1,"x":1"#), Want::Bad);
     row("a key twice in an unread object", "push", &plus(r#""x":{"y":[{"z":1,"z":2}]}"#), Want::Bad);
-    row("a key twice in the repository", "push", good.replace(r#""id":7"#, r#""id":7,"id":8"#).as_bytes(), Want::Bad);
+    row(
+        "a key twice in the repository",
+        "push",
+        good.replace(r#""id":7"#, r#""id":7,"id":8"#).as_bytes(),
+        Want::Bad,
+    );
     row("action twice", "pull_request", br#"{"action":"labeled","action":"opened"}"#, Want::Bad);
     row("keys that differ in case", "push", &plus(r#""Repository":{}"#), Want::Event);
     row("a big unread integer", "push", &plus(r#""x":123456789012345678901234567890"#), Want::Event);
@@ -302,7 +368,12 @@ fn json_table() {
     row("a lone surrogate as a key", "push", &plus(r#""\ud800":1"#), Want::Bad);
     row("a surrogate pair", "push", &plus(r#""x":"\ud83d\ude80""#), Want::Event);
     row("bytes that are no UTF-8", "push", &[b"{\"x\":\"\xff\",", &good.as_bytes()[1..]].concat(), Want::Bad);
-    row("an overlong encoding", "push", &[b"{\"x\":\"\xc0\xaf\",", &good.as_bytes()[1..]].concat(), Want::Bad);
+    row(
+        "an overlong encoding",
+        "push",
+        &[b"{\"x\":\"\xc0\xaf\",", &good.as_bytes()[1..]].concat(),
+        Want::Bad,
+    );
     row("a raw NUL", "push", &plus("\"x\":\"\0\""), Want::Bad);
     row("an unknown event", "sponsorship_from_mars", b"{}", Want::Ignored);
     row("an event name of 1 MB", &"x".repeat(1_000_000), b"{}", Want::Ignored);
@@ -312,7 +383,9 @@ fn json_table() {
     row("no action", "pull_request", b"{}", Want::Bad);
     row("an action that is a number", "pull_request", br#"{"action":1}"#, Want::Bad);
 
-    let mut change = |name: &str, path: &str, value: Value, want: Want| row(name, "push", &with(push_body(), path, value), want);
+    let mut change = |name: &str, path: &str, value: Value, want: Want| {
+        row(name, "push", &with(push_body(), path, value), want)
+    };
     let zero = || json!("0".repeat(40));
     change("repository id over 64 bits", "/repository/id", json!(1e30), Want::Bad);
     change("repository id negative", "/repository/id", json!(-1), Want::Bad);
@@ -325,7 +398,12 @@ fn json_table() {
     change("emoji repository", "/repository/full_name", json!("acme/🚀"), Want::Bad);
     change("emoji branch", "/ref", json!("refs/heads/🚀"), Want::Event);
     change("branch of 300 characters", "/ref", json!(format!("refs/heads/{}", "b".repeat(300))), Want::Event);
-    change("branch of 10,000 characters", "/ref", json!(format!("refs/heads/{}", "b".repeat(10_000))), Want::Bad);
+    change(
+        "branch of 10,000 characters",
+        "/ref",
+        json!(format!("refs/heads/{}", "b".repeat(10_000))),
+        Want::Bad,
+    );
     change("empty branch", "/ref", json!("refs/heads/"), Want::Bad);
     change("branch with a line feed", "/ref", json!("refs/heads/a\nb"), Want::Bad);
     change("branch with NUL", "/ref", json!("refs/heads/a\u{0}b"), Want::Bad);

@@ -1,0 +1,409 @@
+//! What the agents of attempts report, and reading it back. Every accepted report is fenced by the attempt's uid, and by
+//! its being started and not ended (G5).
+
+use std::collections::BTreeMap;
+
+use super::attempts::{ArtifactRow, Finish, LogAppend, SegmentRow, StoredMetric};
+use super::conn::{Conn, Fields, all, execute, on, one, to_json};
+use super::work::{WorkAsk, ask_in};
+use super::{Store, StoreError};
+use crate::clock::Millis;
+use crate::model::metric::{from_nonfinite_word, nonfinite_word};
+use crate::model::{AttemptUid, MetricPoint, RunId, StepId};
+
+/// Of each step, only the last attempt counts. To be used where `a` is an attempt.
+macro_rules! last_attempt {
+    () => {
+        "a.number = (SELECT MAX(l.number) FROM attempts l WHERE l.step_id = a.step_id)"
+    };
+}
+
+/// A started attempt that has not ended.
+struct Live {
+    run: RunId,
+    step: StepId,
+    log_bytes: i64,
+    metrics_seq: i64,
+    cancel: bool,
+}
+
+/// Notes the sign of life, seals the attempt, and keeps its row from changing until the commit.
+async fn hear(tx: &mut Conn, uid: &AttemptUid, now: Millis) -> Result<Option<Live>, StoreError> {
+    one!(
+        tx,
+        |row| Ok(Live {
+            run: row.get("run_id")?,
+            step: row.get("step_id")?,
+            log_bytes: row.get("log_bytes")?,
+            metrics_seq: row.get("metrics_seq")?,
+            cancel: row.get("cancel_request")?,
+        }),
+        "UPDATE attempts SET heartbeat_ms = $2, sealed = TRUE
+         WHERE uid = $1 AND state <> 'ended' AND bootstrap_nonce <> ''
+         RETURNING run_id, step_id, log_bytes, metrics_seq, cancel_request",
+        uid,
+        now
+    )
+}
+
+fn artifact(row: &impl Fields) -> Result<ArtifactRow, StoreError> {
+    Ok(ArtifactRow {
+        attempt_uid: row.get("attempt_uid")?,
+        path: row.get("path")?,
+        bytes: row.get("bytes")?,
+        sha256: row.get("sha256")?,
+        executable: row.get("executable")?,
+        blob_key: row.get("blob_key")?,
+    })
+}
+
+/// How many points go into one statement: SQLite takes at most 32,766 arguments.
+const POINTS: usize = 500;
+
+impl Store {
+    /// Binds the bootstrap to the first nonce that shows it and moves the attempt to running. True for the first and for
+    /// every repeat with the same nonce while the attempt is not sealed and not ended.
+    pub async fn agent_start(
+        &self,
+        uid: &AttemptUid,
+        bootstrap_hash: &str,
+        nonce: &str,
+        now: Millis,
+    ) -> Result<bool, StoreError> {
+        let (uid, hash, nonce) = (uid.clone(), bootstrap_hash.to_owned(), nonce.to_owned());
+        self.write(move |tx| {
+            Box::pin(async move {
+                let run: Option<RunId> = one!(
+                    tx,
+                    |row| row.get("run_id"),
+                    "UPDATE attempts SET bootstrap_nonce = $3, heartbeat_ms = $4, started_ms = COALESCE(started_ms, $4),
+                       state = CASE state WHEN 'finishing' THEN state ELSE 'running' END
+                     WHERE uid = $1 AND bootstrap_hash = $2 AND $3 <> '' AND (bootstrap_nonce = '' OR bootstrap_nonce = $3)
+                       AND sealed = FALSE AND state <> 'ended'
+                     RETURNING run_id",
+                    &uid,
+                    &hash,
+                    &nonce,
+                    now
+                )?;
+                let Some(run) = run else { return Ok(false) };
+                ask_in(tx, &[WorkAsk::run(&run, now)], now).await?;
+                Ok(true)
+            })
+        })
+        .await
+    }
+
+    /// Notes a sign of life, seals the attempt, and says whether it should stop. None: ended, not started or unknown.
+    pub async fn agent_heartbeat(&self, uid: &AttemptUid, now: Millis) -> Result<Option<bool>, StoreError> {
+        let uid = uid.clone();
+        self.write(move |tx| Box::pin(async move { Ok(hear(tx, &uid, now).await?.map(|live| live.cancel)) }))
+            .await
+    }
+
+    /// Compare-and-set on the committed offset; the bytes lie in `blob` under `blob_key` already.
+    pub async fn append_log(
+        &self,
+        uid: &AttemptUid,
+        offset: i64,
+        bytes: i64,
+        blob_key: &str,
+        now: Millis,
+    ) -> Result<LogAppend, StoreError> {
+        let (uid, blob_key) = (uid.clone(), blob_key.to_owned());
+        self.write(move |tx| {
+            Box::pin(async move {
+                let Some(live) = hear(tx, &uid, now).await? else { return Ok(LogAppend::Refused) };
+                if live.log_bytes != offset {
+                    return Ok(LogAppend::Conflict { committed: live.log_bytes });
+                }
+                execute!(tx, "UPDATE attempts SET log_bytes = log_bytes + $2 WHERE uid = $1", &uid, bytes)?;
+                insert_segment(tx, &uid, offset, bytes, &blob_key, now).await?;
+                Ok(LogAppend::Committed { offset: offset + bytes })
+            })
+        })
+        .await
+    }
+
+    /// Segments that hold bytes from `from_byte` on, in order.
+    pub async fn log_segments(
+        &self,
+        uid: &AttemptUid,
+        from_byte: i64,
+        limit: i64,
+    ) -> Result<Vec<SegmentRow>, StoreError> {
+        let mut conn = self.read().await?;
+        all!(
+            conn,
+            |row| Ok(SegmentRow {
+                start_byte: row.get("start_byte")?,
+                bytes: row.get("bytes")?,
+                blob_key: row.get("blob_key")?,
+            }),
+            "SELECT start_byte, bytes, blob_key FROM log_segments
+             WHERE attempt_uid = $1 AND start_byte + bytes > $2 ORDER BY start_byte LIMIT $3",
+            uid,
+            from_byte,
+            limit
+        )
+    }
+
+    /// Replaces all segments of an ended attempt by one (compaction); the caller deletes the old blobs afterwards. False: it
+    /// has not ended, its log has another length, or retention was faster.
+    pub async fn compact_log(
+        &self,
+        uid: &AttemptUid,
+        bytes: i64,
+        blob_key: &str,
+        now: Millis,
+    ) -> Result<bool, StoreError> {
+        let (uid, blob_key) = (uid.clone(), blob_key.to_owned());
+        self.write(move |tx| {
+            Box::pin(async move {
+                let deleted = execute!(
+                    tx,
+                    "DELETE FROM log_segments WHERE attempt_uid = $1
+                       AND EXISTS (SELECT 1 FROM attempts WHERE uid = $1 AND state = 'ended' AND log_bytes = $2)",
+                    &uid,
+                    bytes
+                )?;
+                if deleted > 0 {
+                    insert_segment(tx, &uid, 0, bytes, &blob_key, now).await?;
+                }
+                Ok(deleted > 0)
+            })
+        })
+        .await
+    }
+
+    /// Stores a batch whose first point has number `first_seq` (from 1); points that are stored already are passed over. A
+    /// batch that would leave a gap is not stored. Returns the highest number stored, from which the agent goes on; None: ended,
+    /// not started or unknown.
+    pub async fn record_metrics(
+        &self,
+        uid: &AttemptUid,
+        first_seq: i64,
+        points: Vec<MetricPoint>,
+        params: BTreeMap<String, String>,
+        now: Millis,
+    ) -> Result<Option<i64>, StoreError> {
+        let uid = uid.clone();
+        self.write(move |tx| {
+            Box::pin(async move {
+                let Some(live) = hear(tx, &uid, now).await? else { return Ok(None) };
+                for (name, value) in &params {
+                    execute!(
+                        tx,
+                        "INSERT INTO params (attempt_uid, name, run_id, value) VALUES ($1, $2, $3, $4)
+                         ON CONFLICT (attempt_uid, name) DO UPDATE SET value = excluded.value",
+                        &uid,
+                        name,
+                        &live.run,
+                        value
+                    )?;
+                }
+                let numbered: Vec<(i64, MetricPoint)> =
+                    (first_seq..).zip(points).filter(|(seq, _)| *seq > live.metrics_seq).collect();
+                let (Some(first), Some(last)) = (numbered.first(), numbered.last()) else {
+                    return Ok(Some(live.metrics_seq));
+                };
+                if first.0 != live.metrics_seq + 1 {
+                    return Ok(Some(live.metrics_seq));
+                }
+                let last = last.0;
+                for chunk in numbered.chunks(POINTS) {
+                    insert_points(tx, &uid, &live, chunk).await?;
+                }
+                execute!(tx, "UPDATE attempts SET metrics_seq = $2 WHERE uid = $1", &uid, last)?;
+                Ok(Some(last))
+            })
+        })
+        .await
+    }
+
+    /// Notes an artifact whose bytes lie in `blob`; a repeat replaces it. False: the attempt is ended, not started or unknown.
+    pub async fn put_artifact(&self, artifact: ArtifactRow, now: Millis) -> Result<bool, StoreError> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                let Some(live) = hear(tx, &artifact.attempt_uid, now).await? else { return Ok(false) };
+                execute!(
+                    tx,
+                    "INSERT INTO artifacts (attempt_uid, path, run_id, bytes, sha256, executable, blob_key, created_ms)
+                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+                     ON CONFLICT (attempt_uid, path) DO UPDATE SET bytes = excluded.bytes, sha256 = excluded.sha256,
+                       executable = excluded.executable, blob_key = excluded.blob_key, created_ms = excluded.created_ms",
+                    &artifact.attempt_uid,
+                    &artifact.path,
+                    &live.run,
+                    artifact.bytes,
+                    &artifact.sha256,
+                    artifact.executable,
+                    &artifact.blob_key,
+                    now
+                )?;
+                Ok(true)
+            })
+        })
+        .await
+    }
+
+    /// By path.
+    pub async fn artifacts_of_attempt(&self, uid: &AttemptUid) -> Result<Vec<ArtifactRow>, StoreError> {
+        let mut conn = self.read().await?;
+        all!(
+            conn,
+            artifact,
+            "SELECT attempt_uid, path, bytes, sha256, executable, blob_key FROM artifacts WHERE attempt_uid = $1 ORDER BY path",
+            uid
+        )
+    }
+
+    /// Ends the attempt by its agent's word, keeps its outputs, and asks for its run and for a schedule. False: it had
+    /// ended, or was never started.
+    pub async fn agent_finish(
+        &self,
+        uid: &AttemptUid,
+        finish: Finish,
+        now: Millis,
+    ) -> Result<bool, StoreError> {
+        let uid = uid.clone();
+        self.write(move |tx| {
+            Box::pin(async move {
+                let run: Option<RunId> = one!(
+                    tx,
+                    |row| row.get("run_id"),
+                    "UPDATE attempts SET state = 'ended', class = $2, reason = $3, exit_code = $4, outputs = $5, notes = $6,
+                       log_lost_bytes = $7, sealed = TRUE, heartbeat_ms = $8, finished_ms = $8, ended_ms = $8
+                     WHERE uid = $1 AND state <> 'ended' AND bootstrap_nonce <> ''
+                     RETURNING run_id",
+                    &uid,
+                    finish.class.word(),
+                    &finish.reason,
+                    finish.exit_code,
+                    to_json(&finish.outputs)?,
+                    to_json(&finish.notes)?,
+                    finish.log_lost_bytes,
+                    now
+                )?;
+                let Some(run) = run else { return Ok(false) };
+                ask_in(tx, &[WorkAsk::run(&run, now), WorkAsk::schedule(now)], now).await?;
+                Ok(true)
+            })
+        })
+        .await
+    }
+
+    /// Metric points of the attempts that count: of each step, the last attempt. By (step position, number of the point).
+    pub async fn run_metrics(&self, run: &RunId) -> Result<Vec<StoredMetric>, StoreError> {
+        let mut conn = self.read().await?;
+        all!(
+            conn,
+            |row| {
+                let word: Option<String> = row.get("nonfinite")?;
+                let value = word.as_deref().and_then(from_nonfinite_word).or(row.get("value")?);
+                Ok(StoredMetric {
+                    attempt_uid: row.get("attempt_uid")?,
+                    step_id: row.get("step_id")?,
+                    step_position: row.get("position")?,
+                    step_name: row.get("step_name")?,
+                    seq: row.get("seq")?,
+                    point: MetricPoint {
+                        name: row.get("name")?,
+                        value: value.unwrap_or(f64::NAN),
+                        step: row.get("train_step")?,
+                        at_ms: row.get("at_ms")?,
+                    },
+                })
+            },
+            concat!(
+                "SELECT m.attempt_uid, m.step_id, s.position, s.name AS step_name, m.seq, m.name, m.value, m.nonfinite, m.train_step,
+                   m.at_ms
+                 FROM metrics m JOIN attempts a ON a.uid = m.attempt_uid JOIN steps s ON s.id = m.step_id
+                 WHERE m.run_id = $1 AND ",
+                last_attempt!(),
+                " ORDER BY s.position, m.seq"
+            ),
+            run
+        )
+    }
+
+    /// (step name, parameter, value) of the attempts that count, by step position and parameter.
+    pub async fn run_params(&self, run: &RunId) -> Result<Vec<(String, String, String)>, StoreError> {
+        let mut conn = self.read().await?;
+        all!(
+            conn,
+            |row| Ok((row.get("step_name")?, row.get("name")?, row.get("value")?)),
+            concat!(
+                "SELECT s.name AS step_name, p.name, p.value
+                 FROM params p JOIN attempts a ON a.uid = p.attempt_uid JOIN steps s ON s.id = a.step_id
+                 WHERE p.run_id = $1 AND ",
+                last_attempt!(),
+                " ORDER BY s.position, p.name"
+            ),
+            run
+        )
+    }
+
+    /// Artifacts of the attempts that count, by step position and path.
+    pub async fn run_artifacts(&self, run: &RunId) -> Result<Vec<ArtifactRow>, StoreError> {
+        let mut conn = self.read().await?;
+        all!(
+            conn,
+            artifact,
+            concat!(
+                "SELECT f.attempt_uid, f.path, f.bytes, f.sha256, f.executable, f.blob_key
+                 FROM artifacts f JOIN attempts a ON a.uid = f.attempt_uid JOIN steps s ON s.id = a.step_id
+                 WHERE f.run_id = $1 AND ",
+                last_attempt!(),
+                " ORDER BY s.position, f.path"
+            ),
+            run
+        )
+    }
+}
+
+async fn insert_segment(
+    tx: &mut Conn,
+    uid: &AttemptUid,
+    start: i64,
+    bytes: i64,
+    blob_key: &str,
+    now: Millis,
+) -> Result<(), StoreError> {
+    execute!(
+        tx,
+        "INSERT INTO log_segments (attempt_uid, start_byte, bytes, blob_key, created_ms) VALUES ($1, $2, $3, $4, $5)",
+        uid,
+        start,
+        bytes,
+        blob_key,
+        now
+    )
+    .map(|_| ())
+}
+
+async fn insert_points(
+    tx: &mut Conn,
+    uid: &AttemptUid,
+    live: &Live,
+    points: &[(i64, MetricPoint)],
+) -> Result<(), StoreError> {
+    on!(tx, c => {
+        let mut sql = sqlx::QueryBuilder::new(
+            "INSERT INTO metrics (attempt_uid, seq, run_id, step_id, name, value, nonfinite, train_step, at_ms) ",
+        );
+        sql.push_values(points, |mut row, (seq, point)| {
+            row.push_bind(uid)
+                .push_bind(*seq)
+                .push_bind(&live.run)
+                .push_bind(&live.step)
+                .push_bind(&point.name)
+                .push_bind(Some(point.value).filter(|value| value.is_finite()))
+                .push_bind(nonfinite_word(point.value))
+                .push_bind(point.step)
+                .push_bind(point.at_ms);
+        });
+        sql.build().persistent(false).execute(c).await?;
+        Ok(())
+    })
+}

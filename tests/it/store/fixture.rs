@@ -1,0 +1,206 @@
+//! A store on a new SQLite file, and rows to put into it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use trainyard::clock::Millis;
+use trainyard::model::plan::{MetricsSpec, ReportSpec, Resources, Retry};
+use trainyard::model::{
+    Actor, AttemptUid, DeliveryRowId, DeliveryState, Plan, PullRequest, RepoId, RepoName, RepoRef, RunId,
+    RunState, Sha, StepSpec, StepState,
+};
+use trainyard::store::attempts::Placement;
+use trainyard::store::deliveries::{IntakeCommit, NewDelivery};
+use trainyard::store::runs::{NewRun, RunChange, RunView, StepMove};
+use trainyard::store::{OpenOptions, Store};
+
+pub const T0: Millis = 1_800_000_000_000;
+
+/// A store in a directory that goes away with it.
+pub struct Place {
+    pub store: Store,
+    pub path: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+pub async fn sqlite() -> Place {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("trainyard.db");
+    let store = Store::open(&OpenOptions::sqlite(&path)).await.unwrap();
+    Place { store, path, _dir: dir }
+}
+
+pub fn sha(digit: char) -> Sha {
+    Sha::parse(&digit.to_string().repeat(40)).unwrap()
+}
+
+pub fn delivery(id: &str, body: &[u8]) -> NewDelivery {
+    NewDelivery {
+        id: DeliveryRowId::generate(T0),
+        forge: "github".into(),
+        hook_id: "main".into(),
+        delivery_id: id.into(),
+        event: "push".into(),
+        content_type: "application/json".into(),
+        headers: BTreeMap::from([("x-github-event".into(), "push".into())]),
+        body: body.to_vec(),
+        received_ms: T0,
+    }
+}
+
+pub fn step(name: &str) -> StepSpec {
+    StepSpec {
+        name: name.into(),
+        base: name.into(),
+        member: BTreeMap::new(),
+        needs: vec![],
+        setup: vec![],
+        commands: vec!["true".into()],
+        env: BTreeMap::new(),
+        secrets: vec![],
+        image: None,
+        pool: None,
+        resources: Resources::default(),
+        timeout_ms: 1000,
+        retry: Retry::default(),
+        checkpoint: None,
+        artifacts: vec![],
+        junit: None,
+        cache: vec![],
+        workers: 1,
+    }
+}
+
+pub fn plan(steps: &[&str]) -> Plan {
+    Plan {
+        name: "churn".into(),
+        file: ".trainyard.yaml".into(),
+        when: vec![],
+        concurrency: None,
+        timeout_ms: 1000,
+        steps: steps.iter().map(|name| step(name)).collect(),
+        metrics: MetricsSpec::default(),
+        report: ReportSpec::default(),
+        not_run: vec![],
+    }
+}
+
+pub fn new_run(repo: &RepoId, sha: &Sha, state: RunState) -> NewRun {
+    NewRun {
+        id: RunId::generate(T0),
+        repo_id: repo.clone(),
+        pipeline: "churn".into(),
+        head_sha: sha.clone(),
+        trigger_key: "head".into(),
+        generation: 0,
+        branch: "main".into(),
+        message: "Train longer".into(),
+        actor: "ada".into(),
+        trusted: state != RunState::Held,
+        state,
+        reason: String::new(),
+        plan: plan(&["test", "train"]),
+        variables: BTreeMap::from([("CI_REF".into(), "main".into())]),
+        concurrency: Some(format!("{repo}/churn-main")),
+    }
+}
+
+pub fn pull(number: i64, head: &Sha) -> PullRequest {
+    PullRequest {
+        number,
+        title: "Train longer".into(),
+        author: Actor { id: "7".into(), login: "ada".into() },
+        head_sha: head.clone(),
+        head_branch: "longer".into(),
+        base_branch: "main".into(),
+        base_sha: sha('b'),
+        fork: false,
+        draft: false,
+        open: true,
+    }
+}
+
+pub fn intake(delivery: &DeliveryRowId) -> IntakeCommit {
+    IntakeCommit {
+        delivery: delivery.clone(),
+        state: DeliveryState::Done,
+        reason: "one run".into(),
+        pulls: vec![],
+        runs: vec![],
+        cancel: vec![],
+        supersede_held: vec![],
+        asks: vec![],
+    }
+}
+
+impl Place {
+    pub async fn repo(&self) -> RepoId {
+        let repo = RepoRef {
+            forge_id: "42".into(),
+            name: RepoName::parse("ada/churn").unwrap(),
+            default_branch: "main".into(),
+        };
+        self.store.upsert_repo("github", &repo, T0).await.unwrap()
+    }
+
+    /// Delivers and decides: these runs.
+    pub async fn runs(&self, runs: Vec<NewRun>) -> Vec<RunId> {
+        let new = delivery(DeliveryRowId::generate(T0).as_str(), b"{}");
+        let id = new.id.clone();
+        self.store.deliver(new).await.unwrap();
+        self.store.commit_intake(IntakeCommit { runs, ..intake(&id) }, T0).await.unwrap()
+    }
+
+    pub async fn view(&self, run: &RunId) -> RunView {
+        self.store.run_view(run).await.unwrap().unwrap()
+    }
+
+    /// An empty change of the run as it stands.
+    pub async fn change(&self, run: &RunId) -> RunChange {
+        RunChange {
+            run: run.clone(),
+            epoch: self.view(run).await.run.epoch,
+            to: None,
+            steps: vec![],
+            attempts: vec![],
+            asks: vec![],
+        }
+    }
+
+    /// Makes the first step of a queued run ready and places it; the attempt is `intended`.
+    pub async fn attempt(&self, run: &RunId) -> AttemptUid {
+        let view = self.view(run).await;
+        let mut change = self.change(run).await;
+        change.to = Some((RunState::Running, String::new()));
+        change.steps = vec![StepMove {
+            step: view.steps[0].id.clone(),
+            to: StepState::Ready,
+            reason: String::new(),
+            outputs: None,
+        }];
+        self.store.apply(change, T0 + 1).await.unwrap();
+        let ready = self.store.ready_steps().await.unwrap();
+        let placed = self.store.place(vec![placement(&ready[0])], T0 + 2).await.unwrap();
+        placed[0].clone()
+    }
+
+    /// The same, with its agent started under the nonce `n`.
+    pub async fn started(&self, run: &RunId) -> AttemptUid {
+        let uid = self.attempt(run).await;
+        assert!(self.store.agent_start(&uid, "hash", "n", T0 + 3).await.unwrap());
+        uid
+    }
+}
+
+pub fn placement(ready: &trainyard::store::attempts::ReadyStep) -> Placement {
+    Placement {
+        uid: AttemptUid::generate(T0),
+        run_id: ready.run_id.clone(),
+        step_id: ready.step_id.clone(),
+        number: ready.number,
+        executor: "local".into(),
+        pool: "default".into(),
+        gpus: vec![0, 1],
+        bootstrap_hash: "hash".into(),
+    }
+}
