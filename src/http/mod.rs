@@ -4,12 +4,17 @@
 //! Handlers translate: a request becomes rows and work items, rows become an answer. They must not decide what a delivery
 //! means or what a run does next, and they must not start work that outlives the request except through the store.
 
+pub mod agent_api;
+mod artifact_path;
+mod git_proxy;
 pub mod hooks;
 pub mod live;
+pub mod logs;
 pub mod ops;
 pub mod pages;
 pub mod secrets;
 pub mod serve;
+mod spec;
 pub mod telemetry;
 pub mod terminal;
 pub mod text;

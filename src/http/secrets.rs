@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::agent::mask::Masker;
 use crate::config::{Config, ConfigError, ForgeKind};
 
 /// A shorter webhook secret can be guessed from one signed request.
@@ -24,8 +25,15 @@ pub struct Hook {
 #[derive(Debug)]
 pub struct Secrets {
     hooks: BTreeMap<(&'static str, String), Hook>,
-    /// By (forge, repository), then by the name that pipelines use.
-    repositories: BTreeMap<(String, String), BTreeMap<String, SecretString>>,
+    /// By (forge, repository).
+    repositories: BTreeMap<(String, String), RepositorySecrets>,
+}
+
+#[derive(Debug)]
+struct RepositorySecrets {
+    /// By the name that pipelines use.
+    values: BTreeMap<String, SecretString>,
+    masker: Masker,
 }
 
 impl Secrets {
@@ -57,7 +65,10 @@ impl Secrets {
                 .iter()
                 .map(|(name, source)| Ok((name.clone(), source.read()?)))
                 .collect::<Result<_, ConfigError>>()?;
-            repositories.insert((repository.forge.clone(), repository.name.clone()), read);
+            let pairs: Vec<_> = read.iter().map(|(name, value)| (name, value.expose_secret())).collect();
+            let masker = Masker::new(&pairs);
+            let key = (repository.forge.clone(), repository.name.clone());
+            repositories.insert(key, RepositorySecrets { values: read, masker });
         }
         Ok(Self { hooks, repositories })
     }
@@ -67,6 +78,11 @@ impl Secrets {
         self.hooks.iter().find(|((k, i), _)| *k == kind && i == id).map(|(_, hook)| hook)
     }
     pub fn of_repository(&self, forge: &str, repo: &str) -> Option<&BTreeMap<String, SecretString>> {
-        self.repositories.get(&(forge.to_owned(), repo.to_owned()))
+        self.repositories.get(&(forge.to_owned(), repo.to_owned())).map(|all| &all.values)
+    }
+    /// Hides every secret configured for a repository, whichever of them a step asked for. None: it has none.
+    pub fn masker(&self, forge: &str, repo: &str) -> Option<&Masker> {
+        let all = self.repositories.get(&(forge.to_owned(), repo.to_owned()))?;
+        (!all.values.is_empty()).then_some(&all.masker)
     }
 }

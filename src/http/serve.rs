@@ -71,6 +71,7 @@ pub async fn serve(
     telemetry: Arc<Telemetry>,
     shutdown: CancellationToken,
 ) {
+    let router = router.layer(tower_http::catch_panic::CatchPanicLayer::new());
     let room = Arc::new(Semaphore::new(limits.connections));
     let idle = Arc::new(Mutex::new(Idle::default()));
     let tasks = TaskTracker::new();

@@ -17,7 +17,7 @@ pub struct WebhookLabels {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct CallLabels {
-    pub call: &'static str,
+    pub call: String,
     pub status: u16,
 }
 

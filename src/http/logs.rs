@@ -1,0 +1,133 @@
+//! Attempts' logs: numbered segments in `blob`, a row for each, one blob after the end. Offsets count the bytes that the agent sent.
+//!
+//! The agent has masked them already. Here they are masked again without changing their length, over a stretch that reaches back into
+//! what is stored, and once more over the whole log when it is compacted.
+
+use bytes::{Bytes, BytesMut};
+
+use super::App;
+use super::live::Hint;
+use crate::agent::mask::Masker;
+use crate::blob::{BlobError, key};
+use crate::model::AttemptUid;
+use crate::store::StoreError;
+use crate::store::attempts::LogAppend;
+
+/// How far masking looks back: no form of a secret is longer.
+const OVERLAP: i64 = 16 << 10;
+/// Larger logs stay in segments: compaction holds a log in memory.
+const COMPACTED_BYTES: i64 = 64 << 20;
+const SEGMENTS: i64 = 512;
+
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    #[error("the log of attempt {uid} has a hole at byte {at}")]
+    Hole { uid: AttemptUid, at: i64 },
+}
+
+/// Stores `bytes` at `offset`. The bytes are on disk before the row says so.
+pub async fn append(
+    app: &App,
+    masker: Option<&Masker>,
+    uid: &AttemptUid,
+    offset: i64,
+    bytes: Bytes,
+) -> Result<LogAppend, LogError> {
+    let length = bytes.len() as i64;
+    let bytes = match masker {
+        Some(masker) => blotted(app, masker, uid, offset, &bytes).await?,
+        None => bytes,
+    };
+    let blob_key = key::log(uid, offset, rand::random());
+    app.blobs.put(&blob_key, bytes).await?;
+    let appended = app.store.append_log(uid, offset, length, &blob_key, app.clock.now_ms()).await?;
+    if matches!(appended, LogAppend::Committed { .. }) {
+        app.telemetry.log_bytes.inc_by(length as u64);
+        app.live.tell(Hint::Log(uid.clone()));
+    } else if let Err(error) = app.blobs.delete(&[blob_key]).await {
+        tracing::warn!(attempt.uid = %uid, %error, "cannot remove a log segment that lost its race");
+    }
+    Ok(appended)
+}
+
+/// The chunk with every secret overwritten, also one that began in the bytes before it.
+async fn blotted(
+    app: &App,
+    masker: &Masker,
+    uid: &AttemptUid,
+    offset: i64,
+    bytes: &[u8],
+) -> Result<Bytes, LogError> {
+    let from = (offset - OVERLAP).max(0);
+    let before =
+        if from < offset { read(app, uid, from, (offset - from) as usize).await? } else { Bytes::new() };
+    let mut text = BytesMut::with_capacity(before.len() + bytes.len());
+    text.extend_from_slice(&before);
+    text.extend_from_slice(bytes);
+    masker.blot(&mut text);
+    Ok(text.split_off(before.len()).freeze())
+}
+
+/// Up to `limit` stored bytes from offset `from` on; fewer at the end of what is stored or of a segment.
+pub async fn read(app: &App, uid: &AttemptUid, from: i64, limit: usize) -> Result<Bytes, LogError> {
+    // Compaction may replace the segments between the list and the read: then the list is read again.
+    for _ in 0..3 {
+        match read_once(app, uid, from, limit).await {
+            Err(LogError::Blob(BlobError::Missing(_))) => {}
+            other => return other,
+        }
+    }
+    read_once(app, uid, from, limit).await
+}
+
+async fn read_once(app: &App, uid: &AttemptUid, from: i64, limit: usize) -> Result<Bytes, LogError> {
+    let mut bytes = BytesMut::new();
+    let mut at = from;
+    for segment in app.store.log_segments(uid, from, SEGMENTS).await? {
+        if bytes.len() >= limit {
+            break;
+        }
+        if segment.start_byte > at {
+            return Err(LogError::Hole { uid: uid.clone(), at });
+        }
+        let skip = (at - segment.start_byte) as u64;
+        let take = (segment.bytes as u64).saturating_sub(skip).min((limit - bytes.len()) as u64);
+        let part = app.blobs.get_range(&segment.blob_key, skip..skip + take).await?;
+        at += part.len() as i64;
+        bytes.extend_from_slice(&part);
+    }
+    Ok(bytes.freeze())
+}
+
+/// Makes one blob of an ended attempt's segments. Safe to repeat; readers who hold the old list read it again.
+pub async fn compact(app: &App, masker: Option<&Masker>, uid: &AttemptUid) -> Result<(), LogError> {
+    let segments = app.store.log_segments(uid, 0, i64::MAX).await?;
+    let total: i64 = segments.iter().map(|s| s.bytes).sum();
+    if segments.len() < 2 || total > COMPACTED_BYTES {
+        return Ok(());
+    }
+    let mut text = BytesMut::with_capacity(total as usize);
+    for segment in &segments {
+        if segment.start_byte != text.len() as i64 {
+            return Err(LogError::Hole { uid: uid.clone(), at: text.len() as i64 });
+        }
+        text.extend_from_slice(&app.blobs.get(&segment.blob_key).await?);
+    }
+    if let Some(masker) = masker {
+        masker.blot(&mut text);
+    }
+    let now = app.clock.now_ms();
+    let whole = key::whole_log(uid, now);
+    app.blobs.put(&whole, text.freeze()).await?;
+    let old = if app.store.compact_log(uid, total, &whole, now).await? {
+        segments.into_iter().map(|s| s.blob_key).collect()
+    } else {
+        vec![whole]
+    };
+    app.blobs.delete(&old).await?;
+    Ok(())
+}

@@ -1,0 +1,166 @@
+//! What an attempt is told to do: a pure function of its rows and the configuration.
+//!
+//! Values from outside (branch names, messages) reach a step as environment variables, never spliced into a command. An untrusted
+//! run gets no secret, whatever its pipeline asks for.
+
+use std::collections::BTreeMap;
+
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::agent::protocol::{Input, Spec};
+use crate::config::Config;
+use crate::model::plan::Need;
+use crate::model::{AttemptUid, EndClass, StepSpec};
+use crate::store::attempts::{ArtifactRow, AttemptRow};
+use crate::store::pulls::RepoRow;
+use crate::store::runs::RunView;
+
+/// Why there is nothing to run: one sentence for people. It is the pipeline's or the configuration's fault, and trying again
+/// changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NoSpec(pub String);
+
+/// The plan's entry of an attempt's step.
+pub fn step_of<'a>(view: &'a RunView, attempt: &AttemptRow) -> Result<&'a StepSpec, NoSpec> {
+    view.steps
+        .iter()
+        .find(|step| step.id == attempt.step_id)
+        .and_then(|step| view.run.plan.step(&step.name))
+        .ok_or_else(|| NoSpec("the run's plan does not hold this step".into()))
+}
+
+/// The steps that this one needs, each with the attempt whose artifacts it gets.
+pub fn producers<'a>(view: &RunView, step: &'a StepSpec) -> Vec<(&'a Need, AttemptUid)> {
+    let good = |name: &str| {
+        let id = &view.steps.iter().find(|s| s.name == name)?.id;
+        view.attempts
+            .iter()
+            .filter(|a| &a.step_id == id && a.class == Some(EndClass::Succeeded))
+            .max_by_key(|a| a.number)
+            .map(|a| a.uid.clone())
+    };
+    step.needs.iter().filter_map(|need| Some((need, good(&need.step)?))).collect()
+}
+
+/// `artifacts` are those of the [`producers`]; `secrets` those configured for the repository.
+pub fn build(
+    view: &RunView,
+    attempt: &AttemptRow,
+    repo: &RepoRow,
+    artifacts: &[ArtifactRow],
+    secrets: Option<&BTreeMap<String, SecretString>>,
+    config: &Config,
+) -> Result<Spec, NoSpec> {
+    let step = step_of(view, attempt)?;
+    let inputs = producers(view, step)
+        .into_iter()
+        .flat_map(|(need, uid)| {
+            artifacts.iter().filter(move |a| a.attempt_uid == uid).map(|artifact| input(need, artifact))
+        })
+        .collect();
+    let granted = if view.run.trusted { granted(step, repo, secrets)? } else { BTreeMap::new() };
+    let mut env = environment(view, attempt, repo, step, config);
+    env.retain(|name, _| !granted.contains_key(name));
+    Ok(Spec {
+        repo: repo.name.to_string(),
+        step: step.name.clone(),
+        number: attempt.number,
+        sha: view.run.head_sha.clone(),
+        setup: step.setup.clone(),
+        commands: step.commands.clone(),
+        env,
+        secrets: granted,
+        inputs,
+        artifacts: step.artifacts.clone(),
+        metric_files: view.run.plan.metrics.files.clone(),
+        checkpoint: step.checkpoint.clone(),
+        timeout_ms: step.timeout_ms,
+        grace_ms: config.limits.grace_s * 1000,
+        log_quota_bytes: config.limits.log_quota_bytes,
+        gpus: attempt.gpus.clone(),
+    })
+}
+
+fn input(need: &Need, artifact: &ArtifactRow) -> Input {
+    let place = match &need.into {
+        Some(dir) => format!("{}/{}", dir.trim_end_matches('/'), artifact.path),
+        None => artifact.path.clone(),
+    };
+    Input {
+        attempt: artifact.attempt_uid.to_string(),
+        path: artifact.path.clone(),
+        place,
+        bytes: artifact.bytes,
+        sha256: artifact.sha256.clone(),
+        executable: artifact.executable,
+    }
+}
+
+fn granted(
+    step: &StepSpec,
+    repo: &RepoRow,
+    secrets: Option<&BTreeMap<String, SecretString>>,
+) -> Result<BTreeMap<String, String>, NoSpec> {
+    step.secrets
+        .iter()
+        .map(|wanted| match secrets.and_then(|all| all.get(&wanted.name)) {
+            Some(value) => Ok((wanted.env.clone(), value.expose_secret().to_owned())),
+            None => Err(NoSpec(format!(
+                "the step asks for the secret {:?}, which is not configured for {}; an administrator can add it under \
+                 [[repository]]",
+                wanted.name, repo.name
+            ))),
+        })
+        .collect()
+}
+
+/// Later ones win: what names the run, the run's variables, the step's own, its matrix member, and ours that no step may change.
+fn environment(
+    view: &RunView,
+    attempt: &AttemptRow,
+    repo: &RepoRow,
+    step: &StepSpec,
+    config: &Config,
+) -> BTreeMap<String, String> {
+    let run = &view.run;
+    let own = |name: &str| run.variables.get(name).cloned();
+    let reference = own("CI_REF").unwrap_or_else(|| format!("refs/heads/{}", run.branch));
+    let url = format!("{}/runs/{}", config.public_url.trim_end_matches('/'), run.id);
+    let event = run.trigger_key.split(':').next().map_or("push", |word| match word {
+        "head" => "push",
+        other => other,
+    });
+    let mut env: BTreeMap<String, String> = BTreeMap::new();
+    let mut set = |name: &str, value: &str| {
+        env.insert(name.to_owned(), value.to_owned());
+    };
+    set("CI_REPO", repo.name.as_str());
+    set("CI_COMMIT_SHA", run.head_sha.as_str());
+    set("CI_COMMIT_BRANCH", &run.branch);
+    set("CI_COMMIT_REF", &reference);
+    set("CI_PIPELINE_EVENT", event);
+    set("CI_PIPELINE_URL", &url);
+    set("GITHUB_REPOSITORY", repo.name.as_str());
+    set("GITHUB_SHA", run.head_sha.as_str());
+    set("GITHUB_REF", &reference);
+    env.extend(run.variables.clone());
+    env.extend(step.env.clone());
+    env.extend(step.member.iter().map(|(name, value)| (name.to_uppercase(), value.clone())));
+    let number = attempt.number.to_string();
+    for (name, value) in [
+        ("TRAINYARD_RUN_ID", run.id.as_str()),
+        ("TRAINYARD_RUN_URL", &url),
+        ("TRAINYARD_PIPELINE", &run.pipeline),
+        ("TRAINYARD_STEP", &step.name),
+        ("TRAINYARD_ATTEMPT", &number),
+        ("TRAINYARD_REPO", repo.name.as_str()),
+        ("TRAINYARD_REF", &reference),
+        ("TRAINYARD_SHA", run.head_sha.as_str()),
+    ] {
+        env.insert(name.to_owned(), value.to_owned());
+    }
+    // An environment cannot hold NUL; nothing else is changed.
+    env.values_mut().filter(|value| value.contains('\0')).for_each(|value| *value = value.replace('\0', ""));
+    env
+}
