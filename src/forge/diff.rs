@@ -41,7 +41,10 @@ pub async fn tree_diff(
     let mut trees = 0;
     let mut level = if base == head { Vec::new() } else { vec![Pair { prefix: String::new(), base, head }] };
     while !level.is_empty() {
-        trees += level.iter().map(|p| usize::from(p.base.is_some()) + usize::from(p.head.is_some())).sum::<usize>();
+        trees += level
+            .iter()
+            .map(|p| usize::from(p.base.is_some()) + usize::from(p.head.is_some()))
+            .sum::<usize>();
         if trees > MAX_TREES {
             return Ok(None);
         }
@@ -64,7 +67,11 @@ pub async fn tree_diff(
     Ok(Some(paths))
 }
 
-async fn entries(forge: &dyn Forge, repo: &RepoName, tree: Option<&str>) -> Result<BTreeMap<String, TreeEntry>, ForgeError> {
+async fn entries(
+    forge: &dyn Forge,
+    repo: &RepoName,
+    tree: Option<&str>,
+) -> Result<BTreeMap<String, TreeEntry>, ForgeError> {
     let Some(tree) = tree else { return Ok(BTreeMap::new()) };
     Ok(forge.tree(repo, tree).await?.into_iter().map(|entry| (entry.name.clone(), entry)).collect())
 }
@@ -136,7 +143,14 @@ mod tests {
         paths.sort();
         assert_eq!(
             paths,
-            ["src/added", "src/changed", "src/file-to-folder", "src/folder-to-link", "src/mode", "src/removed"]
+            [
+                "src/added",
+                "src/changed",
+                "src/file-to-folder",
+                "src/folder-to-link",
+                "src/mode",
+                "src/removed"
+            ]
         );
         let mut folders: Vec<_> = folders.into_iter().map(|p| (p.prefix, p.base, p.head)).collect();
         folders.sort();

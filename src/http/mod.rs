@@ -60,7 +60,7 @@ impl App {
         forges: Forges,
         config: Arc<Config>,
         clock: SharedClock,
-        instance: Instance,
+        instance: Arc<Instance>,
     ) -> Result<Self, ConfigError> {
         let secrets = Arc::new(Secrets::read(&config)?);
         Ok(Self {
@@ -69,7 +69,7 @@ impl App {
             forges,
             config,
             clock,
-            instance: Arc::new(instance),
+            instance,
             telemetry: Arc::new(Telemetry::new()),
             live: Live::new(),
             stopping: CancellationToken::new(),

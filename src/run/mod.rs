@@ -11,21 +11,18 @@ pub mod schedule;
 #[cfg(test)]
 mod tests;
 
-use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
 use crate::model::AttemptUid;
+use crate::store::Instance;
 pub use next::{Decision, Effect, Observed, Situation, next};
 pub use reconcile::{Reconciler, Settings};
 pub use schedule::Scheduler;
 
 /// The single-use token with which an attempt's agent says `start`: HMAC-SHA256 of the attempt's uid under the
 /// installation's key, in hex. Derived, so that a submit that is repeated after a crash carries the same one.
-pub fn bootstrap_token(key: &[u8], uid: &AttemptUid) -> String {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
-    mac.update(b"bootstrap\0");
-    mac.update(uid.as_str().as_bytes());
-    hex::encode(mac.finalize().into_bytes())
+pub fn bootstrap_token(instance: &Instance, uid: &AttemptUid) -> String {
+    hex::encode(instance.derive("bootstrap", &[uid.as_str()]))
 }
 
 /// SHA-256 (hex) of a bootstrap token: what the attempt's row keeps.

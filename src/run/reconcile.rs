@@ -13,10 +13,10 @@ use crate::executor::{Executor, ExecutorError, Launch, Observation, external_nam
 use crate::failpoint;
 use crate::model::{AttemptState, AttemptUid, EndClass, RunId, RunState};
 use crate::queue::Handler;
-use crate::store::Store;
 use crate::store::attempts::{AttemptMove, AttemptRow};
 use crate::store::runs::{Applied, RunRow, RunView};
 use crate::store::work::{WorkAsk, WorkItem, WorkKind, WorkOutcome};
+use crate::store::{Instance, Store};
 
 /// Decisions in one visit; more means that something flaps, and the next visit goes on.
 const MOST_ROUNDS: usize = 64;
@@ -24,10 +24,7 @@ const MOST_ROUNDS: usize = 64;
 /// What an installation is.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Part of every external name.
-    pub instance: String,
-    /// Key for derived tokens.
-    pub key: Vec<u8>,
+    pub instance: Arc<Instance>,
     /// Base URL of the agent listener, as attempts reach it.
     pub agent_url: String,
 }
@@ -195,12 +192,17 @@ impl Reconciler {
             .context("the run's repository has no row")?;
         let launch = Launch {
             uid: attempt.uid.clone(),
-            name: external_name(&self.settings.instance, run.id.as_str(), step.id.as_str(), attempt.number),
+            name: external_name(
+                &self.settings.instance.id,
+                run.id.as_str(),
+                step.id.as_str(),
+                attempt.number,
+            ),
             spec: spec.clone(),
             pool: attempt.pool.clone(),
             gpus: attempt.gpus.clone(),
             agent_url: self.settings.agent_url.clone(),
-            bootstrap: SecretString::from(bootstrap_token(&self.settings.key, &attempt.uid)),
+            bootstrap: SecretString::from(bootstrap_token(&self.settings.instance, &attempt.uid)),
             repo_trusted: self.config.repository(&repo.forge, repo.name.as_str()).is_some_and(|r| r.trusted),
             handle: attempt.handle.clone(),
         };

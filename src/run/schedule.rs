@@ -12,10 +12,10 @@ use crate::config::{Config, PoolConfig};
 use crate::failpoint;
 use crate::model::{AttemptUid, StepSpec, StepState};
 use crate::queue::Handler;
-use crate::store::Store;
 use crate::store::attempts::{Placement, PoolUse, ReadyStep};
 use crate::store::runs::{Applied, RunChange, StepMove};
 use crate::store::work::{WorkAsk, WorkItem, WorkKind, WorkOutcome};
+use crate::store::{Instance, Store};
 
 /// A place found for a ready step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,13 +117,12 @@ pub struct Scheduler {
     store: Store,
     clock: SharedClock,
     config: Arc<Config>,
-    /// Key for derived tokens.
-    key: Vec<u8>,
+    instance: Arc<Instance>,
 }
 
 impl Scheduler {
-    pub fn new(store: Store, clock: SharedClock, config: Arc<Config>, key: Vec<u8>) -> Self {
-        Self { store, clock, config, key }
+    pub fn new(store: Store, clock: SharedClock, config: Arc<Config>, instance: Arc<Instance>) -> Self {
+        Self { store, clock, config, instance }
     }
 
     /// A step that can never run ends here, with a sentence; its run decides the rest.
@@ -178,7 +177,7 @@ impl Handler for Scheduler {
                 let step = &ready[place.ready];
                 let uid = AttemptUid::generate(now);
                 Placement {
-                    bootstrap_hash: bootstrap_hash(&bootstrap_token(&self.key, &uid)),
+                    bootstrap_hash: bootstrap_hash(&bootstrap_token(&self.instance, &uid)),
                     uid,
                     run_id: step.run_id.clone(),
                     step_id: step.step_id.clone(),

@@ -462,10 +462,11 @@ fn places_go_to_the_oldest_and_the_impossible_is_refused() {
 #[test]
 fn the_bootstrap_token_is_the_same_however_often_it_is_made() {
     let uid = AttemptUid::from_text("u1");
-    let token = super::bootstrap_token(b"key", &uid);
-    assert_eq!(token, super::bootstrap_token(b"key", &uid));
-    assert_ne!(token, super::bootstrap_token(b"key", &AttemptUid::from_text("u2")));
-    assert_ne!(token, super::bootstrap_token(b"other", &uid));
+    let instance = crate::store::Instance::new("here", [7; 32]);
+    let token = super::bootstrap_token(&instance, &uid);
+    assert_eq!(token, super::bootstrap_token(&instance, &uid));
+    assert_ne!(token, super::bootstrap_token(&instance, &AttemptUid::from_text("u2")));
+    assert_ne!(token, super::bootstrap_token(&crate::store::Instance::new("here", [8; 32]), &uid));
     assert_eq!((token.len(), super::bootstrap_hash(&token).len()), (64, 64));
 }
 

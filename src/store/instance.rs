@@ -9,6 +9,13 @@ pub struct Instance {
     key: [u8; 32],
 }
 
+/// Without the key.
+impl std::fmt::Debug for Instance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Instance").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
 impl Instance {
     /// Reads them from the store, or makes them.
     pub async fn load(store: &Store) -> Result<Self, StoreError> {

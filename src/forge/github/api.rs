@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::TryFutureExt;
 use http_body_util::{BodyExt, Limited};
 use hyper::{Method, Request, Response, StatusCode, Uri, header::HeaderMap};
-use octocrab::{AuthState, Octocrab, OctocrabBuilder, OctoBody};
+use octocrab::{AuthState, OctoBody, Octocrab, OctocrabBuilder};
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -53,11 +53,21 @@ impl Api {
         self.exchange(Method::GET, what, path, None).await?.read(what, &Method::GET)
     }
 
-    pub async fn post<T: DeserializeOwned>(&self, what: &str, path: &str, body: &Value) -> Result<T, ForgeError> {
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        what: &str,
+        path: &str,
+        body: &Value,
+    ) -> Result<T, ForgeError> {
         self.exchange(Method::POST, what, path, Some(body)).await?.read(what, &Method::POST)
     }
 
-    pub async fn patch<T: DeserializeOwned>(&self, what: &str, path: &str, body: &Value) -> Result<T, ForgeError> {
+    pub async fn patch<T: DeserializeOwned>(
+        &self,
+        what: &str,
+        path: &str,
+        body: &Value,
+    ) -> Result<T, ForgeError> {
         self.exchange(Method::PATCH, what, path, Some(body)).await?.read(what, &Method::PATCH)
     }
 
@@ -72,7 +82,8 @@ impl Api {
         let transient = |message: String| ForgeError::Transient { what: what.to_owned(), message };
         let mut path = path.to_owned();
         for _ in 0..=MAX_REDIRECTS {
-            let uri: Uri = path.parse().map_err(|e| refused(what, 400, format!("{path:?} is no path: {e}")))?;
+            let uri: Uri =
+                path.parse().map_err(|e| refused(what, 400, format!("{path:?} is no path: {e}")))?;
             let sent = match (&method, body) {
                 (&Method::POST, body) => self.crab._post(uri, body).await,
                 (&Method::PATCH, body) => self.crab._patch(uri, body).await,
@@ -84,19 +95,32 @@ impl Api {
                 path = self.same_host(what, &method, parts.status, &parts.headers)?;
                 continue;
             }
-            let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|e| transient(chain(e.as_ref())))?;
+            let body =
+                Limited::new(body, MAX_ANSWER).collect().await.map_err(|e| transient(chain(e.as_ref())))?;
             return Ok(Answer { status: parts.status, headers: parts.headers, body: body.to_bytes().into() });
         }
         Err(transient(format!("more than {MAX_REDIRECTS} redirects")))
     }
 
     /// The path that a redirect leads to, if it stays below the configured API URL: the credential goes nowhere else.
-    fn same_host(&self, what: &str, method: &Method, status: StatusCode, headers: &HeaderMap) -> Result<String, ForgeError> {
+    fn same_host(
+        &self,
+        what: &str,
+        method: &Method,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) -> Result<String, ForgeError> {
         let location = headers.get("location").and_then(|v| v.to_str().ok()).unwrap_or_default();
         let keeps_method = matches!(status.as_u16(), 307 | 308);
         match location.strip_prefix(&self.base) {
-            Some(path) if path.starts_with('/') && (keeps_method || *method == Method::GET) => Ok(path.to_owned()),
-            _ => Err(refused(what, status.as_u16(), "it redirects to another place, where the token is not sent".into())),
+            Some(path) if path.starts_with('/') && (keeps_method || *method == Method::GET) => {
+                Ok(path.to_owned())
+            }
+            _ => Err(refused(
+                what,
+                status.as_u16(),
+                "it redirects to another place, where the token is not sent".into(),
+            )),
         }
     }
 }
@@ -150,13 +174,17 @@ struct Complaint {
 impl Answer {
     fn read<T: DeserializeOwned>(self, what: &str, method: &Method) -> Result<T, ForgeError> {
         let body = self.success(what, method)?;
-        serde_json::from_slice(&body)
-            .map_err(|e| ForgeError::Transient { what: what.to_owned(), message: format!("the answer cannot be read: {e}") })
+        serde_json::from_slice(&body).map_err(|e| ForgeError::Transient {
+            what: what.to_owned(),
+            message: format!("the answer cannot be read: {e}"),
+        })
     }
 
     /// What GitHub says about its refusal, short.
     pub fn complaint(&self) -> String {
-        let Ok(said) = serde_json::from_slice::<Complaint>(&self.body) else { return "no reason given".into() };
+        let Ok(said) = serde_json::from_slice::<Complaint>(&self.body) else {
+            return "no reason given".into();
+        };
         let mut text = said.message;
         if !said.errors.is_null() {
             text = format!("{text} {}", said.errors);
@@ -234,8 +262,10 @@ mod tests {
     use super::*;
 
     fn answer(status: u16, headers: &[(&'static str, &str)], body: &str) -> Answer {
-        let headers =
-            headers.iter().map(|(k, v)| (k.parse().expect("name"), v.parse().expect("value"))).collect::<HeaderMap>();
+        let headers = headers
+            .iter()
+            .map(|(k, v)| (k.parse().expect("name"), v.parse().expect("value")))
+            .collect::<HeaderMap>();
         Answer { status: StatusCode::from_u16(status).expect("status"), headers, body: body.into() }
     }
 

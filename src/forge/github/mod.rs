@@ -15,7 +15,9 @@ use serde_json::json;
 use tokio::sync::OnceCell;
 
 use super::webhook::github::Pull;
-use super::{Comment, Commit, Forge, ForgeError, GitAccess, Permission, Status, StatusState, TreeEntry, TreeKind};
+use super::{
+    Comment, Commit, Forge, ForgeError, GitAccess, Permission, Status, StatusState, TreeEntry, TreeKind,
+};
 use crate::config::{ConfigError, ForgeConfig};
 use crate::model::{Actor, PullRequest, RepoName, Sha};
 use api::{Api, refused};
@@ -44,8 +46,9 @@ impl GitHub {
     /// Makes the client; no request is sent. Must be called within a tokio runtime.
     pub fn connect(config: &ForgeConfig, token: SecretString) -> Result<Self, ConfigError> {
         let api_url = config.api_url();
-        let api = Api::connect(&api_url, config.allow_http, token.clone())
-            .map_err(|e| ConfigError(format!("cannot make a client for {api_url}: {e}; check the forge's url and api_url")))?;
+        let api = Api::connect(&api_url, config.allow_http, token.clone()).map_err(|e| {
+            ConfigError(format!("cannot make a client for {api_url}: {e}; check the forge's url and api_url"))
+        })?;
         Ok(Self { api, web: config.web_url().to_owned(), token, me: OnceCell::new() })
     }
 }
@@ -189,7 +192,8 @@ impl Forge for GitHub {
         if climbs(tree) {
             return Err(ForgeError::NotFound { what });
         }
-        let wire: WireTree = self.api.get(&what, &format!("{}/git/trees/{}", repo_path(repo), encode(tree))).await?;
+        let wire: WireTree =
+            self.api.get(&what, &format!("{}/git/trees/{}", repo_path(repo), encode(tree))).await?;
         if wire.truncated {
             return Err(refused(&what, 413, "the folder has too many entries".into()));
         }
@@ -310,7 +314,8 @@ impl Forge for GitHub {
             let last = wire.len() < PAGE as usize;
             found.extend(wire.into_iter().map(|comment| Comment {
                 id: comment.id.to_string(),
-                author: comment.user.map_or_else(|| Actor { id: "0".into(), login: "ghost".into() }, Actor::from),
+                author:
+                    comment.user.map_or_else(|| Actor { id: "0".into(), login: "ghost".into() }, Actor::from),
                 body: comment.body.unwrap_or_default(),
             }));
             if last {
@@ -339,7 +344,10 @@ impl Forge for GitHub {
 
     fn git(&self, repo: &RepoName) -> GitAccess {
         let basic = BASE64_STANDARD.encode(format!("x-access-token:{}", self.token.expose_secret()));
-        GitAccess { url: format!("{}/{repo}.git", self.web), authorization: Some(format!("Basic {basic}").into()) }
+        GitAccess {
+            url: format!("{}/{repo}.git", self.web),
+            authorization: Some(format!("Basic {basic}").into()),
+        }
     }
 
     fn commit_url(&self, repo: &RepoName, sha: &Sha) -> String {
