@@ -447,7 +447,9 @@ impl<'a> Deciding<'a> {
             }
             readied |= state == StepState::Ready;
             ended |= row.state == StepState::Running;
-            moves.push(StepMove { step: row.id.clone(), to: state, reason, outputs: None });
+            let last = view.attempts.iter().rfind(|attempt| attempt.step_id == row.id);
+            let outputs = last.filter(|_| state.is_good()).map(|attempt| attempt.outputs.clone());
+            moves.push(StepMove { step: row.id.clone(), to: state, reason, outputs });
         }
         let terminal = to.as_ref().is_some_and(|(state, _)| state.is_terminal());
         let mut asks = Vec::new();

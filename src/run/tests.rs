@@ -113,6 +113,7 @@ fn attempt_row(step: &str, number: i64, state: AttemptState, class: Option<EndCl
         bootstrap_nonce: String::new(),
         sealed: false,
         cancel_request: false,
+        outputs: BTreeMap::new(),
         handle: serde_json::json!({}),
         log_bytes: 0,
         log_lost_bytes: 0,
