@@ -1,5 +1,7 @@
 //! Deletes what is old, in batches of at most 1,000 rows, as each table's migration comment says.
 
+use super::conn::{Fields, all};
+use super::runs::ended_run;
 use super::{Store, StoreError};
 use crate::clock::Millis;
 
@@ -33,9 +35,52 @@ pub struct Swept {
     pub more: bool,
 }
 
+/// How many rows one commit deletes at most: a long one would hold up everyone's writes.
+const BATCH: i64 = 1000;
+
+/// Bodies of deliveries that are decided. An undecided one is kept, however old.
+const BODIES: &str = "UPDATE deliveries SET body = NULL WHERE id IN (SELECT id FROM deliveries
+    WHERE received_ms < $1 AND body IS NOT NULL AND state <> 'stored' ORDER BY received_ms LIMIT $2) RETURNING '' AS blob_key";
+const DELIVERIES: &str = "DELETE FROM deliveries WHERE id IN (SELECT id FROM deliveries
+    WHERE received_ms < $1 AND state <> 'stored' ORDER BY received_ms LIMIT $2) RETURNING '' AS blob_key";
+/// A parked item's `run_at_ms` is when it was parked.
+const PARKED: &str = "DELETE FROM work WHERE (kind, key) IN (SELECT kind, key FROM work
+    WHERE run_at_ms < $1 AND state = 'parked' LIMIT $2) RETURNING '' AS blob_key";
+const LOGS: &str =
+    "DELETE FROM log_segments WHERE (attempt_uid, start_byte) IN (SELECT g.attempt_uid, g.start_byte
+    FROM log_segments g JOIN attempts a ON a.uid = g.attempt_uid
+    WHERE g.created_ms < $1 AND a.state = 'ended' LIMIT $2) RETURNING blob_key";
+const ARTIFACTS: &str = concat!(
+    "DELETE FROM artifacts WHERE (attempt_uid, path) IN (SELECT f.attempt_uid, f.path
+    FROM artifacts f JOIN runs r ON r.id = f.run_id WHERE f.created_ms < $1 AND r.state IN ",
+    ended_run!(),
+    " LIMIT $2) RETURNING blob_key"
+);
+const OUTBOX: &str = "DELETE FROM outbox WHERE id IN (SELECT id FROM outbox
+    WHERE updated_ms < $1 AND state <> 'pending' LIMIT $2) RETURNING '' AS blob_key";
+
 impl Store {
+    /// One batch of each kind of old rows, each in a commit of its own. Parked work and what forges were told are kept as long as
+    /// deliveries.
     pub async fn sweep(&self, keep: Retention, now: Millis) -> Result<Swept, StoreError> {
-        let _ = (keep, now);
-        todo!()
+        let mut swept = Swept::default();
+        for (sql, keep_ms) in [
+            (BODIES, keep.delivery_bodies_ms),
+            (DELIVERIES, keep.deliveries_ms),
+            (PARKED, keep.deliveries_ms),
+            (LOGS, keep.logs_ms),
+            (ARTIFACTS, keep.artifacts_ms),
+            (OUTBOX, keep.deliveries_ms),
+        ] {
+            let keys: Vec<String> = self
+                .write(move |tx| {
+                    Box::pin(async move { all!(tx, |row| row.get("blob_key"), sql, now - keep_ms, BATCH) })
+                })
+                .await?;
+            swept.rows += keys.len() as u64;
+            swept.more |= keys.len() as i64 == BATCH;
+            swept.blob_keys.extend(keys.into_iter().filter(|key| !key.is_empty()));
+        }
+        Ok(swept)
     }
 }

@@ -132,15 +132,23 @@ macro_rules! ended_step {
     };
 }
 
-/// Selects whole runs, as `r`.
+/// Selects whole runs, as `r`; more columns may stand first, in parentheses.
 macro_rules! select_run {
-    ($($rest:expr),+) => {
+    (($more:literal), $($rest:expr),+) => {
+        $crate::store::runs::select_run!(@ $more, $($rest),+)
+    };
+    (@ $more:literal, $($rest:expr),+) => {
         concat!(
             "SELECT r.id, r.repo_id, r.pipeline, r.head_sha, r.trigger_key, r.generation, r.branch, r.message, r.actor, r.trusted,
                r.state, r.reason, r.epoch, r.plan, r.plan_digest, r.variables, r.concurrency, r.cancel_request, r.created_ms,
-               r.started_ms, r.ended_ms FROM runs r ",
+               r.started_ms, r.ended_ms",
+            $more,
+            " FROM runs r ",
             $($rest),+
         )
+    };
+    ($($rest:expr),+) => {
+        $crate::store::runs::select_run!(@ "", $($rest),+)
     };
 }
 pub(super) use select_run;
