@@ -1,1 +1,103 @@
-//! (room: pipeline)
+//! `.trainyard.yaml` to a checked plan. Pure: text in, a [`Plan`] or [`Diagnostic`]s out; nothing is read, run or
+//! asked for. Any bytes are safe to give it: at most 100 ms and 64 MiB, and never a panic.
+//!
+//! `node` reads YAML into a tree with places, `grammar` is the one table of what may stand where, `check` walks the
+//! tree along it, `build` with `steps` and `graph` makes the plan, `schema` prints the table for editors.
+
+mod build;
+mod check;
+mod diagnostic;
+mod grammar;
+mod graph;
+mod node;
+mod placeholder;
+mod schema;
+mod steps;
+mod text;
+mod values;
+mod when;
+
+use std::collections::BTreeMap;
+
+pub use diagnostic::{CODES, Code, Diagnostic, Severity, codes_page};
+pub use placeholder::{RUN_VARIABLES, Unresolved, resolve};
+pub use schema::{reference, schema};
+pub use when::{Match, TriggerFacts, matches};
+
+use crate::model::plan::{Plan, StepSpec};
+use diagnostic::{Findings, code};
+
+/// The file at the root of a repository; more may stand in [`DIRECTORY`].
+pub const FILE: &str = ".trainyard.yaml";
+/// Each `*.yaml` in it is a pipeline.
+pub const DIRECTORY: &str = ".trainyard";
+
+/// A file without errors.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Checked {
+    pub plan: Plan,
+    /// Warnings and notes, in the order of the file.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Parses and checks one file. `file_name` is its path in the repository: it names the pipeline if nothing else does.
+///
+/// # Errors
+/// Everything that is wrong, in the order of the file, at most fifty findings; at least one of them is an error.
+pub fn parse(file_name: &str, bytes: &[u8]) -> Result<Checked, Vec<Diagnostic>> {
+    if bytes.len() > node::MAX_BYTES {
+        let mut findings = Findings::new("");
+        let message = format!("the file has {} bytes, at most {} are allowed", bytes.len(), node::MAX_BYTES);
+        findings.add(code::TOO_LARGE, &(0..0), message, Some("move scripts into files of the repository".to_owned()));
+        return Err(findings.finish());
+    }
+    let source = match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => {
+            let good = std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default();
+            let mut findings = Findings::new(good);
+            let message = format!("byte {} is not UTF-8 text", error.valid_up_to() + 1);
+            findings.add(code::NOT_TEXT, &(good.len()..good.len()), message, Some("save the file as UTF-8".to_owned()));
+            return Err(findings.finish());
+        }
+    };
+    let mut findings = Findings::new(source);
+    let Some(root) = node::read(source, &mut findings) else {
+        if !findings.has_errors() {
+            let help = "the smallest pipeline is `train: python train.py`".to_owned();
+            findings.add(code::EMPTY, &(0..0), "the file is empty", Some(help));
+        }
+        return Err(findings.finish());
+    };
+    let not_run = check::check(source, &root, &mut findings);
+    let plan = build::build(file_name, source, &root, not_run, &mut findings);
+    if findings.has_errors() { Err(findings.finish()) } else { Ok(Checked { plan, warnings: findings.finish() }) }
+}
+
+/// A step with every `${NAME}` outside of its commands replaced. `vars` are the run's ([`RUN_VARIABLES`]), and
+/// `hash:PATH` for the files that cache keys name.
+///
+/// # Errors
+/// The first text that cannot be resolved; a checked plan and all of [`RUN_VARIABLES`] leave only missing hashes.
+pub fn resolve_step(step: &StepSpec, vars: &BTreeMap<String, String>) -> Result<StepSpec, Unresolved> {
+    let mut out = step.clone();
+    let mut known = vars.clone();
+    known.extend(step.member.iter().map(|(k, v)| (k.to_ascii_uppercase(), v.clone())));
+    let own: Vec<String> = step.member.keys().map(|k| k.to_ascii_uppercase()).collect();
+    for (name, value) in &mut out.env {
+        // A matrix value is data: what looks like a placeholder in it is not one.
+        if !own.contains(name) {
+            *value = resolve(value, &known)?;
+        }
+    }
+    known.extend(out.env.clone());
+    let texts = (out.image.iter_mut())
+        .chain(&mut out.checkpoint)
+        .chain(&mut out.junit)
+        .chain(&mut out.artifacts)
+        .chain(out.cache.iter_mut().flat_map(|c| [&mut c.key, &mut c.path]));
+    for text in texts {
+        *text = resolve(text, &known)?;
+    }
+    Ok(out)
+}

@@ -1,0 +1,31 @@
+//! `trainyard schema`: the grammar for editors, and the pages that are made from it.
+
+use std::process::ExitCode;
+
+use crate::pipeline;
+
+/// Print the JSON Schema of the pipeline file
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Print the page of all lint codes instead (docs/pipeline-errors.md)
+    #[arg(long, conflicts_with = "keys")]
+    errors: bool,
+    /// Print the tables of all keys instead (a part of docs/pipeline.md)
+    #[arg(long)]
+    keys: bool,
+}
+
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    super::print(&text(args)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(args: &Args) -> anyhow::Result<String> {
+    if args.errors {
+        return Ok(pipeline::codes_page());
+    }
+    if args.keys {
+        return Ok(pipeline::reference() + "\n");
+    }
+    Ok(serde_json::to_string_pretty(&pipeline::schema())? + "\n")
+}
