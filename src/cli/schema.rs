@@ -1,5 +1,6 @@
 //! `trainyard schema`: the grammar for editors, and the pages that are made from it.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use crate::pipeline;
@@ -16,7 +17,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    super::print(&text(args)?)?;
+    std::io::stdout().write_all(text(args)?.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 
