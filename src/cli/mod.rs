@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 a run, gate or check failed, 2 wrong use or configuration, 4 not found, 130 interrupted.
 
+pub mod agent;
 pub mod init;
 pub mod lint;
 pub mod schema;
@@ -18,7 +19,11 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Command {}
+enum Command {
+    /// Run one attempt (executors call this)
+    #[command(hide = true)]
+    Agent(agent::Args),
+}
 
 /// Runs the command of this process's arguments.
 pub fn main() -> ExitCode {
@@ -33,5 +38,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
-    match command {}
+    match command {
+        Command::Agent(args) => agent::run(&args),
+    }
 }

@@ -1,0 +1,205 @@
+//! Keeps what the pipeline names: finds files by globs below the source tree and uploads them, verified by SHA-256.
+//!
+//! Must not: follow a link out of the tree, open a FIFO or device, or run while a command of the attempt still lives.
+
+use std::io::Read as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+use globset::GlobBuilder;
+use sha2::{Digest as _, Sha256};
+
+use super::client::{Backoff, Client, Fault};
+use super::paths;
+
+/// More files than this are one archive's work, not ours.
+pub const MAX_FILES: usize = 20_000;
+
+/// A file to keep: its path below the source tree, with slashes.
+pub type Kept = String;
+
+/// Calls `each` with every file (or link) below `root/below`, by its path relative to `root`. Links to directories are
+/// not entered, `.git` at the top neither.
+pub fn walk(root: &Path, below: &str, each: &mut impl FnMut(&str)) {
+    let mut todo = vec![below.to_owned()];
+    while let Some(dir) = todo.pop() {
+        let Ok(entries) = std::fs::read_dir(root.join(&dir)) else { continue };
+        for entry in entries.flatten() {
+            let (Ok(kind), Some(name)) = (entry.file_type(), entry.file_name().to_str().map(str::to_owned)) else {
+                continue;
+            };
+            let path = if dir.is_empty() { name } else { format!("{dir}/{name}") };
+            if kind.is_dir() {
+                if path != ".git" {
+                    todo.push(path);
+                }
+            } else {
+                each(&path);
+            }
+        }
+    }
+}
+
+/// What the patterns match, sorted, without doubles; and sentences on what was passed over.
+///
+/// # Errors
+/// A sentence that names the first pattern that is no pattern, leads out of the tree, or matches nothing; or too many files.
+pub fn find(root: &Path, patterns: &[String]) -> Result<(Vec<Kept>, Vec<String>), String> {
+    let (mut kept, mut notes) = (std::collections::BTreeSet::new(), Vec::new());
+    let real_root = std::fs::canonicalize(root).map_err(|e| format!("the source tree cannot be read: {e}"))?;
+    for pattern in patterns {
+        let plain = paths::relative(pattern).map_err(|e| format!("artifact pattern {pattern:?}: {e}"))?;
+        let glob = |text: &str| GlobBuilder::new(text).literal_separator(true).build().map(|g| g.compile_matcher());
+        // A directory means all that is in it.
+        let (own, inside) = match (glob(&plain), glob(&format!("{plain}/**"))) {
+            (Ok(own), Ok(inside)) => (own, inside),
+            (Err(e), _) | (_, Err(e)) => return Err(format!("artifact pattern {pattern:?} is not a glob: {}", e.kind())),
+        };
+        let (mut matched, mut outside, mut special) = (0, 0, 0);
+        walk(root, &fixed_part(&plain), &mut |path| {
+            if !own.is_match(path) && !inside.is_match(path) {
+                return;
+            }
+            let full = root.join(path);
+            match std::fs::canonicalize(&full) {
+                Ok(real) if !real.starts_with(&real_root) || real.starts_with(real_root.join(".git")) => outside += 1,
+                Ok(real) if real.is_file() => {
+                    matched += 1;
+                    kept.insert(path.to_owned());
+                }
+                Ok(_) | Err(_) => special += 1,
+            }
+        });
+        if outside > 0 {
+            notes.push(format!("artifacts {pattern:?}: {outside} links out of the source tree were passed over"));
+        }
+        if special > 0 {
+            notes.push(format!("artifacts {pattern:?}: {special} entries that are no files were passed over"));
+        }
+        if matched == 0 {
+            let which = if outside + special > 0 { " that may be kept" } else { "" };
+            return Err(format!("no file{which} matches the artifact pattern {pattern:?}"));
+        }
+        if kept.len() > MAX_FILES {
+            return Err(format!("the artifact patterns match more than {MAX_FILES} files: pack them into one"));
+        }
+    }
+    Ok((kept.into_iter().collect(), notes))
+}
+
+/// The leading directories of a pattern that hold no wildcard, so that only they are walked.
+fn fixed_part(pattern: &str) -> String {
+    let parts: Vec<&str> = pattern.split('/').take_while(|p| !p.contains(['*', '?', '[', '{', '!'])).collect();
+    let whole = parts.len() == pattern.split('/').count();
+    // The last part may be a file; its directory is walked then.
+    parts[..parts.len() - usize::from(whole)].join("/")
+}
+
+/// Uploads one file. Tries again while the daemon is away.
+///
+/// # Errors
+/// The file cannot be read, the daemon refuses it, or the attempt has ended ([`Fault::Gone`]).
+pub async fn upload(client: &Client, root: &Path, path: &str) -> anyhow::Result<()> {
+    let real = std::fs::canonicalize(root.join(path)).with_context(|| format!("cannot read the artifact {path}"))?;
+    let mut backoff = Backoff::default();
+    loop {
+        let real = real.clone();
+        let (digest, bytes, executable, file) = tokio::task::spawn_blocking(move || digest(&real))
+            .await?
+            .with_context(|| format!("cannot read the artifact {path}"))?;
+        match client.put_artifact(path, &digest, executable, bytes, tokio::fs::File::from_std(file)).await {
+            Ok(()) => return Ok(()),
+            Err(fault @ Fault::Retry(_)) if backoff.tries() < 10_000 => {
+                tracing::warn!(%fault, path, "an artifact did not arrive; trying again");
+                backoff.wait().await;
+            }
+            Err(fault) => return Err(anyhow::Error::new(fault).context(format!("cannot store the artifact {path}"))),
+        }
+    }
+}
+
+fn digest(path: &Path) -> anyhow::Result<(String, u64, bool, std::fs::File)> {
+    use std::io::Seek as _;
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut file = paths::open_plain(path)?;
+    let executable = file.metadata()?.permissions().mode() & 0o111 != 0;
+    let (mut hash, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; 256 * 1024]);
+    loop {
+        match file.read(&mut buffer)? {
+            0 => break,
+            n => {
+                hash.update(&buffer[..n]);
+                bytes += n as u64;
+            }
+        }
+    }
+    file.rewind()?;
+    Ok((hex::encode(hash.finalize()), bytes, executable, file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn globs_links_and_missing_patterns() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = &dir.path().join("src");
+        for file in ["out/model/a.bin", "out/model/deep/b.bin", "out/log.txt", "x.json", ".git/config", "top.json"] {
+            std::fs::create_dir_all(root.join(file).parent().unwrap()).unwrap();
+            std::fs::write(root.join(file), file).unwrap();
+        }
+        std::fs::write(dir.path().join("outside"), "secret").unwrap();
+        let link = |to: &str, from: &str| std::os::unix::fs::symlink(to, root.join(from)).unwrap();
+        link("../../outside", "out/escape");
+        link("/etc/passwd", "out/passwd");
+        link("model/a.bin", "out/inside");
+        link("../.git/config", "out/gitconfig");
+        link("/etc", "out/etc");
+        link("nowhere", "out/dangling");
+        nix::unistd::mkfifo(&root.join("out/fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let found = |patterns: &[&str]| {
+            find(root, &patterns.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>())
+                .map(|(kept, notes)| format!("{} ({})", kept.join(" "), notes.len()))
+        };
+        let cases: &[(&[&str], Result<&str, &str>)] = &[
+            (&["out/model/**"], Ok("out/model/a.bin out/model/deep/b.bin (0)")),
+            (&["out/model"], Ok("out/model/a.bin out/model/deep/b.bin (0)")),
+            (&["./out/model/"], Ok("out/model/a.bin out/model/deep/b.bin (0)")),
+            (&["out/model/*"], Ok("out/model/a.bin (0)")),
+            (&["*.json"], Ok("top.json x.json (0)")),
+            (&["x.json", "x.json"], Ok("x.json (0)")),
+            (&["out/*"], Ok("out/inside out/log.txt (2)")),
+            (&["**/*.bin"], Ok("out/model/a.bin out/model/deep/b.bin (0)")),
+            (&["nothing/**"], Err("no file matches the artifact pattern \"nothing/**\"")),
+            (&["x.json", "missing.bin"], Err("no file matches the artifact pattern \"missing.bin\"")),
+            (&["out/passwd"], Err("no file that may be kept matches")),
+            (&["out/etc/passwd"], Err("no file")),
+            (&["out/etc/*"], Err("no file")),
+            (&["out/fifo"], Err("no file that may be kept")),
+            (&["out/dangling"], Err("no file that may be kept")),
+            (&["out/gitconfig"], Err("no file that may be kept")),
+            (&[".git/config"], Err("lies in `.git`")),
+            (&["../outside"], Err("goes up")),
+            (&["out/../../outside"], Err("goes up")),
+            (&["/etc/passwd"], Err("is absolute")),
+            (&["a\\b"], Err("backslash")),
+            (&["out/[a"], Err("is not a glob")),
+        ];
+        let mut failed = 0;
+        for (patterns, want) in cases {
+            let got = found(patterns);
+            let right = match (&got, want) {
+                (Ok(got), Ok(want)) => got == want,
+                (Err(got), Err(want)) => got.contains(want),
+                _ => false,
+            };
+            if !right {
+                println!("{patterns:?}: {got:?}, not {want:?}");
+                failed += 1;
+            }
+        }
+        println!("SEC S09 cases={} failed={failed}", cases.len());
+        assert_eq!(failed, 0);
+    }
+}

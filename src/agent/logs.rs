@@ -1,0 +1,90 @@
+//! Ships the spool to the daemon in chunks. The daemon's committed offset is the truth; after any trouble it is asked
+//! again by sending, so a byte is stored once however often the connection is cut (promise G9).
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::client::{Backoff, Client, Fault};
+use super::spool::Written;
+
+/// Largest chunk. Below the protocol's 4 MiB, to keep the agent small.
+const CHUNK: u64 = 2 << 20;
+/// A chunk leaves at the latest after this, however small.
+const PERIOD: Duration = Duration::from_secs(2);
+/// How long bytes are gathered when nothing was sent lately: people wait for the first line.
+const PROMPT: Duration = Duration::from_millis(100);
+
+/// What became of the log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Shipped {
+    pub committed: u64,
+    /// Bytes of the spool that the daemon did not take (its quota).
+    pub lost: u64,
+}
+
+/// Runs until all of the finished spool is committed, or the daemon says that the attempt has ended.
+///
+/// # Errors
+/// [`Fault::Gone`], and [`Fault::Unauthorized`] after many tries; everything else is tried again for ever.
+pub async fn ship(client: &Client, spool: File, mut written: watch::Receiver<Written>) -> Result<Shipped, Fault> {
+    let (mut committed, mut backoff) = (0_u64, Backoff::default());
+    let mut last_sent = Instant::now().checked_sub(PERIOD).unwrap_or_else(Instant::now);
+    let mut prompt_sends = 0_u32;
+    loop {
+        let now = *written.borrow_and_update();
+        if committed >= now.len {
+            if now.done {
+                return Ok(Shipped { committed, lost: 0 });
+            }
+            if written.changed().await.is_err() {
+                // The writer is gone without a word: what is there is all.
+                return Ok(Shipped { committed, lost: 0 });
+            }
+            continue;
+        }
+        let idle = last_sent.elapsed() >= PERIOD;
+        let at = if idle || prompt_sends < 20 { Instant::now() + PROMPT } else { last_sent + PERIOD };
+        gather(&mut written, committed, at).await;
+        prompt_sends += 1;
+
+        let end = written.borrow().len.min(committed + CHUNK);
+        let mut bytes = vec![0; (end - committed) as usize];
+        if let Err(error) = spool.read_exact_at(&mut bytes, committed) {
+            tracing::error!(%error, "cannot read the log spool");
+            backoff.wait().await;
+            continue;
+        }
+        last_sent = Instant::now();
+        match client.log(committed, bytes).await {
+            Ok(answer) | Err(Fault::Conflict(answer)) => {
+                backoff.reset();
+                let len = written.borrow().len;
+                committed = (answer.offset.max(0) as u64).min(len);
+                if answer.full {
+                    // Only the count matters from here on.
+                    while !written.borrow_and_update().done && written.changed().await.is_ok() {}
+                    let len = written.borrow().len;
+                    return Ok(Shipped { committed, lost: len.saturating_sub(committed) });
+                }
+            }
+            Err(Fault::Gone) => return Err(Fault::Gone),
+            Err(Fault::Unauthorized) if backoff.tries() > 30 => return Err(Fault::Unauthorized),
+            Err(fault) => {
+                tracing::warn!(%fault, committed, "a log chunk did not arrive");
+                backoff.wait().await;
+            }
+        }
+    }
+}
+
+/// Waits until `at`, or until a whole chunk is there, or the log is done.
+async fn gather(written: &mut watch::Receiver<Written>, committed: u64, at: Instant) {
+    let enough = |w: &Written| w.done || w.len >= committed + CHUNK;
+    if timeout_at(at, written.wait_for(enough)).await.is_ok_and(|r| r.is_err()) {
+        sleep_until(at).await;
+    }
+}

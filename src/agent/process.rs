@@ -1,0 +1,202 @@
+//! Runs one command to its end, and everything that it started. No grandchild outlives it, holds it up, or is forgotten.
+//!
+//! The process must be a child subreaper (see [`become_reaper`]) and start nothing else meanwhile: every child that ends
+//! is reaped here.
+
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::proc;
+
+/// Why a command was ended by us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    Cancelled,
+    /// SIGTERM that nobody announced: the machine is wanted back.
+    Preempted,
+    /// The daemon says that the attempt has ended already.
+    Gone,
+    TimedOut,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Code(i32),
+    Signal(i32),
+}
+
+impl Exit {
+    /// As a shell counts: 128 + n for signal n.
+    pub fn code(self) -> i64 {
+        match self {
+            Self::Code(code) => i64::from(code),
+            Self::Signal(n) => 128 + i64::from(n),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Ended {
+    pub exit: Exit,
+    /// Set when it ended because we asked.
+    pub stop: Option<Stop>,
+    /// Processes that had to be killed after the command itself was gone, or after the grace.
+    pub killed: usize,
+}
+
+/// What the caller gets while the command runs.
+pub enum Output<'a> {
+    Bytes(&'a [u8]),
+    /// About every 100 ms, and when nothing more will come: time to pass on what is held back.
+    Tick,
+}
+
+pub struct Limits {
+    pub deadline: Instant,
+    /// Between SIGTERM and SIGKILL.
+    pub grace: Duration,
+    pub stop: watch::Receiver<Option<Stop>>,
+}
+
+/// How long output is awaited after the command has ended while something else still holds the pipe.
+const DRAIN: Duration = Duration::from_secs(2);
+/// How long killing may take before we give up on processes that the kernel does not let go (state D).
+const KILLING: Duration = Duration::from_secs(10);
+
+/// Makes this process the one to which orphaned descendants fall.
+pub fn become_reaper() -> anyhow::Result<()> {
+    use anyhow::Context as _;
+    nix::sys::prctl::set_child_subreaper(true).context("cannot become the reaper of orphaned processes")
+}
+
+/// Starts the command in a process group of its own with stdout and stderr in one pipe, and returns when it and all that
+/// it started are gone.
+///
+/// # Errors
+/// The command could not be started.
+pub async fn supervise(
+    mut command: Command,
+    limits: Limits,
+    mut output: impl FnMut(Output<'_>),
+) -> std::io::Result<Ended> {
+    use std::os::unix::process::CommandExt as _;
+    let Limits { deadline, grace, mut stop } = limits;
+    let mut child_ended = signal(SignalKind::child())?;
+    let (reader, writer) = std::io::pipe()?;
+    command.stdin(std::process::Stdio::null()).stdout(writer.try_clone()?).stderr(writer).process_group(0);
+    let main = command.spawn()?.id() as i32;
+    // The command holds the writing end; end of file must mean that no process has it.
+    drop(command);
+    let mut pipe = pipe::Receiver::from_owned_fd(reader.into())?;
+    let mut buffer = vec![0; 64 * 1024];
+    let mut tick = interval(Duration::from_millis(100));
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+
+    let (mut exit, mut eof, mut why, mut killed, mut listening) = (None, false, None, 0, true);
+    // From when on everything is killed: the end of the grace, or of the drain.
+    let mut kill_at: Option<Instant> = None;
+    loop {
+        tokio::select! {
+            read = pipe.read(&mut buffer), if !eof => match read {
+                Ok(0) | Err(_) => eof = true,
+                Ok(n) => output(Output::Bytes(&buffer[..n])),
+            },
+            _ = child_ended.recv() => {}
+            _ = tick.tick() => output(Output::Tick),
+            changed = stop.changed(), if listening && why.is_none() => listening = changed.is_ok(),
+        }
+        if let Some(status) = reap(main) {
+            exit = Some(status);
+            kill_at = kill_at.or_else(|| Some(Instant::now() + DRAIN));
+        }
+        if exit.is_none() && why.is_none() {
+            let asked = *stop.borrow();
+            why = asked.or_else(|| (Instant::now() >= deadline).then_some(Stop::TimedOut));
+            if why.is_some() {
+                terminate();
+                kill_at = Some(Instant::now() + grace);
+            }
+        }
+        if exit.is_some() && (eof || why.is_some()) && alive_below().is_empty() {
+            break;
+        }
+        // Without a reason to wait for them, those that are left and do not even hold the pipe are killed at once.
+        let now = exit.is_some() && eof && why.is_none();
+        if now || kill_at.is_some_and(|at| Instant::now() >= at) {
+            killed = kill_all(main, &mut exit).await;
+            break;
+        }
+    }
+    let until = Instant::now() + Duration::from_secs(1);
+    while !eof {
+        match tokio::time::timeout_at(until, pipe.read(&mut buffer)).await {
+            Ok(Ok(n)) if n > 0 => output(Output::Bytes(&buffer[..n])),
+            _ => eof = true,
+        }
+    }
+    output(Output::Tick);
+    Ok(Ended { exit: exit.unwrap_or(Exit::Signal(Signal::SIGKILL as i32)), stop: why, killed })
+}
+
+fn alive_below() -> Vec<proc::Stat> {
+    proc::descendants(std::process::id() as i32)
+}
+
+fn terminate() {
+    for process in alive_below() {
+        proc::signal(&process, Signal::SIGTERM);
+        // A stopped process would see the signal only when somebody continues it.
+        proc::signal(&process, Signal::SIGCONT);
+    }
+}
+
+/// Kills until nobody is left. All are stopped first, so that none can fork while the others are counted.
+/// Returns how many there were.
+async fn kill_all(main: i32, exit: &mut Option<Exit>) -> usize {
+    let until = Instant::now() + KILLING;
+    let mut seen = std::collections::BTreeSet::new();
+    loop {
+        let (mut all, mut before) = (alive_below(), 0);
+        while all.len() > before {
+            before = all.len();
+            for process in &all {
+                proc::signal(process, Signal::SIGSTOP);
+            }
+            all = alive_below();
+        }
+        for process in &all {
+            seen.insert(process.pid);
+            proc::signal(process, Signal::SIGKILL);
+        }
+        if let Some(status) = reap(main) {
+            *exit = Some(status);
+        }
+        if all.is_empty() || Instant::now() >= until {
+            return seen.len();
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// Reaps every child that has ended; returns the main one's exit when it was among them.
+fn reap(main: i32) -> Option<Exit> {
+    let mut exit = None;
+    loop {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) if pid.as_raw() == main => exit = Some(Exit::Code(code)),
+            Ok(WaitStatus::Signaled(pid, signal, _)) if pid.as_raw() == main => {
+                exit = Some(Exit::Signal(signal as i32));
+            }
+            Ok(WaitStatus::StillAlive) | Err(_) => return exit,
+            Ok(_) => {}
+        }
+    }
+}
