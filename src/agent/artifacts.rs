@@ -56,7 +56,10 @@ pub fn find(root: &Path, patterns: &[String]) -> Result<(Vec<Kept>, Vec<String>)
             (Err(e), _) | (_, Err(e)) => return Err(format!("artifact pattern {pattern:?} is not a glob: {}", e.kind())),
         };
         let (mut matched, mut outside, mut special) = (0, 0, 0);
-        walk(root, &fixed_part(&plain), &mut |path| {
+        let from = fixed_part(&plain);
+        // A walk must not begin behind a link that leads away.
+        let inside_tree = std::fs::canonicalize(root.join(&from)).is_ok_and(|real| real.starts_with(&real_root));
+        walk(root, if inside_tree { &from } else { NOWHERE }, &mut |path| {
             if !own.is_match(path) && !inside.is_match(path) {
                 return;
             }
@@ -86,6 +89,9 @@ pub fn find(root: &Path, patterns: &[String]) -> Result<(Vec<Kept>, Vec<String>)
     }
     Ok((kept.into_iter().collect(), notes))
 }
+
+/// A path that no file system holds.
+const NOWHERE: &str = "\0";
 
 /// The leading directories of a pattern that hold no wildcard, so that only they are walked.
 fn fixed_part(pattern: &str) -> String {
@@ -166,10 +172,11 @@ mod tests {
             (&["out/model/**"], Ok("out/model/a.bin out/model/deep/b.bin (0)")),
             (&["out/model"], Ok("out/model/a.bin out/model/deep/b.bin (0)")),
             (&["./out/model/"], Ok("out/model/a.bin out/model/deep/b.bin (0)")),
-            (&["out/model/*"], Ok("out/model/a.bin (0)")),
+            (&["out/model/*"], Ok("out/model/a.bin out/model/deep/b.bin (0)")),
             (&["*.json"], Ok("top.json x.json (0)")),
             (&["x.json", "x.json"], Ok("x.json (0)")),
-            (&["out/*"], Ok("out/inside out/log.txt (2)")),
+            (&["out/*.txt"], Ok("out/log.txt (0)")),
+            (&["out/*"], Ok("out/inside out/log.txt out/model/a.bin out/model/deep/b.bin (2)")),
             (&["**/*.bin"], Ok("out/model/a.bin out/model/deep/b.bin (0)")),
             (&["nothing/**"], Err("no file matches the artifact pattern \"nothing/**\"")),
             (&["x.json", "missing.bin"], Err("no file matches the artifact pattern \"missing.bin\"")),
