@@ -13,6 +13,7 @@ pub use diff::tree_diff;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 use crate::model::{Actor, PullRequest, RepoName, Sha};
 
@@ -77,7 +78,8 @@ pub struct Commit {
     pub message: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum StatusState {
     Pending,
     Success,
@@ -86,7 +88,8 @@ pub enum StatusState {
 }
 
 /// A commit status. `description` is cut to the forge's limit by the caller (140 characters at GitHub).
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Its JSON is what an outbox row of kind `status` holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     pub context: String,
     pub state: StatusState,

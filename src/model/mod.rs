@@ -3,6 +3,7 @@
 pub mod event;
 pub mod ids;
 pub mod metric;
+pub mod outcome;
 pub mod plan;
 pub mod state;
 
@@ -14,5 +15,6 @@ pub use ids::{
     AttemptUid, ComparisonId, DeliveryRowId, Invalid, OutboxId, RepoId, RepoName, RunId, Sha, StepId,
 };
 pub use metric::{Goal, MetricPoint, Tolerance};
+pub use outcome::Outcome;
 pub use plan::{Plan, StepSpec};
 pub use state::{AttemptState, ComparisonState, DeliveryState, EndClass, RunState, StepState, Verdict};
