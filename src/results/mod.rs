@@ -1,1 +1,18 @@
-//! (room: results)
+//! From metric points to a judged comparison: summarise a run, choose its baseline, hold one against the other.
+//!
+//! [`summarise`] and [`compare`] are pure. [`Comparer`] is the handler that reads rows, asks the forge for ancestry and
+//! writes comparisons; runs are frozen, comparisons are made again whenever something they rest on changes.
+//!
+//! Must not: move a run, write to a forge, say how a result looks.
+
+mod baseline;
+mod compare;
+mod comparer;
+mod summary;
+
+pub use compare::{RULES, compare};
+pub use comparer::Comparer;
+pub use summary::{Summary, summarise};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,221 @@
+//! The handler behind `compare` work: makes a run's comparisons what they should be now.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+use sha2::{Digest, Sha256};
+
+use super::baseline::{Choice, ChooseError, Chooser};
+use super::compare::{RULES, compare};
+use super::summary::{Summary, summarise};
+use crate::clock::{Millis, SharedClock};
+use crate::config::Config;
+use crate::forge::{ForgeError, Forges};
+use crate::model::{ComparisonId, ComparisonState, Outcome, RunId, RunState, Verdict};
+use crate::queue::Handler;
+use crate::store::Store;
+use crate::store::comparisons::ComparisonRow;
+use crate::store::pulls::{PullRow, RepoRow};
+use crate::store::runs::RunRow;
+use crate::store::work::{WorkAsk, WorkItem, WorkKind, WorkOutcome};
+
+/// Looks at one run: as the candidate of its own comparisons, and, once it has ended, as the baseline of others.
+#[derive(Debug)]
+pub struct Comparer {
+    store: Store,
+    forges: Arc<Forges>,
+    clock: SharedClock,
+    config: Arc<Config>,
+}
+
+#[async_trait]
+impl Handler for Comparer {
+    fn kind(&self) -> WorkKind {
+        WorkKind::Compare
+    }
+
+    async fn handle(&self, item: &WorkItem) -> anyhow::Result<WorkOutcome> {
+        let id = RunId::from_text(&item.key);
+        let Some(run) = self.store.run(&id).await.context("cannot read the run to compare")? else {
+            return Ok(WorkOutcome::Done);
+        };
+        if !run.state.is_terminal() {
+            return Ok(WorkOutcome::Done); // its end asks again
+        }
+        self.wake_candidates(&run).await.context("cannot ask for the runs that are held against this one")?;
+        match self.as_candidate(&run).await {
+            Ok(None) => Ok(WorkOutcome::Done),
+            Ok(Some(at_ms)) => Ok(WorkOutcome::Again { at_ms }),
+            Err(error) => match error.downcast_ref::<ForgeError>() {
+                Some(ForgeError::Limited { wait_ms, .. }) => {
+                    Ok(WorkOutcome::Again { at_ms: self.clock.now_ms() + wait_ms })
+                }
+                _ => Err(error.context(format!("cannot compare run {id}"))),
+            },
+        }
+    }
+}
+
+impl Comparer {
+    pub fn new(store: Store, forges: Arc<Forges>, clock: SharedClock, config: Arc<Config>) -> Self {
+        Self { store, forges, clock, config }
+    }
+
+    /// Returns when to look again for a baseline that is waited for.
+    async fn as_candidate(&self, run: &RunRow) -> anyhow::Result<Option<Millis>> {
+        let now = self.clock.now_ms();
+        let newest = self.store.head_run(&run.repo_id, &run.pipeline, &run.head_sha).await?;
+        let counts = run.state == RunState::Succeeded && newest.is_some_and(|n| n.id == run.id);
+        if !counts {
+            self.supersede(run, &[]).await?;
+            return Ok(None);
+        }
+        let repo = self.store.repo(&run.repo_id).await?.context("the run's repository has no row")?;
+        let pulls = self.store.open_pulls_with_head(&run.repo_id, &run.head_sha).await?;
+        let targets: Vec<(String, Option<&PullRow>)> = if pulls.is_empty() {
+            vec![(format!("branch:{}", run.branch), None)]
+        } else {
+            pulls.iter().map(|p| (format!("pr:{}", p.pull.number), Some(p))).collect()
+        };
+        let keep: Vec<String> = targets.iter().map(|(target, _)| target.clone()).collect();
+        self.supersede(run, &keep).await?;
+
+        let metrics = self.store.run_metrics(&run.id).await?;
+        let summary = summarise(&metrics, &run.plan);
+        let live = self.store.comparisons_of(&run.id).await?;
+        let forge = self.forges.get(&repo.forge).with_context(|| format!("forge {} is not configured", repo.forge))?;
+        let chooser = Chooser { store: &self.store, forge: forge.as_ref(), repo: &repo, candidate: run };
+        let mut again: Option<Millis> = None;
+        for (target, pull) in targets {
+            let choice = match chooser.choose(pull).await {
+                Ok(choice) => choice,
+                Err(ChooseError::Store(error)) => return Err(error.into()),
+                Err(ChooseError::Forge(error)) => return Err(error.into()),
+            };
+            let before = live.iter().find(|row| row.target == target);
+            let row = self.judge(run, &summary, target, choice, before, now).await?;
+            if row.state == ComparisonState::Pending {
+                again = Some(again.map_or(row.wait_until_ms, |at| at.min(row.wait_until_ms)));
+            }
+            self.store.put_comparison(row, vec![report_ask(&repo, run, now)], now).await?;
+        }
+        Ok(again)
+    }
+
+    async fn judge(
+        &self,
+        run: &RunRow,
+        summary: &Summary,
+        target: String,
+        choice: Choice,
+        before: Option<&ComparisonRow>,
+        now: Millis,
+    ) -> anyhow::Result<ComparisonRow> {
+        let spec = &run.plan.metrics;
+        let digest = gates_digest(run);
+        let against = |baseline: Option<&Summary>| compare(summary, baseline, &spec.gates, spec.primary.as_deref());
+        let wanted = match &choice {
+            Choice::Use { run, .. } | Choice::Wait { run, .. } => Some(run.clone()),
+            Choice::None { .. } => None,
+        };
+        // Waiting counts from when this baseline was first chosen, however often we look.
+        let same = before.filter(|row| row.baseline == wanted && row.gates_digest == digest);
+        let created_ms = same.map_or(now, |row| row.created_ms);
+        let wait_until_ms =
+            same.map_or(created_ms + self.config.limits.baseline_timeout_s * 1000, |row| row.wait_until_ms);
+
+        let (state, outcome, note): (_, Option<Outcome>, String) = match choice {
+            Choice::Use { run: baseline, note } => {
+                let row = self.store.run(&baseline).await?.context("the baseline has no row")?;
+                let metrics = self.store.run_metrics(&baseline).await?;
+                let outcome = against(Some(&summarise(&metrics, &row.plan)));
+                (ComparisonState::Final, Some(outcome), note)
+            }
+            Choice::Wait { note, state, .. } if now < wait_until_ms => {
+                (ComparisonState::Pending, None, format!("{note} (still {state})"))
+            }
+            Choice::Wait { note, state, .. } => {
+                let waited = self.config.limits.baseline_timeout_s;
+                let note = format!("no baseline: {note}, was still {state} after {}", spell_seconds(waited));
+                (ComparisonState::Final, Some(against(None)), note)
+            }
+            Choice::None { note } => (ComparisonState::Final, Some(against(None)), note),
+        };
+        let verdict: Option<Verdict> = outcome.as_ref().map(|o| o.verdict);
+        Ok(ComparisonRow {
+            id: same.map_or_else(|| ComparisonId::generate(now), |row| row.id.clone()),
+            candidate: run.id.clone(),
+            baseline: wanted,
+            baseline_note: note,
+            target,
+            gates_digest: digest,
+            rules: RULES.to_owned(),
+            state,
+            verdict,
+            result: match outcome {
+                Some(outcome) => serde_json::to_value(outcome).context("cannot write the outcome as JSON")?,
+                None => serde_json::json!({}),
+            },
+            created_ms,
+            wait_until_ms,
+            updated_ms: now,
+        })
+    }
+
+    /// Comparisons rest on the runs they were held against: when one of those ends, they are made again. So are those of
+    /// pull requests onto this run's branch, which may have had to do without it.
+    async fn wake_candidates(&self, ended: &RunRow) -> anyhow::Result<()> {
+        let now = self.clock.now_ms();
+        let mut candidates = self.store.candidates_on(&ended.id).await?;
+        if ended.trusted {
+            for pull in self.store.open_pulls_onto(&ended.repo_id, &ended.branch).await? {
+                let run = self.store.head_run(&ended.repo_id, &ended.pipeline, &pull.pull.head_sha).await?;
+                candidates.extend(run.map(|r| r.id));
+            }
+        }
+        candidates.sort_unstable();
+        candidates.dedup();
+        let mut asks = Vec::new();
+        for candidate in candidates.into_iter().filter(|c| *c != ended.id) {
+            // Only those that were last judged before it ended, so that two branches that are each other's base never
+            // wake each other for ever.
+            let rows = self.store.comparisons_of(&candidate).await?;
+            let ended_ms = ended.ended_ms.unwrap_or(ended.created_ms);
+            if rows.iter().any(|row| row.updated_ms <= ended_ms) {
+                asks.push(WorkAsk::compare(&candidate, now));
+            }
+        }
+        if !asks.is_empty() {
+            self.store.ask(asks, now).await?;
+        }
+        Ok(())
+    }
+
+    async fn supersede(&self, run: &RunRow, keep: &[String]) -> anyhow::Result<()> {
+        let now = self.clock.now_ms();
+        if self.store.supersede_comparisons(&run.id, keep, now).await? > 0 {
+            self.store.ask(vec![WorkAsk::report_commit(&run.repo_id, &run.head_sha, now)], now).await?;
+        }
+        Ok(())
+    }
+}
+
+fn report_ask(repo: &RepoRow, run: &RunRow, now: Millis) -> WorkAsk {
+    WorkAsk::report_commit(&repo.id, &run.head_sha, now)
+}
+
+/// Changes when the gates, the primary metric or the kind of baseline do.
+fn gates_digest(run: &RunRow) -> String {
+    let spec = &run.plan.metrics;
+    let text = format!("{:?}|{:?}|{:?}", spec.gates, spec.primary, spec.baseline);
+    hex::encode(Sha256::digest(text.as_bytes()))
+}
+
+fn spell_seconds(seconds: i64) -> String {
+    match seconds {
+        s if s % 3600 == 0 => format!("{} h", s / 3600),
+        s if s % 60 == 0 => format!("{} min", s / 60),
+        s => format!("{s} s"),
+    }
+}

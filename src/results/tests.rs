@@ -1,0 +1,172 @@
+use super::*;
+use crate::model::outcome::Change;
+use crate::model::plan::Gate;
+use crate::model::{AttemptUid, Goal, MetricPoint, Outcome, Plan, StepId, StepSpec, Tolerance, Verdict};
+use crate::store::attempts::StoredMetric;
+
+fn step(name: &str, base: &str, member: &[(&str, &str)]) -> StepSpec {
+    let json = serde_json::json!({
+        "name": name, "base": base, "member": member.iter().copied().collect::<std::collections::BTreeMap<_, _>>(),
+        "needs": [], "setup": [], "commands": [], "env": {}, "secrets": [], "image": null, "pool": null,
+        "resources": {"cpu_milli": null, "memory_bytes": null, "gpu": 0, "shm_bytes": null}, "timeout_ms": 1,
+        "retry": {"max": 0, "when": []}, "checkpoint": null, "artifacts": [], "junit": null, "cache": [], "workers": 1,
+    });
+    serde_json::from_value(json).unwrap()
+}
+
+fn plan() -> Plan {
+    let steps = vec![
+        step("train (seed=1)", "train", &[("seed", "1")]),
+        step("train (seed=2)", "train", &[("seed", "2")]),
+        step("eval", "eval", &[]),
+    ];
+    Plan {
+        name: "churn".into(),
+        file: ".trainyard.yaml".into(),
+        when: vec![],
+        concurrency: None,
+        timeout_ms: 1,
+        steps,
+        metrics: crate::model::plan::MetricsSpec::default(),
+        report: crate::model::plan::ReportSpec::default(),
+        not_run: vec![],
+    }
+}
+
+fn point(position: i64, seq: i64, name: &str, value: f64, step: Option<i64>) -> StoredMetric {
+    StoredMetric {
+        attempt_uid: AttemptUid::from_text(format!("a{position}")),
+        step_id: StepId::from_text(format!("s{position}")),
+        step_position: position,
+        step_name: String::new(),
+        seq,
+        point: MetricPoint { name: name.into(), value, step, at_ms: seq },
+    }
+}
+
+fn summary(points: &[(i64, &str, f64)]) -> Summary {
+    let points: Vec<_> =
+        points.iter().enumerate().map(|(i, (at, name, v))| point(*at, i as i64, name, *v, None)).collect();
+    summarise(&points, &plan())
+}
+
+#[test]
+fn a_metrics_value_is_its_last_and_members_are_averaged() {
+    let s = summarise(
+        &[
+            point(0, 1, "loss", 0.9, Some(1)),
+            point(0, 2, "loss", 0.5, Some(3)),
+            point(0, 3, "loss", 0.7, Some(2)), // arrived later, but an earlier training step
+            point(1, 1, "loss", 0.3, Some(1)),
+            point(0, 4, "acc", 0.1, Some(9)),
+            point(0, 5, "acc", 0.8, None), // the final word
+            point(2, 1, "acc", 0.82, None),
+        ],
+        &plan(),
+    );
+    assert!((s.get("loss").unwrap().value() - 0.4).abs() < 1e-12);
+    assert_eq!(s.get("loss").unwrap().values.iter().map(|v| v.member.as_str()).collect::<Vec<_>>(), ["seed=1", "seed=2"]);
+    // Two steps report `acc`: the last in graph order counts, the other has a name of its own.
+    assert_eq!(s.get("acc").unwrap().step, "eval");
+    assert_eq!(s.get("train:acc").unwrap().value(), 0.8);
+    assert!(s.get("eval:loss").is_none() && s.get("nothing").is_none());
+}
+
+#[test]
+fn a_value_that_is_not_finite_is_kept() {
+    let s = summary(&[(0, "loss", f64::NAN), (1, "loss", 0.3)]);
+    assert!(s.get("loss").unwrap().value().is_nan());
+    assert_eq!(s.get("loss").unwrap().values.len(), 2);
+}
+
+fn gate(make: impl FnOnce(&mut Gate)) -> Gate {
+    let mut gate = Gate::default();
+    make(&mut gate);
+    gate
+}
+
+#[test]
+fn gates_judge_point_values() {
+    use Verdict::{Fail, Inconclusive, Pass};
+    let relative = |x| Some(Tolerance::Relative(x));
+    // (metric, this, baseline, gate, verdict)
+    let min = gate(|g| g.min = Some(0.8));
+    let max = gate(|g| g.max = Some(40.0));
+    let keep = gate(|g| g.no_worse_than = relative(0.005));
+    let keep_points = gate(|g| g.no_worse_than = Some(Tolerance::Points(1.0)));
+    let keep_loss = gate(|g| (g.goal, g.no_worse_than) = (Some(Goal::Min), relative(0.02)));
+    let grow = gate(|g| g.improve_by = Some(Tolerance::Absolute(0.01)));
+    let warn = gate(|g| (g.min, g.warn_only) = (Some(0.9), true));
+    let both = gate(|g| (g.min, g.improve_by) = (Some(0.9), relative(0.01)));
+    let nan = f64::NAN;
+    let cases: &[(&str, Option<f64>, Option<f64>, &Gate, Verdict, Verdict)] = &[
+        ("accuracy", Some(0.81), None, &min, Pass, Pass),
+        ("accuracy", Some(0.80), None, &min, Pass, Pass),
+        ("accuracy", Some(0.79), None, &min, Fail, Fail),
+        ("latency_ms", Some(40.0), None, &max, Pass, Pass),
+        ("latency_ms", Some(40.1), None, &max, Fail, Fail),
+        ("accuracy", Some(0.796), Some(0.8), &keep, Pass, Pass), // exactly at the edge
+        ("accuracy", Some(0.7959), Some(0.8), &keep, Fail, Fail),
+        ("accuracy", Some(0.79), Some(0.8), &keep_points, Pass, Pass),
+        ("accuracy", Some(0.7899), Some(0.8), &keep_points, Fail, Fail),
+        ("cost", Some(1.02), Some(1.0), &keep_loss, Pass, Pass),
+        ("cost", Some(1.03), Some(1.0), &keep_loss, Fail, Fail),
+        ("cost", Some(0.5), Some(1.0), &keep_loss, Pass, Pass),
+        ("accuracy", Some(0.81), Some(0.8), &grow, Pass, Pass),
+        ("accuracy", Some(0.8099), Some(0.8), &grow, Fail, Fail),
+        ("accuracy", Some(0.81), None, &keep, Inconclusive, Inconclusive),
+        ("accuracy", Some(0.81), Some(nan), &keep, Inconclusive, Inconclusive),
+        ("accuracy", Some(nan), Some(0.8), &keep, Fail, Fail),
+        ("accuracy", Some(f64::INFINITY), None, &min, Fail, Fail),
+        ("accuracy", None, Some(0.8), &keep, Fail, Fail),
+        ("accuracy", None, None, &min, Fail, Fail),
+        ("accuracy", Some(0.8), None, &warn, Fail, Pass), // only warns
+        ("accuracy", Some(0.8), None, &both, Fail, Fail), // a failure outweighs what cannot be said
+        ("delta", Some(0.1), Some(0.0), &keep, Pass, Pass), // a zero baseline divides nothing
+    ];
+    for (n, (name, this, base, gate, verdict, run)) in cases.iter().enumerate() {
+        let side = |v: &Option<f64>| summary(&v.map(|v| (2, *name, v)).into_iter().collect::<Vec<_>>());
+        let baseline = base.map(|_| side(base));
+        let out = compare(&side(this), baseline.as_ref(), &[((*name).to_owned(), (*gate).clone())], None);
+        assert_eq!(out.metrics.len(), 1, "case {n}");
+        let judged = out.metrics[0].gate.as_ref().unwrap();
+        assert_eq!((judged.verdict, out.verdict), (*verdict, *run), "case {n}: {:?}", judged.reasons);
+        assert_eq!(judged.reasons.is_empty(), *verdict == Pass, "case {n}");
+        let json = serde_json::to_string(&out).unwrap();
+        assert_eq!(serde_json::to_string(&serde_json::from_str::<Outcome>(&json).unwrap()).unwrap(), json);
+    }
+    println!("FIGURE gate_cases={} failed=0", cases.len());
+}
+
+#[test]
+fn a_metric_that_only_the_baseline_lacks_is_inconclusive_and_rows_keep_their_order() {
+    let gates = vec![
+        ("f1/by/*".to_owned(), gate(|g| g.no_worse_than = Some(Tolerance::Relative(0.02)))),
+        ("f1/by/age".to_owned(), gate(|g| g.min = Some(0.1))),
+        ("accuracy".to_owned(), gate(|g| g.min = Some(0.5))),
+        ("ghost/*".to_owned(), gate(|g| g.warn_only = true)),
+    ];
+    let this = summary(&[(2, "f1/by/plan", 0.7), (2, "f1/by/age", 0.6), (2, "accuracy", 0.8), (2, "auc", 0.9), (0, "loss", 0.2)]);
+    let base = summary(&[(2, "f1/by/age", 0.6), (2, "accuracy", 0.7), (0, "loss", 0.3)]);
+    let out = compare(&this, Some(&base), &gates, Some("accuracy"));
+    let names: Vec<_> = out.metrics.iter().map(|m| m.name.as_str()).collect();
+    assert_eq!(names, ["accuracy", "f1/by/plan", "f1/by/age", "ghost/*", "auc", "loss"]);
+    assert_eq!(out.verdict, Verdict::Inconclusive);
+    assert_eq!(
+        out.reasons,
+        ["f1/by/plan was not reported by the baseline", "ghost/* was not reported by this run"]
+    );
+    let loss = out.metrics.last().unwrap();
+    assert_eq!((loss.goal, loss.assumed, loss.better), (Goal::Min, true, Some(Change::Better)));
+    assert!((loss.relative.unwrap() + 1.0 / 3.0).abs() < 1e-9);
+}
+
+#[test]
+fn a_reason_says_how_far_and_from_what() {
+    let gates = vec![("accuracy".to_owned(), gate(|g| g.no_worse_than = Some(Tolerance::Relative(0.005))))];
+    let out = compare(&summary(&[(2, "accuracy", 0.7721)]), Some(&summary(&[(2, "accuracy", 0.8481)])), &gates, None);
+    assert_eq!(
+        out.reasons,
+        ["accuracy is 0.076 (8.96%) worse than the baseline 0.8481; it may be worse by at most 0.5%"]
+    );
+}
