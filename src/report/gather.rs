@@ -1,0 +1,290 @@
+//! From rows to a [`Section`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Context as _;
+
+use super::view::{BaselineView, ComparisonView, Cost, Curve, FailedStep, ParamChange, Section, StepLine};
+use crate::blob::{BlobError, Blobs};
+use crate::clock::Millis;
+use crate::config::PoolConfig;
+use crate::forge::Forge;
+use crate::model::{Outcome, Plan, RunId, RunState, StepState, Verdict};
+use crate::store::Store;
+use crate::store::attempts::{AttemptRow, StoredMetric};
+use crate::store::comparisons::ComparisonRow;
+use crate::store::pulls::RepoRow;
+use crate::store::runs::{RunRow, RunView};
+
+/// How much of a failed step's log is read for its last lines.
+const TAIL_BYTES: i64 = 16 << 10;
+/// Most metrics drawn when the pipeline names none.
+const CURVES: usize = 4;
+
+pub struct Gatherer<'a> {
+    pub store: &'a Store,
+    pub blobs: &'a Blobs,
+    pub forge: &'a dyn Forge,
+    pub repo: &'a RepoRow,
+    /// Without a trailing slash.
+    pub public_url: &'a str,
+    pub pools: &'a BTreeMap<String, PoolConfig>,
+}
+
+impl Gatherer<'_> {
+    /// What a status needs: the run and one comparison, no details.
+    pub async fn brief(&self, run: &RunRow, comparison: Option<&ComparisonRow>) -> anyhow::Result<Section> {
+        let comparison = match comparison {
+            Some(row) => Some(self.comparison(row).await?),
+            None => None,
+        };
+        Ok(Section {
+            pipeline: run.pipeline.clone(),
+            run_id: run.id.to_string(),
+            sha: run.head_sha.clone(),
+            run_url: self.run_url(&run.id),
+            commit_url: self.forge.commit_url(&self.repo.name, &run.head_sha),
+            state: run.state,
+            reason: run.reason.clone(),
+            trusted: run.trusted,
+            comparison,
+            steps: Vec::new(),
+            failed: None,
+            params: Vec::new(),
+            params_total: 0,
+            curves: Vec::new(),
+            duration_ms: run.ended_ms.zip(run.started_ms).map(|(end, start)| end - start),
+            gpu_ms: 0,
+            costs: Vec::new(),
+            not_run: run.plan.not_run.clone(),
+        })
+    }
+
+    /// What a comment needs. Details are read for ended runs only.
+    pub async fn full(&self, run: &RunRow, comparison: Option<&ComparisonRow>) -> anyhow::Result<Section> {
+        let mut section = self.brief(run, comparison).await?;
+        if !run.state.is_terminal() {
+            return Ok(section);
+        }
+        let Some(view) = self.store.run_view(&run.id).await? else { return Ok(section) };
+        section.steps = steps(&view);
+        section.gpu_ms = section.steps.iter().map(|s| s.gpu_ms).sum();
+        section.costs = costs(&view.attempts, self.pools);
+        section.failed = self.failed_step(&view).await?;
+
+        let baseline = match comparison.and_then(|c| c.baseline.as_ref()) {
+            Some(id) if section.comparison.as_ref().is_some_and(|c| c.outcome.is_some()) => self.store.run(id).await?,
+            _ => None,
+        };
+        let baseline = baseline.filter(|b| b.state == RunState::Succeeded);
+        let this_params = base_params(&run.plan, self.store.run_params(&run.id).await?);
+        let base = match &baseline {
+            Some(b) => Some(base_params(&b.plan, self.store.run_params(&b.id).await?)),
+            None => None,
+        };
+        (section.params, section.params_total) = param_changes(&this_params, base.as_ref());
+
+        let this = self.store.run_metrics(&run.id).await?;
+        let base = match &baseline {
+            Some(b) => Some((self.store.run_metrics(&b.id).await?, &b.plan)),
+            None => None,
+        };
+        section.curves = curves(run, &this, base.as_ref().map(|(points, plan)| (points.as_slice(), *plan)));
+        Ok(section)
+    }
+
+    async fn comparison(&self, row: &ComparisonRow) -> anyhow::Result<ComparisonView> {
+        let baseline = match &row.baseline {
+            Some(id) => self.store.run(id).await?.map(|run| BaselineView {
+                run_url: self.run_url(&run.id),
+                branch: run.branch,
+                sha: run.head_sha,
+            }),
+            None => None,
+        };
+        let outcome: Option<Outcome> = match row.verdict {
+            Some(_) => Some(serde_json::from_value(row.result.clone()).context("cannot read a comparison's result")?),
+            None => None,
+        };
+        Ok(ComparisonView {
+            state: row.state,
+            verdict: row.verdict,
+            note: row.baseline_note.clone(),
+            baseline,
+            outcome,
+        })
+    }
+
+    async fn failed_step(&self, view: &RunView) -> anyhow::Result<Option<FailedStep>> {
+        let bad = |s: StepState| matches!(s, StepState::Failed | StepState::Errored);
+        let Some(step) = view.steps.iter().find(|s| bad(s.state)) else { return Ok(None) };
+        let attempt = view.attempts.iter().filter(|a| a.step_id == step.id).max_by_key(|a| a.number);
+        let reason = attempt.map(|a| a.reason.clone()).filter(|r| !r.is_empty()).unwrap_or_else(|| step.reason.clone());
+        Ok(Some(FailedStep {
+            name: step.name.clone(),
+            class: attempt.and_then(|a| a.class),
+            exit_code: attempt.and_then(|a| a.exit_code),
+            reason,
+            log_tail: match attempt {
+                Some(attempt) => self.log_tail(attempt).await?,
+                None => String::new(),
+            },
+        }))
+    }
+
+    /// The last bytes of a log, from a line's start. A blob that retention took is an empty tail, not an error.
+    async fn log_tail(&self, attempt: &AttemptRow) -> anyhow::Result<String> {
+        let from = (attempt.log_bytes - TAIL_BYTES).max(0);
+        let mut bytes = Vec::new();
+        for segment in self.store.log_segments(&attempt.uid, from, 10_000).await? {
+            let skip = (from - segment.start_byte).max(0);
+            match self.blobs.get_range(&segment.blob_key, skip as u64..segment.bytes as u64).await {
+                Ok(part) => bytes.extend_from_slice(&part),
+                Err(BlobError::Missing(_)) => {}
+                Err(error) => return Err(error).context("cannot read the end of a step's log"),
+            }
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        let whole = if from > 0 { text.split_once('\n').map_or("", |(_, rest)| rest) } else { &text };
+        Ok(whole.to_owned())
+    }
+
+    fn run_url(&self, run: &RunId) -> String {
+        format!("{}/runs/{run}", self.public_url)
+    }
+}
+
+/// The comparison that decides a status: one that waits, else the worst.
+pub fn worst(rows: &[ComparisonRow]) -> Option<&ComparisonRow> {
+    rows.iter().min_by_key(|row| match row.verdict {
+        Some(Verdict::Fail) => 0, // a failure stands, whatever the others wait for
+        None => 1,
+        Some(Verdict::Inconclusive) => 2,
+        Some(Verdict::Pass) => 3,
+    })
+}
+
+fn steps(view: &RunView) -> Vec<StepLine> {
+    let line = |step: &crate::store::runs::StepRow| {
+        let attempts: Vec<_> = view.attempts.iter().filter(|a| a.step_id == step.id).collect();
+        StepLine {
+            name: step.name.clone(),
+            state: step.state,
+            reason: step.reason.clone(),
+            attempts: attempts.len(),
+            duration_ms: step.ended_ms.zip(step.started_ms).map(|(end, start)| end - start),
+            gpu_ms: attempts.iter().map(|a| gpu_ms(a)).sum(),
+        }
+    };
+    view.steps.iter().map(line).collect()
+}
+
+/// GPUs are paid for from the start of the attempt to its end, whatever they did.
+fn gpu_ms(attempt: &AttemptRow) -> Millis {
+    let time = attempt.ended_ms.zip(attempt.started_ms).map_or(0, |(end, start)| (end - start).max(0));
+    time * attempt.gpus.len() as i64
+}
+
+fn costs(attempts: &[AttemptRow], pools: &BTreeMap<String, PoolConfig>) -> Vec<Cost> {
+    let mut by_currency: BTreeMap<&str, f64> = BTreeMap::new();
+    for attempt in attempts {
+        if let Some(pool) = pools.get(&attempt.pool).filter(|p| p.gpu_hour_price > 0.0) {
+            let hours = gpu_ms(attempt) as f64 / 3_600_000.0;
+            *by_currency.entry(&pool.currency).or_default() += hours * pool.gpu_hour_price;
+        }
+    }
+    by_currency
+        .into_iter()
+        .filter(|(_, amount)| *amount > 0.0)
+        .map(|(currency, amount)| Cost { currency: currency.to_owned(), amount })
+        .collect()
+}
+
+/// Parameters by (base step, name): the values of all members, joined when they differ.
+fn base_params(plan: &Plan, params: Vec<(String, String, String)>) -> BTreeMap<(String, String), String> {
+    let mut values: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
+    for (step, name, value) in params {
+        let base = plan.step(&step).map_or_else(|| step.clone(), |s| s.base.clone());
+        values.entry((base, name)).or_default().insert(value);
+    }
+    values.into_iter().map(|(key, set)| (key, set.into_iter().collect::<Vec<_>>().join(", "))).collect()
+}
+
+fn param_changes(
+    this: &BTreeMap<(String, String), String>,
+    baseline: Option<&BTreeMap<(String, String), String>>,
+) -> (Vec<ParamChange>, usize) {
+    let Some(baseline) = baseline else { return (Vec::new(), this.len()) };
+    let keys: BTreeSet<_> = this.keys().chain(baseline.keys()).collect();
+    let total = keys.len();
+    let changes = keys
+        .into_iter()
+        .filter(|key| this.get(key) != baseline.get(key))
+        .map(|key| ParamChange {
+            step: key.0.clone(),
+            name: key.1.clone(),
+            baseline: baseline.get(key).cloned(),
+            this: this.get(key).cloned(),
+        })
+        .collect();
+    (changes, total)
+}
+
+/// The metrics that the pipeline names, else the primary one and the losses, as far as they have several points.
+fn curves(run: &RunRow, this: &[StoredMetric], baseline: Option<(&[StoredMetric], &Plan)>) -> Vec<Curve> {
+    let mut names: Vec<String> = run.plan.report.plots.clone();
+    if names.is_empty() {
+        names.extend(run.plan.metrics.primary.clone());
+        let losses: BTreeSet<&str> =
+            this.iter().map(|m| m.point.name.as_str()).filter(|n| n.to_ascii_lowercase().contains("loss")).collect();
+        names.extend(losses.into_iter().map(str::to_owned));
+        names.dedup();
+    }
+    names
+        .into_iter()
+        .filter_map(|name| {
+            let (points, members) = curve(&name, this, &run.plan);
+            let base = baseline.map(|(metrics, plan)| curve(&name, metrics, plan).0).unwrap_or_default();
+            (points.len() >= 3).then_some(Curve { name, members, this: points, baseline: base })
+        })
+        .take(CURVES)
+        .collect()
+}
+
+/// One metric of the last base step in graph order that has a curve of it: at each training step that every member
+/// reported, the mean over the members. Without training steps the order of arrival counts.
+fn curve(name: &str, metrics: &[StoredMetric], plan: &Plan) -> (Vec<(f64, f64)>, usize) {
+    // By base step (with its last position), then member, then place on the x axis.
+    let mut by_base: BTreeMap<(i64, &str), BTreeMap<i64, BTreeMap<i64, f64>>> = BTreeMap::new();
+    let last_position = |base: &str| plan.steps.iter().rposition(|s| s.base == base).unwrap_or(0) as i64;
+    let stepped = metrics.iter().any(|m| m.point.name == name && m.point.step.is_some());
+    for metric in metrics.iter().filter(|m| m.point.name == name) {
+        let base = usize::try_from(metric.step_position).ok().and_then(|i| plan.steps.get(i));
+        let base = base.map_or(metric.step_name.as_str(), |s| s.base.as_str());
+        let member = by_base.entry((last_position(base), base)).or_default().entry(metric.step_position).or_default();
+        let x = match (stepped, metric.point.step) {
+            (true, Some(step)) => step,
+            (true, None) => continue, // a final word has no place on this axis
+            (false, _) => member.len() as i64 + 1,
+        };
+        member.insert(x, metric.point.value);
+    }
+    let Some(members) = by_base.into_values().rev().find(|members| members.values().any(|m| m.len() >= 3)) else {
+        return (Vec::new(), 0);
+    };
+    let count = members.len();
+    let mut sums: BTreeMap<i64, (usize, f64)> = BTreeMap::new();
+    for points in members.values() {
+        for (x, value) in points {
+            let entry = sums.entry(*x).or_default();
+            entry.0 += 1;
+            entry.1 += value;
+        }
+    }
+    let points = sums
+        .into_iter()
+        .filter(|(_, (n, sum))| *n == count && sum.is_finite())
+        .map(|(x, (n, sum))| (x as f64, sum / n as f64))
+        .collect();
+    (points, count)
+}

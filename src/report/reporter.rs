@@ -1,0 +1,189 @@
+//! The handler behind `report` work: tells the outbox what the forge should show.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+
+use super::gather::{Gatherer, worst};
+use super::view::{Section, View};
+use super::{comment, status};
+use crate::blob::Blobs;
+use crate::clock::{Millis, SharedClock};
+use crate::config::Config;
+use crate::forge::Forges;
+use crate::model::plan::CommentMode;
+use crate::model::{RepoId, RunState, Sha};
+use crate::queue::Handler;
+use crate::store::Store;
+use crate::store::comparisons::ComparisonRow;
+use crate::store::instance::Instance;
+use crate::store::outbox::{Desire, OutboxKind};
+use crate::store::pulls::{PullRow, RepoRow};
+use crate::store::runs::RunRow;
+use crate::store::work::{WorkAsk, WorkItem, WorkKind, WorkOutcome};
+
+/// A first word goes out at once; further ones that are not final wait this long, since a newer one may replace them.
+const COALESCE_MS: Millis = 5_000;
+
+/// The only writer of what is desired for commits and pull requests.
+pub struct Reporter {
+    store: Store,
+    forges: Arc<Forges>,
+    blobs: Blobs,
+    clock: SharedClock,
+    config: Arc<Config>,
+    instance: Arc<Instance>,
+}
+
+#[async_trait]
+impl Handler for Reporter {
+    fn kind(&self) -> WorkKind {
+        WorkKind::Report
+    }
+
+    async fn handle(&self, item: &WorkItem) -> anyhow::Result<WorkOutcome> {
+        let Some((repo, sha)) = self.subject(&item.key).await? else {
+            return Ok(WorkOutcome::Done);
+        };
+        let Some(repo) = self.store.repo(&repo).await.context("cannot read the repository to report to")? else {
+            return Ok(WorkOutcome::Done);
+        };
+        self.report(&repo, &sha).await.with_context(|| format!("cannot report on {} {}", repo.name, sha.short()))?;
+        Ok(WorkOutcome::Done)
+    }
+}
+
+impl Reporter {
+    pub fn new(
+        store: Store,
+        forges: Arc<Forges>,
+        blobs: Blobs,
+        clock: SharedClock,
+        config: Arc<Config>,
+        instance: Arc<Instance>,
+    ) -> Self {
+        Self { store, forges, blobs, clock, config, instance }
+    }
+
+    /// A key names a commit, or a pull request and so its head.
+    async fn subject(&self, key: &str) -> anyhow::Result<Option<(RepoId, Sha)>> {
+        if let Some((repo, sha)) = key.split_once('/') {
+            return Ok(Sha::parse(sha).ok().map(|sha| (RepoId::from_text(repo), sha)));
+        }
+        let Some((repo, number)) = key.split_once('#') else { return Ok(None) };
+        let (repo, Ok(number)) = (RepoId::from_text(repo), number.parse()) else { return Ok(None) };
+        let pull = self.store.pull(&repo, number).await.context("cannot read the pull request to report on")?;
+        Ok(pull.map(|p| (repo, p.pull.head_sha)))
+    }
+
+    async fn report(&self, repo: &RepoRow, sha: &Sha) -> anyhow::Result<()> {
+        let runs = self.store.head_runs(&repo.id, sha).await?;
+        if runs.is_empty() {
+            return Ok(());
+        }
+        let pulls = self.store.open_pulls_with_head(&repo.id, sha).await?;
+        let forge = self.forges.get(&repo.forge).with_context(|| format!("forge {} is not configured", repo.forge))?;
+        let pools = self.config.pools();
+        let gatherer = Gatherer {
+            store: &self.store,
+            blobs: &self.blobs,
+            forge: forge.as_ref(),
+            repo,
+            public_url: self.config.public_url.trim_end_matches('/'),
+            pools: &pools,
+        };
+        let mut reported: Vec<(RunRow, Vec<ComparisonRow>)> = Vec::new();
+        for run in runs {
+            let comparisons = self.comparisons(&run, &pulls).await?;
+            let section = gatherer.brief(&run, worst(&comparisons)).await?;
+            self.desire_status(repo, sha, &section).await?;
+            reported.push((run, comparisons));
+        }
+        for pull in &pulls {
+            self.desire_comment(repo, pull, &reported, &gatherer).await?;
+        }
+        Ok(())
+    }
+
+    /// The comparisons that count now: of the open pull requests, else of the branch. When one of a run that succeeded is
+    /// missing (a pull request was opened just now), it is asked for, and its end asks for this report again.
+    async fn comparisons(&self, run: &RunRow, pulls: &[PullRow]) -> anyhow::Result<Vec<ComparisonRow>> {
+        let mut rows = self.store.comparisons_of(&run.id).await?;
+        let wanted: Vec<String> = if pulls.is_empty() {
+            vec![format!("branch:{}", run.branch)]
+        } else {
+            pulls.iter().map(|p| format!("pr:{}", p.pull.number)).collect()
+        };
+        rows.retain(|row| wanted.contains(&row.target));
+        if run.state == RunState::Succeeded && rows.len() < wanted.len() {
+            let now = self.clock.now_ms();
+            self.store.ask(vec![WorkAsk::compare(&run.id, now)], now).await?;
+        }
+        Ok(rows)
+    }
+
+    async fn desire_status(&self, repo: &RepoRow, sha: &Sha, section: &Section) -> anyhow::Result<()> {
+        let Some(status) = status::status(section) else { return Ok(()) };
+        let target = format!("{sha}/{}", status.context);
+        let desired = serde_json::to_value(&status).context("cannot write the status as JSON")?;
+        self.desire(repo, OutboxKind::Status, target, desired, section.is_final()).await
+    }
+
+    /// The first comment is written when there is something to say; after that it follows every push.
+    async fn desire_comment(
+        &self,
+        repo: &RepoRow,
+        pull: &PullRow,
+        reported: &[(RunRow, Vec<ComparisonRow>)],
+        gatherer: &Gatherer<'_>,
+    ) -> anyhow::Result<()> {
+        let target = format!("pr:{}", pull.pull.number);
+        let mut sections = Vec::new();
+        for (run, comparisons) in reported.iter().filter(|(run, _)| run.plan.report.comment == CommentMode::Update) {
+            let comparison = comparisons.iter().find(|c| c.target == target);
+            sections.push(gatherer.full(run, comparison).await?);
+        }
+        let number = pull.pull.number.to_string();
+        let telling = sections.iter().any(|s| (s.is_final() && s.state != RunState::Skipped) || s.state == RunState::Held);
+        let posted = self.store.outbox_row(&repo.id, OutboxKind::Comment, &number).await?.is_some();
+        if sections.is_empty() || !(telling || posted) {
+            return Ok(());
+        }
+        sections.sort_by(|a, b| a.pipeline.cmp(&b.pipeline));
+        let last = sections.iter().all(Section::is_final);
+        let view = View { marker: marker(&self.instance, repo, pull.pull.number), sections };
+        let desired = serde_json::json!({ "body": comment::render(&view) });
+        self.desire(repo, OutboxKind::Comment, number, desired, last).await
+    }
+
+    async fn desire(
+        &self,
+        repo: &RepoRow,
+        kind: OutboxKind,
+        target: String,
+        desired: serde_json::Value,
+        last: bool,
+    ) -> anyhow::Result<()> {
+        let now = self.clock.now_ms();
+        let first = self.store.outbox_row(&repo.id, kind, &target).await?.is_none_or(|row| row.writes == 0);
+        let desire = Desire {
+            credential: repo.forge.clone(),
+            repo_id: repo.id.clone(),
+            kind,
+            target,
+            desired,
+            last,
+            not_before_ms: if last || first { now } else { now + COALESCE_MS },
+        };
+        self.store.desire(desire, now).await.context("cannot store what the forge should show")?;
+        Ok(())
+    }
+}
+
+/// The first line of a pull request's comment. Nobody without the installation's key can write it.
+pub fn marker(instance: &Instance, repo: &RepoRow, number: i64) -> String {
+    let number = number.to_string();
+    let mac = instance.derive("report-marker", &[&repo.forge, &repo.forge_id, &number]);
+    format!("<!-- trainyard:report pr={number} mac={} -->", hex::encode(&mac[..16]))
+}

@@ -1,0 +1,88 @@
+//! The status of one pipeline on a commit: the run's result and its worst comparison, in at most 140 characters.
+
+use super::view::{ComparisonView, Section, short};
+use super::{escape, numbers};
+use crate::forge::{Status, StatusState};
+use crate::model::{ComparisonState, Outcome, RunState, Verdict};
+
+/// GitHub refuses 141.
+const DESCRIPTION: usize = 140;
+
+pub fn context(pipeline: &str) -> String {
+    format!("trainyard/{}", escape::plain(pipeline, 200))
+}
+
+/// None: say nothing new yet (the run succeeded and is about to be compared).
+pub fn status(section: &Section) -> Option<Status> {
+    let pending = |text: String| (StatusState::Pending, text);
+    let because = |word: &str| match section.reason.as_str() {
+        "" => word.to_owned(),
+        reason => format!("{word}: {reason}"),
+    };
+    let (state, description) = match section.state {
+        RunState::Held => {
+            pending("waiting for release: an untrusted head, someone with write access must let it run".to_owned())
+        }
+        // After a release the forge has heard of it already: queued and running are one word there, to save a write.
+        RunState::Queued | RunState::Running if !section.trusted => pending("released, running".to_owned()),
+        RunState::Queued => pending("queued".to_owned()),
+        RunState::Running => pending("running".to_owned()),
+        RunState::Succeeded => match &section.comparison {
+            None => return None,
+            Some(c) if c.state == ComparisonState::Pending => {
+                pending(format!("waiting for the baseline run: {}", c.note))
+            }
+            Some(c) => succeeded(c),
+        },
+        RunState::Failed => (StatusState::Failure, because("failed")),
+        RunState::Errored => (StatusState::Error, because("error")),
+        RunState::Cancelled => (StatusState::Error, because("cancelled")),
+        RunState::Superseded => (StatusState::Error, because("superseded")),
+        RunState::Skipped => (StatusState::Success, because("skipped")),
+    };
+    Some(Status {
+        context: context(&section.pipeline),
+        state,
+        description: escape::plain(&description, DESCRIPTION),
+        target_url: section.run_url.clone(),
+    })
+}
+
+fn succeeded(comparison: &ComparisonView) -> (StatusState, String) {
+    let verdict = comparison.verdict.unwrap_or(Verdict::Inconclusive);
+    let outcome = comparison.outcome.as_ref();
+    let gated = outcome.is_some_and(|o| o.metrics.iter().any(|m| m.gate.is_some()));
+    let warned = outcome.is_some_and(|o| {
+        o.metrics.iter().filter_map(|m| m.gate.as_ref()).any(|g| g.warn_only && g.verdict == Verdict::Fail)
+    });
+    let first = outcome.and_then(|o| o.reasons.first()).map(String::as_str).unwrap_or_default();
+    let judged = match verdict {
+        Verdict::Pass if warned => format!("gates passed with a warning: {first}"),
+        Verdict::Pass if gated => "gates passed".to_owned(),
+        Verdict::Pass => "no gates".to_owned(),
+        Verdict::Fail => format!("gate failed: {first}"),
+        Verdict::Inconclusive => format!("inconclusive: {first}; {}", comparison.note),
+    };
+    let state = if verdict == Verdict::Fail { StatusState::Failure } else { StatusState::Success };
+    let headline = outcome.and_then(|o| headline(o, comparison));
+    (state, headline.map_or_else(|| judged.clone(), |h| format!("{h} · {judged}")))
+}
+
+/// `accuracy 0.8612 (+0.0131 vs main 1a2b3c4)`.
+fn headline(outcome: &Outcome, comparison: &ComparisonView) -> Option<String> {
+    let metric = outcome.primary()?;
+    let this = metric.candidate.as_ref()?.value();
+    let base = metric.baseline.as_ref().map(crate::model::outcome::Aggregate::value);
+    let decimals = numbers::decimals(&[this, base.unwrap_or(this)], metric.delta);
+    let name = escape::plain(&metric.name, 40);
+    let value = numbers::value(this, decimals);
+    Some(match (metric.delta, &comparison.baseline) {
+        (Some(delta), Some(against)) => format!(
+            "{name} {value} ({} vs {} {})",
+            numbers::signed(delta, decimals),
+            escape::plain(&against.branch, 24),
+            short(&against.sha)
+        ),
+        _ => format!("{name} {value}"),
+    })
+}

@@ -1,0 +1,122 @@
+//! All that is shown, as plain values.
+
+use crate::clock::Millis;
+use crate::model::{ComparisonState, EndClass, Outcome, RunState, Sha, StepState, Verdict};
+
+/// One pull request's comment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct View {
+    /// The whole first line, by which the comment is found again.
+    pub marker: String,
+    /// By pipeline name.
+    pub sections: Vec<Section>,
+}
+
+/// One pipeline's newest run of the commit.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Section {
+    pub pipeline: String,
+    pub run_id: String,
+    pub sha: Sha,
+    /// The run's page on the dashboard.
+    pub run_url: String,
+    pub commit_url: String,
+    pub state: RunState,
+    pub reason: String,
+    pub trusted: bool,
+    /// The comparison for this pull request, or the worst one for a status.
+    pub comparison: Option<ComparisonView>,
+    pub steps: Vec<StepLine>,
+    pub failed: Option<FailedStep>,
+    /// Parameters that differ from the baseline's.
+    pub params: Vec<ParamChange>,
+    pub params_total: usize,
+    pub curves: Vec<Curve>,
+    /// From start to end; None until it ended.
+    pub duration_ms: Option<Millis>,
+    /// Sum over ended attempts of their time times their GPUs.
+    pub gpu_ms: Millis,
+    /// By currency; only pools with a price.
+    pub costs: Vec<Cost>,
+    /// Sections of the pipeline file that this version does not run.
+    pub not_run: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ComparisonView {
+    pub state: ComparisonState,
+    pub verdict: Option<Verdict>,
+    /// How the baseline was chosen, or why there is none.
+    pub note: String,
+    pub baseline: Option<BaselineView>,
+    /// None while it waits.
+    pub outcome: Option<Outcome>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct BaselineView {
+    pub branch: String,
+    pub sha: Sha,
+    pub run_url: String,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepLine {
+    pub name: String,
+    pub state: StepState,
+    pub reason: String,
+    pub attempts: usize,
+    pub duration_ms: Option<Millis>,
+    pub gpu_ms: Millis,
+}
+
+/// The first step, in graph order, that did not end well, with the end of its log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FailedStep {
+    pub name: String,
+    pub class: Option<EndClass>,
+    pub exit_code: Option<i64>,
+    pub reason: String,
+    /// Masked when it was stored.
+    pub log_tail: String,
+}
+
+/// A parameter of a step on both sides; None: not reported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParamChange {
+    /// Base name of the step.
+    pub step: String,
+    pub name: String,
+    pub baseline: Option<String>,
+    pub this: Option<String>,
+}
+
+/// One metric over training steps: (step, mean over members), rising, finite.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Curve {
+    pub name: String,
+    pub members: usize,
+    pub this: Vec<(f64, f64)>,
+    /// Empty without a baseline.
+    pub baseline: Vec<(f64, f64)>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cost {
+    pub currency: String,
+    pub amount: f64,
+}
+
+impl Section {
+    /// Nothing that is stored now will change this section any more.
+    pub fn is_final(&self) -> bool {
+        self.state.is_terminal()
+            && !(self.state == RunState::Succeeded
+                && self.comparison.as_ref().is_none_or(|c| c.state == ComparisonState::Pending))
+    }
+}
+
+/// Seven digits, as people know them from git.
+pub(super) fn short(sha: &Sha) -> &str {
+    &sha.as_str()[..7]
+}
