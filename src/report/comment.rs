@@ -111,6 +111,7 @@ fn succeeded_line(section: &Section, name: &str) -> String {
         Verdict::Pass if warned > 0 => ("⚠️", format!("passed with {warned} {}", plural(warned, "warning"))),
         Verdict::Pass if gates.is_empty() => ("✅", "succeeded".to_owned()),
         Verdict::Pass if gates.len() == 1 => ("✅", "passed its gate".to_owned()),
+        Verdict::Pass if gates.len() == 2 => ("✅", "passed both gates".to_owned()),
         Verdict::Pass => ("✅", format!("passed all {} gates", gates.len())),
     };
     let mut line = format!("### {icon} {name}: {words}");

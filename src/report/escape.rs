@@ -4,55 +4,69 @@
 /// Most combining marks that one letter may carry.
 const MARKS: usize = 2;
 
-/// Splits mentions, references, links and emoji codes without being seen.
+/// Splits what would wake the forge, without being seen.
 const BREAK: char = '\u{200B}';
 
 /// One line of plain text in Markdown, in a paragraph or a table cell: shown as it is, links to nothing, calls nobody.
 /// At most `limit` characters of it.
 pub fn text(raw: &str, limit: usize) -> String {
-    let clean = cut(&one_line(raw), limit);
-    let mut out = String::with_capacity(clean.len() + 16);
-    let chars: Vec<char> = clean.chars().collect();
-    for (i, &c) in chars.iter().enumerate() {
-        let next = chars.get(i + 1).copied().unwrap_or(' ');
+    let quiet: Vec<char> = quiet(&cut(&one_line(raw), limit)).chars().collect();
+    let mut out = String::with_capacity(quiet.len() + 16);
+    for (i, &c) in quiet.iter().enumerate() {
+        let alphanumeric = |at: Option<usize>| at.and_then(|at| quiet.get(at)).is_some_and(|n| n.is_alphanumeric());
         match c {
             '&' => out.push_str("&amp;"),
             '<' => out.push_str("&lt;"),
             '>' => out.push_str("&gt;"),
-            // A backslash keeps Markdown away; the break keeps away the forge, which looks for these after rendering.
-            '@' | '#' => {
-                out.push('\\');
-                out.push(c);
-                out.push(BREAK);
-            }
-            ':' if next == '/' || next.is_alphanumeric() || matches!(next, '+' | '-' | '_') => {
-                out.push(':');
-                out.push(BREAK);
-            }
-            '.' if i >= 3 && chars[i - 3..i].iter().all(|w| w.eq_ignore_ascii_case(&'w')) => {
-                out.push(BREAK);
-                out.push('.');
-            }
-            // `GH-12` and `!12` are references at some forge.
-            '-' if i >= 2 && chars[i - 2..i].iter().collect::<String>().eq_ignore_ascii_case("gh") => {
-                out.push_str("\\-");
-                out.push(BREAK);
-            }
-            '!' => {
-                out.push_str("\\!");
-                out.push(BREAK);
-            }
-            '\\' | '`' | '*' | '_' | '{' | '}' | '[' | ']' | '(' | ')' | '|' | '~' | '$' | '=' | '^' => {
+            // Within a word it means nothing, and metric names are full of it.
+            '_' if alphanumeric(i.checked_sub(1)) && alphanumeric(Some(i + 1)) => out.push('_'),
+            '\\' | '`' | '*' | '_' | '[' | ']' | '|' | '~' | '$' | '#' => {
                 out.push('\\');
                 out.push(c);
             }
-            // Markdown blocks start with these only at the start of a line.
-            '+' | '-' if i == 0 => {
+            // Lists, rules and underlined headings start a line with these.
+            '+' | '-' | '=' if i == 0 => {
                 out.push('\\');
                 out.push(c);
             }
-            '.' if i > 0 && chars[..i].iter().all(char::is_ascii_digit) => out.push_str("\\."),
+            '.' if i > 0 && quiet[..i].iter().all(char::is_ascii_digit) => out.push_str("\\."),
             c => out.push(c),
+        }
+    }
+    out
+}
+
+/// For the inside of `<summary>` and other HTML that we write, where Markdown is not read but the forge still looks.
+pub fn html(raw: &str, limit: usize) -> String {
+    let quiet = quiet(&cut(&one_line(raw), limit));
+    quiet.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+/// Mentions, references, links and emoji codes, none of which Markdown's own escapes stop: the forge looks for them after
+/// rendering. A break that nobody sees keeps them apart.
+fn quiet(clean: &str) -> String {
+    let chars: Vec<char> = clean.chars().collect();
+    let mut out = String::with_capacity(clean.len() + 8);
+    for (i, &c) in chars.iter().enumerate() {
+        let next = chars.get(i + 1).copied().unwrap_or(' ');
+        let after = |word: &str| {
+            let n = word.len();
+            i >= n && chars[i - n..i].iter().zip(word.chars()).all(|(a, b)| a.eq_ignore_ascii_case(&b))
+        };
+        let wakes = match c {
+            '@' => true,
+            '#' | '!' => !next.is_whitespace(),
+            ':' => next == '/' || next.is_alphanumeric() || matches!(next, '+' | '-' | '_'),
+            '-' => after("gh"),
+            '.' if after("www") => {
+                out.push(BREAK);
+                false
+            }
+            _ => false,
+        };
+        out.push(c);
+        if wakes {
+            out.push(BREAK);
         }
     }
     out
@@ -79,28 +93,6 @@ pub fn block(raw: &str, max_lines: usize, max_columns: usize) -> String {
     let body = body.join("\n");
     let fence = "`".repeat((longest_run(&body, '`') + 1).max(3));
     format!("{fence}text\n{body}\n{fence}")
-}
-
-/// For the inside of `<summary>` and other HTML that we write.
-pub fn html(raw: &str, limit: usize) -> String {
-    let mut out = String::new();
-    for c in cut(&one_line(raw), limit).chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '@' | '#' => {
-                out.push(c);
-                out.push(BREAK);
-            }
-            '*' | '_' | '`' | '[' | ']' | '|' | '~' | '\\' | '!' | '$' => {
-                out.push_str(&format!("&#{};", c as u32));
-            }
-            c => out.push(c),
-        }
-    }
-    out
 }
 
 /// Words for a Mermaid title: letters, digits and a few signs, nothing that its grammar knows.

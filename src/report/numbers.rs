@@ -10,6 +10,9 @@ pub fn decimals(values: &[f64], delta: Option<f64>) -> usize {
         return 0;
     }
     let largest = finite.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+    if largest > 0.0 && largest < 1e-4 {
+        return 0; // `value` turns to powers of ten
+    }
     let mut decimals = if largest == 0.0 { 0 } else { 3 - largest.log10().floor() as i32 };
     // 0.8612, not 0.86120: four decimals say enough of what lies between 0 and 1.
     if (0.01..1.0).contains(&largest) {

@@ -17,7 +17,7 @@ use crate::model::{RepoId, RunState, Sha};
 use crate::queue::Handler;
 use crate::store::Store;
 use crate::store::comparisons::ComparisonRow;
-use crate::store::instance::Instance;
+use crate::store::Instance;
 use crate::store::outbox::{Desire, OutboxKind};
 use crate::store::pulls::{PullRow, RepoRow};
 use crate::store::runs::RunRow;

@@ -61,7 +61,10 @@ fn succeeded(comparison: &ComparisonView) -> (StatusState, String) {
         Verdict::Pass if gated => "gates passed".to_owned(),
         Verdict::Pass => "no gates".to_owned(),
         Verdict::Fail => format!("gate failed: {first}"),
-        Verdict::Inconclusive => format!("inconclusive: {first}; {}", comparison.note),
+        Verdict::Inconclusive if outcome.is_none_or(|o| o.baseline_seeds() == 0) => {
+            format!("inconclusive, {}", comparison.note)
+        }
+        Verdict::Inconclusive => format!("inconclusive: {first}"),
     };
     let state = if verdict == Verdict::Fail { StatusState::Failure } else { StatusState::Success };
     let headline = outcome.and_then(|o| headline(o, comparison));

@@ -132,9 +132,8 @@ impl Comparer {
                 let outcome = against(Some(&summarise(&metrics, &row.plan)));
                 (ComparisonState::Final, Some(outcome), note)
             }
-            Choice::Wait { note, state, .. } if now < wait_until_ms => {
-                (ComparisonState::Pending, None, format!("{note} (still {state})"))
-            }
+            // Without the baseline's state: it would change the status without saying anything new.
+            Choice::Wait { note, .. } if now < wait_until_ms => (ComparisonState::Pending, None, note),
             Choice::Wait { note, state, .. } => {
                 let waited = self.config.limits.baseline_timeout_s;
                 let note = format!("no baseline: {note}, was still {state} after {}", spell_seconds(waited));
