@@ -214,7 +214,7 @@ fn a_failing_gate_says_by_how_much_and_an_inconclusive_one_why() {
         | **accuracy** ↑ | – | **0.8000** | **–** | ⚪ at most 0.5% worse |
         | log_loss ↓ | – | 0.3398 | – | ⚪ at most 2% worse |
         "##);
-    insta::assert_snapshot!(status_line(&section), @"");
+    insta::assert_snapshot!(status_line(&section), @"trainyard/churn Success: accuracy 0.8000 · inconclusive, no baseline: none of the 4 commits before the merge-base 9f1c2ab has a good run, because its run failed");
 }
 
 #[test]
@@ -511,7 +511,7 @@ fn numbers_show_a_difference_and_no_noise() {
         29.85 31.20 +1.35
         1200 1234 +34
         7 3 −4
-        0.000000200 0.000000100 −0.000000100
+        2.000e−7 1.000e−7 −1.000e−7
         2 1.235e10 +1.235e10
         0.5000 0.0000 −0.5000
         0.5000 0.5000 ±0
