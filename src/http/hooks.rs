@@ -190,9 +190,9 @@ async fn accept(
     if body.is_empty() {
         return Err(bad("the body is empty"));
     }
-    let event = single(headers, "x-github-event")
-        .filter(|e| e.len() <= 64 && e.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') && !e.is_empty())
-        .ok_or_else(|| bad("there must be one X-GitHub-Event of lower-case letters and underscores"))?;
+    let event = single(headers, "x-github-event").filter(|e| is_event(e)).ok_or_else(|| {
+        bad("there must be one X-GitHub-Event of at most 64 lower-case letters, digits and underscores")
+    })?;
     let delivery_id =
         single(headers, "x-github-delivery").filter(|d| is_delivery_id(d)).ok_or_else(|| {
             bad("there must be one X-GitHub-Delivery of at most 128 letters, digits, `.`, `_`, `:` and `-`")
@@ -303,6 +303,11 @@ fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
         return None;
     }
     first.to_str().ok()
+}
+
+fn is_event(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
 fn is_delivery_id(text: &str) -> bool {

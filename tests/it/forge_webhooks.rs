@@ -7,14 +7,14 @@ use trainyard::model::{EventKind, Parsed};
 
 use crate::support::npm;
 
-struct Example {
+pub struct Example {
     /// Where it was recorded: `api.github.com` or a GitHub Enterprise Server.
     server: String,
-    event: String,
-    payload: Value,
+    pub event: String,
+    pub payload: Value,
 }
 
-fn examples() -> Vec<Example> {
+pub fn examples() -> Vec<Example> {
     let root = npm("@octokit/webhooks-examples");
     let mut found = Vec::new();
     for folder in std::fs::read_dir(&root).expect("the package's folder") {

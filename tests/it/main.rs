@@ -4,3 +4,4 @@ mod architecture;
 mod forge_webhooks;
 mod store;
 mod support;
+mod web;

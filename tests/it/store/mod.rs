@@ -1,4 +1,4 @@
 //! The store: one conformance suite for every engine, and the faults of its writer.
 
 mod conformance;
-mod fixture;
+pub mod fixture;
