@@ -217,6 +217,12 @@ pub(super) struct Moved {
 }
 
 /// None: the attempt is unknown or had ended.
+pub(super) async fn attempt_has_ended(tx: &mut Conn, uid: &AttemptUid) -> Result<bool, StoreError> {
+    let ended: Option<String> =
+        one!(tx, |row| row.get("uid"), "SELECT uid FROM attempts WHERE uid = $1 AND state = 'ended'", uid)?;
+    Ok(ended.is_some())
+}
+
 pub(super) async fn move_attempt_in(
     tx: &mut Conn,
     change: &AttemptMove,

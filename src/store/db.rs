@@ -107,14 +107,44 @@ impl Store {
         }
     }
 
+    /// Opens for one command beside a running daemon: takes no lock and migrates nothing.
+    ///
+    /// # Errors
+    /// `Refused` when there is no database yet.
+    pub async fn open_beside(options: &OpenOptions) -> Result<Self, StoreError> {
+        let Some(path) = options.url.strip_prefix("sqlite:") else { return Self::open(options).await };
+        let path = PathBuf::from(path.trim_start_matches("//"));
+        if !path.is_file() {
+            let refusal = format!("there is no database at {}: start the daemon once", path.display());
+            return Err(StoreError::Refused(refusal));
+        }
+        Self::start_sqlite(&path, options, None).await
+    }
+
+    /// Is this the only process that claims work (SQLite: by its lock file)?
+    pub(super) fn is_alone(&self) -> bool {
+        matches!(&*self.db, Db::Sqlite { .. })
+    }
+
     async fn open_sqlite(path: PathBuf, options: &OpenOptions) -> Result<Self, StoreError> {
         let lock = Arc::new(sqlite::lock(&path)?);
-        let pool = sqlite::pool(&path, options.synchronous, 1, false);
+        Self::start_sqlite(&path, options, Some(lock)).await
+    }
+
+    /// With a lock: migrates. The lock lives as long as the writer.
+    async fn start_sqlite(
+        path: &std::path::Path,
+        options: &OpenOptions,
+        lock: Option<Arc<sqlite::FileLock>>,
+    ) -> Result<Self, StoreError> {
+        let pool = sqlite::pool(path, options.synchronous, 1, false);
         let mut conn = Conn::sqlite(pool.acquire().await?);
         sqlite::assert_durable(&mut conn, options.synchronous).await?;
-        migrate(&mut conn).await?;
+        if lock.is_some() {
+            migrate(&mut conn).await?;
+        }
         drop(conn);
-        let readers = sqlite::pool(&path, options.synchronous, options.connections.max(1), true);
+        let readers = sqlite::pool(path, options.synchronous, options.connections.max(1), true);
         let signals = Signals::default();
         let (requests, received) = mpsc::channel(WAITING);
         let task = tokio::spawn(writer::write_in_groups(pool, received, signals.clone(), lock));

@@ -102,6 +102,17 @@ impl Store {
         )
     }
 
+    /// The repository with this id at this forge, if it was ever seen.
+    pub async fn repo_by_forge_id(&self, forge: &str, forge_id: &str) -> Result<Option<RepoRow>, StoreError> {
+        let id: Option<RepoId> = {
+            let mut conn = self.read().await?;
+            one!(conn, |row| row.get("id"), "SELECT id FROM repos WHERE forge = $1 AND forge_id = $2", forge, forge_id)?
+        };
+        match id {
+            Some(id) => self.repo(&id).await,
+            None => Ok(None),
+        }
+    }
     pub async fn pull(&self, repo: &RepoId, number: i64) -> Result<Option<PullRow>, StoreError> {
         let mut conn = self.read().await?;
         one!(conn, PullRow::read, select_pull!("repo_id = $1 AND number = $2"), repo, number)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
-use super::attempts::{AttemptMove, AttemptRow, attempts_of_run, move_attempt_in};
+use super::attempts::{attempt_has_ended, attempts_of_run, move_attempt_in, AttemptMove, AttemptRow};
 use super::conn::{Conn, Fields, all, execute, one, to_json};
 use super::work::{WorkAsk, ask_in};
 use super::{Store, StoreError};
@@ -391,7 +391,7 @@ impl Store {
         .await
     }
 
-    /// Commits a decision about a run, unless the run changed since it was read.
+    /// Commits a decision about a run, unless the run changed or one of the attempts it moves ended since it was read.
     ///
     /// # Errors
     /// `Refused` when a move is not in the model's table: then nothing is written.
@@ -411,6 +411,12 @@ impl Store {
                     change.epoch
                 )?;
                 let Some(from) = from else { return Ok(Applied::Stale) };
+                // An agent's last word does not wait for the run: a decision made without it is made again.
+                for attempt in &change.attempts {
+                    if attempt_has_ended(tx, &attempt.uid).await? {
+                        return Ok(Applied::Stale);
+                    }
+                }
                 for step in &change.steps {
                     move_step(tx, &change.run, step, now).await?;
                 }

@@ -239,6 +239,20 @@ impl Store {
         .await
     }
 
+    /// Makes leased items due at once: called when a daemon starts. The lock file proves that whoever held them is gone. On
+    /// Postgres other replicas may live, so nothing is written there: leases run out.
+    pub async fn free_leases_of_the_dead(&self) -> Result<(), StoreError> {
+        if !self.is_alone() {
+            return Ok(());
+        }
+        self.write(|tx| {
+            Box::pin(async move {
+                execute!(tx, "UPDATE work SET lease_until_ms = 0 WHERE state = 'leased'").map(|_| ())
+            })
+        })
+        .await
+    }
+
     /// When the next item of these kinds falls due, for the worker's sleep.
     pub async fn next_due(&self, kinds: &[WorkKind]) -> Result<Option<Millis>, StoreError> {
         let mut conn = self.read().await?;

@@ -123,7 +123,7 @@ pub(super) async fn write_in_groups(
     pool: SqlitePool,
     mut requests: mpsc::Receiver<Box<dyn Request>>,
     signals: Signals,
-    lock: Arc<FileLock>,
+    lock: Option<Arc<FileLock>>,
 ) {
     let mut kept: Option<Conn> = None;
     let mut group = Vec::with_capacity(GROUP);
