@@ -57,7 +57,7 @@ pub(super) fn build<'a>(
 }
 
 /// `.trainyard/eval.yaml` is `eval`, `.trainyard.yaml` is `default`.
-fn default_name(file: &str) -> String {
+pub(super) fn default_name(file: &str) -> String {
     let stem = file.rsplit('/').next().unwrap_or(file);
     let stem = stem.strip_suffix(".yaml").or_else(|| stem.strip_suffix(".yml")).unwrap_or(stem);
     let name: String = text::sanitised(stem).chars().take(63).collect();

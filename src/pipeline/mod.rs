@@ -74,6 +74,17 @@ pub fn parse(file_name: &str, bytes: &[u8]) -> Result<Checked, Vec<Diagnostic>> 
     if findings.has_errors() { Err(findings.finish()) } else { Ok(Checked { plan, warnings: findings.finish() }) }
 }
 
+/// The name of the pipeline in a file that has errors, as far as it can be told: its status must stand where that of the
+/// repaired file will stand. A `name:` line if there is one, else the file's name.
+pub fn name_of_broken(file_name: &str, bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(node::MAX_BYTES)]);
+    let declared = text.lines().find_map(|line| line.strip_prefix("name:")).map(|rest| {
+        let rest = rest.split(" #").next().unwrap_or_default().trim();
+        rest.trim_matches(['"', '\'']).to_owned()
+    });
+    declared.filter(|name| text::name(name).is_ok()).unwrap_or_else(|| build::default_name(file_name))
+}
+
 /// A step with every `${NAME}` outside of its commands replaced. `vars` are the run's ([`RUN_VARIABLES`]), and
 /// `hash:PATH` for the files that cache keys name.
 ///

@@ -67,7 +67,7 @@ pub(super) fn check(kind: Text, text: &str) -> Result<(), Wrong> {
     }
 }
 
-fn name(text: &str) -> Result<(), Wrong> {
+pub(super) fn name(text: &str) -> Result<(), Wrong> {
     let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     let first = text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
     let message = if text.len() > 63 {

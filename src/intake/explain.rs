@@ -1,0 +1,59 @@
+//! A plan in words, for `deliveries replay --dry-run` and `trainyard plan`.
+
+use std::fmt::Write as _;
+
+use super::plan::IntakePlan;
+use crate::model::{DeliveryState, Event, EventKind};
+
+/// What would be done and why; nothing was written. Ends with a line feed.
+pub fn explain(event: Option<&Event>, plan: &IntakePlan) -> String {
+    let mut out = String::new();
+    if let Some(event) = event {
+        let _ = writeln!(out, "event:    {} of {} by {}", describe(&event.kind), event.repo.name, event.actor.login);
+    }
+    let verdict = match plan.state {
+        DeliveryState::Done => "acted on",
+        DeliveryState::Ignored => "ignored",
+        DeliveryState::BadPayload => "not understood",
+        DeliveryState::Stored | DeliveryState::Parked => "not decided",
+    };
+    let _ = writeln!(out, "decision: {verdict}: {}", plan.reason);
+    for run in &plan.runs {
+        let trust = if run.trusted { "trusted" } else { "untrusted" };
+        let _ = writeln!(
+            out,
+            "run:      {} at {} on `{}`, generation {}, {trust}, {}",
+            run.pipeline, run.sha, run.branch, run.generation, run.state
+        );
+        for line in run.reason.lines() {
+            let _ = writeln!(out, "          {line}");
+        }
+        if let Some(group) = &run.concurrency {
+            let _ = writeln!(out, "          concurrency group {group}");
+        }
+        for step in &run.plan.steps {
+            let needs: Vec<&str> = step.needs.iter().map(|n| n.step.as_str()).collect();
+            let needs = if needs.is_empty() { "at once".to_owned() } else { format!("after {}", needs.join(", ")) };
+            let pool = step.pool.as_deref().unwrap_or("the default pool");
+            let _ = writeln!(out, "  step    {} {needs}, on {pool}, {} GPUs", step.name, step.resources.gpu);
+        }
+    }
+    for (id, why) in plan.cancel.iter().chain(&plan.supersede_held) {
+        let _ = writeln!(out, "stop:     run {id}: {why}");
+    }
+    out
+}
+
+fn describe(kind: &EventKind) -> String {
+    match kind {
+        EventKind::Push(push) => match &push.after {
+            Some(sha) => format!("push of {} to `{}`", sha.short(), push.branch),
+            None => format!("deletion of `{}`", push.branch),
+        },
+        EventKind::PullRequest(pull) => {
+            format!("pull request #{} at {} onto `{}`", pull.pull.number, pull.pull.head_sha.short(), pull.pull.base_branch)
+        }
+        EventKind::Comment(comment) => format!("comment on #{}", comment.pull_number),
+        EventKind::Ping => "ping".into(),
+    }
+}

@@ -1,0 +1,199 @@
+//! Facts about an event, asked from the forge and the store just before the decision. Reads only.
+
+use std::collections::BTreeSet;
+
+use super::facts::{Broken, Facts, GroupRun, PipelineFile};
+use super::filter::has_paths;
+use super::plan::{group, head_of, trusted, variables};
+use crate::clock::Millis;
+use crate::forge::{Forge, ForgeError, Permission, TreeEntry, TreeKind, tree_diff};
+use crate::model::{Actor, Event, EventKind, PullRequestAction, RepoId, Sha};
+use crate::pipeline::{self, Diagnostic, Severity};
+use crate::store::{Store, StoreError};
+
+/// More pipelines in one repository are a mistake, and each costs a call.
+const MOST_FILES: usize = 32;
+
+/// Why facts are missing.
+#[derive(Debug, thiserror::Error)]
+pub enum GatherError {
+    #[error(transparent)]
+    Forge(#[from] ForgeError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What the forge knows of an event: the slow part, done before anything is locked.
+pub async fn from_forge(event: &Event, forge: &dyn Forge, repo_id: RepoId, now: Millis) -> Result<Facts, GatherError> {
+    let mut facts = Facts::new(repo_id, now);
+    let repo = &event.repo.name;
+    if let EventKind::PullRequest(pull) = &event.kind {
+        facts.pull_now = optional(forge.pull(repo, pull.pull.number).await)?;
+    }
+    let Some((sha, _)) = head_of(event) else { return Ok(facts) };
+    facts.message = forge.commit(repo, &sha).await?.message;
+    facts.pipelines = pipelines(forge, event, &sha).await?;
+    if facts.pipelines.is_empty() {
+        return Ok(facts);
+    }
+    facts.permission = permission(forge, event).await?;
+    if !trusted(event, facts.permission)
+        && let Some(base) = base_of(forge, event, &sha).await?
+    {
+        facts.base = pipelines(forge, event, &base).await?.into_iter().filter_map(|file| file.parsed.ok()).collect();
+    }
+    if facts.pipelines.iter().any(|file| file.parsed.as_ref().is_ok_and(has_paths)) {
+        facts.changed = changed(forge, event, &sha).await?;
+    }
+    Ok(facts)
+}
+
+/// What the store knows: quick, read right before the decision is committed.
+pub async fn from_store(event: &Event, forge: &dyn Forge, store: &Store, facts: &mut Facts) -> Result<(), GatherError> {
+    let repo_id = facts.repo_id.clone();
+    if let EventKind::PullRequest(pull) = &event.kind
+        && pull.action == PullRequestAction::Closed
+    {
+        let head = &pull.pull.head_sha;
+        facts.existing = store.head_runs(&repo_id, head).await?;
+        let open = store.open_pulls_with_head(&repo_id, head).await?;
+        facts.other_open_pull = open.iter().any(|other| other.pull.number != pull.pull.number);
+    }
+    let Some((sha, branch)) = head_of(event) else { return Ok(()) };
+    facts.existing = store.head_runs(&repo_id, &sha).await?;
+    let mut groups = BTreeSet::new();
+    for file in &facts.pipelines {
+        let Ok(plan) = &file.parsed else { continue };
+        if plan.concurrency.as_ref().is_some_and(|c| c.cancel_in_progress) {
+            let variables = variables(&event.repo, &sha, &branch, &plan.name);
+            groups.extend(group(&repo_id, plan, &variables).ok().flatten());
+        }
+    }
+    for group in groups {
+        let mut runs = Vec::new();
+        for run in store.open_runs_in_group(&group).await? {
+            if run.cancel_request.is_some() || run.head_sha == sha {
+                continue;
+            }
+            let newer = is_newer(forge, event, &sha, &branch, &run.head_sha).await?;
+            runs.push(GroupRun { id: run.id, state: run.state, sha: run.head_sha, newer });
+        }
+        facts.groups.insert(group, runs);
+    }
+    Ok(())
+}
+
+/// Is `other` newer than this event's head? A descendant is. So is anything on a branch that was moved away from the head.
+async fn is_newer(
+    forge: &dyn Forge,
+    event: &Event,
+    sha: &Sha,
+    branch: &str,
+    other: &Sha,
+) -> Result<bool, GatherError> {
+    let repo = &event.repo.name;
+    if let EventKind::PullRequest(_) = &event.kind {
+        // The pull request itself says what its head is by now.
+        if branch.starts_with("pull/") {
+            return Ok(is_ancestor(forge, event, sha, other.as_str()).await?);
+        }
+    }
+    if is_ancestor(forge, event, sha, other.as_str()).await? {
+        return Ok(true);
+    }
+    match optional(forge.merge_base(repo, branch, sha).await)? {
+        // On its branch still (or the branch is gone): not overtaken.
+        Some(Some(base)) => Ok(base != *sha && !is_ancestor(forge, event, other, sha.as_str()).await?),
+        _ => Ok(false),
+    }
+}
+
+async fn is_ancestor(forge: &dyn Forge, event: &Event, old: &Sha, of: &str) -> Result<bool, GatherError> {
+    let base = optional(forge.merge_base(&event.repo.name, of, old).await)?.flatten();
+    Ok(base.as_ref() == Some(old))
+}
+
+async fn permission(forge: &dyn Forge, event: &Event) -> Result<Permission, GatherError> {
+    let who: &Actor = match &event.kind {
+        // A fork's head is untrusted whoever asks.
+        EventKind::PullRequest(pull) if pull.pull.fork => return Ok(Permission::None),
+        EventKind::PullRequest(pull) => &pull.pull.author,
+        _ => &event.actor,
+    };
+    Ok(optional(forge.permission(&event.repo.name, who).await)?.unwrap_or(Permission::None))
+}
+
+/// The commit whose pipeline rules an untrusted head.
+async fn base_of(forge: &dyn Forge, event: &Event, sha: &Sha) -> Result<Option<Sha>, GatherError> {
+    if let EventKind::PullRequest(pull) = &event.kind {
+        return Ok(Some(pull.pull.base_sha.clone()));
+    }
+    Ok(optional(forge.merge_base(&event.repo.name, &event.repo.default_branch, sha).await)?.flatten())
+}
+
+/// Paths that the event changes: a push against what the branch was, a pull request against its merge-base.
+async fn changed(forge: &dyn Forge, event: &Event, sha: &Sha) -> Result<Option<Vec<String>>, GatherError> {
+    let repo = &event.repo.name;
+    let base = match &event.kind {
+        EventKind::Push(push) => match &push.before {
+            Some(before) => Some(before.clone()),
+            None if push.branch == event.repo.default_branch => None,
+            None => optional(forge.merge_base(repo, &event.repo.default_branch, sha).await)?.flatten(),
+        },
+        EventKind::PullRequest(pull) => optional(forge.merge_base(repo, pull.pull.base_sha.as_str(), sha).await)?.flatten(),
+        _ => None,
+    };
+    let Some(base) = base else { return Ok(None) };
+    Ok(optional(tree_diff(forge, repo, Some(&base), sha).await)?.flatten())
+}
+
+/// `.trainyard.yaml` and every YAML file in `.trainyard/`, by path.
+async fn pipelines(forge: &dyn Forge, event: &Event, sha: &Sha) -> Result<Vec<PipelineFile>, GatherError> {
+    let repo = &event.repo.name;
+    let Some(commit) = optional(forge.commit(repo, sha).await)? else { return Ok(Vec::new()) };
+    let Some(root) = optional(forge.tree(repo, &commit.tree).await)? else { return Ok(Vec::new()) };
+    let mut paths = Vec::new();
+    for entry in &root {
+        match entry.kind {
+            TreeKind::File if entry.name == pipeline::FILE => paths.push(pipeline::FILE.to_owned()),
+            TreeKind::Folder if entry.name == pipeline::DIRECTORY => {
+                let folder: Vec<TreeEntry> = optional(forge.tree(repo, &entry.id).await)?.unwrap_or_default();
+                let yaml = |name: &str| name.ends_with(".yaml") || name.ends_with(".yml");
+                let files = folder.iter().filter(|file| file.kind == TreeKind::File && yaml(&file.name));
+                paths.extend(files.map(|file| format!("{}/{}", pipeline::DIRECTORY, file.name)));
+            }
+            _ => {}
+        }
+    }
+    paths.sort();
+    paths.truncate(MOST_FILES);
+    let mut files = Vec::new();
+    for path in paths {
+        if let Some(bytes) = optional(forge.file(repo, sha, &path).await)? {
+            files.push(read_pipeline(&path, &bytes));
+        }
+    }
+    Ok(files)
+}
+
+/// Parses and checks one pipeline file.
+pub fn read_pipeline(path: &str, bytes: &[u8]) -> PipelineFile {
+    let parsed = pipeline::parse(path, bytes).map(|checked| checked.plan).map_err(|findings| {
+        let errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
+        let line = |finding: &Diagnostic| {
+            let help = finding.help.as_ref().map(|help| format!("; {help}")).unwrap_or_default();
+            format!("{path}:{}{help}", finding.one_line())
+        };
+        Broken { name: pipeline::name_of_broken(path, bytes), lines: errors.map(line).collect() }
+    });
+    PipelineFile { path: path.to_owned(), parsed }
+}
+
+/// "The forge does not have it" as None.
+fn optional<T>(answer: Result<T, ForgeError>) -> Result<Option<T>, ForgeError> {
+    match answer {
+        Ok(value) => Ok(Some(value)),
+        Err(ForgeError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}

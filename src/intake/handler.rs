@@ -1,0 +1,227 @@
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context;
+use async_trait::async_trait;
+
+use super::facts::Facts;
+use super::gather::{self, GatherError};
+use super::plan::{IntakePlan, plan};
+use crate::clock::SharedClock;
+use crate::config::{Config, HookConfig};
+use crate::failpoint;
+use crate::forge::webhook::github;
+use crate::forge::{Forge, ForgeError, Forges};
+use crate::model::{DeliveryRowId, DeliveryState, Event, EventKind, Parsed, RepoId, RunId};
+use crate::queue::{Handler, backoff};
+use crate::store::Store;
+use crate::store::deliveries::DeliveryRow;
+use crate::store::work::{WorkItem, WorkKind, WorkOutcome};
+
+/// A commit that was pushed a moment ago may not be readable everywhere at the forge yet.
+const TRIES_FOR_MISSING: i64 = 3;
+
+/// Decides stored deliveries, each exactly once (G3).
+#[derive(Debug)]
+pub struct Intake {
+    store: Store,
+    clock: SharedClock,
+    config: Arc<Config>,
+    forges: Forges,
+    /// One decision at a time per repository: what a decision reads of the store must still hold when it is committed.
+    deciding: Mutex<HashMap<(String, String), Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// What a delivery says, as far as it needs no forge.
+enum Said {
+    Event(Box<Event>),
+    Decided(IntakePlan),
+}
+
+/// Why there is no decision yet.
+enum Trouble {
+    /// Outside of us; it passes.
+    Later { wait_ms: i64, error: String },
+    Failed(anyhow::Error),
+}
+
+impl Intake {
+    pub fn new(store: Store, clock: SharedClock, config: Arc<Config>, forges: Forges) -> Self {
+        Self { store, clock, config, forges, deciding: Mutex::default() }
+    }
+
+    /// The plan that a delivery would lead to now, and its event. Writes nothing.
+    ///
+    /// # Errors
+    /// The body is gone (retention), or store or forge cannot be asked.
+    pub async fn preview(&self, delivery: &DeliveryRow) -> anyhow::Result<(Option<Event>, IntakePlan)> {
+        let event = match self.said(delivery).await? {
+            Said::Decided(plan) => return Ok((None, plan)),
+            Said::Event(event) => *event,
+        };
+        let repo_id = self
+            .store
+            .repo_by_forge_id(&delivery.forge, &event.repo.forge_id)
+            .await
+            .context("cannot read the repository")?
+            .map_or_else(|| RepoId::generate(self.clock.now_ms()), |row| row.id);
+        let decided = match self.facts(delivery, &event, repo_id, TRIES_FOR_MISSING).await {
+            Ok(Ok((facts, _))) => plan(&event, &facts),
+            Ok(Err(plan)) => plan,
+            Err(Trouble::Later { error, .. }) => anyhow::bail!("cannot ask the forge: {error}"),
+            Err(Trouble::Failed(error)) => return Err(error),
+        };
+        Ok((Some(event), decided))
+    }
+
+    async fn decide(&self, delivery: &DeliveryRow, tries: i64) -> Result<(), Trouble> {
+        let now = self.clock.now_ms();
+        let event = match self.said(delivery).await.map_err(Trouble::Failed)? {
+            Said::Decided(plan) => {
+                // No repository is concerned.
+                let nowhere = RepoId::from_text("");
+                return self.commit(delivery, &nowhere, plan).await;
+            }
+            Said::Event(event) => *event,
+        };
+        let repo_id = self.store.upsert_repo(&delivery.forge, &event.repo, now).await.map_err(failed("cannot note the repository"))?;
+        match self.facts(delivery, &event, repo_id.clone(), tries).await? {
+            Err(plan) => self.commit(delivery, &repo_id, plan).await,
+            Ok((facts, _guard)) => self.commit(delivery, &repo_id, plan(&event, &facts)).await,
+        }
+    }
+
+    async fn commit(&self, delivery: &DeliveryRow, repo_id: &RepoId, plan: IntakePlan) -> Result<(), Trouble> {
+        let now = self.clock.now_ms();
+        tracing::info!(delivery.id = %delivery.id, forge.delivery_id = delivery.delivery_id, decision = plan.reason, runs = plan.runs.len(), "decided a delivery");
+        let commit = plan.commit(delivery.id.clone(), repo_id, now, || RunId::generate(now));
+        failpoint::hit("intake.commit.before");
+        self.store.commit_intake(commit, now).await.map_err(failed("cannot commit the decision"))?;
+        failpoint::hit("intake.commit.after");
+        Ok(())
+    }
+
+    /// Parses a delivery and holds it against its hook's binding.
+    async fn said(&self, delivery: &DeliveryRow) -> anyhow::Result<Said> {
+        let decided = |plan| Ok(Said::Decided(plan));
+        let Some(hook) = self.hook(delivery) else {
+            return decided(IntakePlan::ignored(format!("hook `{}` is not configured any more", delivery.hook_id)));
+        };
+        let body = self.store.delivery_body(&delivery.id).await.context("cannot read the delivery's body")?;
+        let Some(body) = body else {
+            return decided(IntakePlan::ignored("its body is older than the configured retention and was deleted"));
+        };
+        let payload = match github::payload(&delivery.content_type, &body) {
+            Ok(payload) => payload,
+            Err(reason) => return decided(IntakePlan::bad_payload(reason)),
+        };
+        match github::parse(&delivery.event, &payload) {
+            Parsed::Ignored { reason } => decided(IntakePlan::ignored(reason)),
+            Parsed::BadPayload { reason } => decided(IntakePlan::bad_payload(reason)),
+            Parsed::Event(event) => match outside(hook, &event) {
+                Some(reason) => decided(IntakePlan::ignored(reason)),
+                None if matches!(event.kind, EventKind::Ping) => {
+                    let nothing_known = Facts::new(RepoId::from_text(""), 0);
+                    decided(plan(&event, &nothing_known))
+                }
+                None => Ok(Said::Event(Box::new(event))),
+            },
+        }
+    }
+
+    fn hook(&self, delivery: &DeliveryRow) -> Option<&HookConfig> {
+        self.config.forge.get(&delivery.forge)?.hook.iter().find(|hook| hook.id == delivery.hook_id)
+    }
+
+    /// All facts, with the repository's turn, which is held until the decision is committed; or a decision that needs none.
+    async fn facts(
+        &self,
+        delivery: &DeliveryRow,
+        event: &Event,
+        repo_id: RepoId,
+        tries: i64,
+    ) -> Result<Result<(Facts, tokio::sync::OwnedMutexGuard<()>), IntakePlan>, Trouble> {
+        let Some(forge) = self.forges.get(&delivery.forge) else {
+            return Ok(Err(IntakePlan::ignored(format!("forge `{}` is not configured any more", delivery.forge))));
+        };
+        let gathered = self.gather(forge.as_ref(), event, repo_id).await;
+        match gathered {
+            Ok(found) => Ok(Ok(found)),
+            Err(GatherError::Forge(ForgeError::NotFound { what })) if tries >= TRIES_FOR_MISSING => Ok(Err(
+                IntakePlan::ignored(format!("{what}: the forge does not have it, or the token may not read it")),
+            )),
+            Err(GatherError::Forge(ForgeError::Limited { what, wait_ms })) => Err(Trouble::Later {
+                wait_ms: wait_ms.max(1000),
+                error: format!("{what}: the forge asks to wait {} s", wait_ms / 1000),
+            }),
+            Err(GatherError::Forge(error @ (ForgeError::Transient { .. } | ForgeError::NotFound { .. }))) => {
+                Err(Trouble::Later { wait_ms: backoff(tries), error: error.to_string() })
+            }
+            Err(error) => Err(Trouble::Failed(anyhow::Error::new(error).context("cannot learn what the event is about"))),
+        }
+    }
+
+    async fn gather(
+        &self,
+        forge: &dyn Forge,
+        event: &Event,
+        repo_id: RepoId,
+    ) -> Result<(Facts, tokio::sync::OwnedMutexGuard<()>), GatherError> {
+        let mut facts = gather::from_forge(event, forge, repo_id, self.clock.now_ms()).await?;
+        let guard = self.turn(facts.repo_id.as_str(), &event.repo.forge_id).lock_owned().await;
+        gather::from_store(event, forge, &self.store, &mut facts).await?;
+        Ok((facts, guard))
+    }
+
+    fn turn(&self, repo: &str, forge_id: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut deciding = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
+        // Turns that nobody holds or waits for are forgotten.
+        deciding.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(deciding.entry((repo.to_owned(), forge_id.to_owned())).or_default())
+    }
+}
+
+fn failed<E: std::error::Error + Send + Sync + 'static>(what: &'static str) -> impl FnOnce(E) -> Trouble {
+    move |error| Trouble::Failed(anyhow::Error::new(error).context(what))
+}
+
+/// Why an event is outside of what its hook is bound to. GitHub compares names without case.
+fn outside(hook: &HookConfig, event: &Event) -> Option<String> {
+    let name = &event.repo.name;
+    let inside = match (&hook.repository, &hook.owner) {
+        (Some(repository), _) => name.as_str().eq_ignore_ascii_case(repository),
+        (None, Some(owner)) => name.owner().eq_ignore_ascii_case(owner),
+        (None, None) => false,
+    };
+    let bound = hook.repository.as_deref().or(hook.owner.as_deref()).unwrap_or("nothing");
+    (!inside).then(|| format!("the payload is about {name}, and hook `{}` is bound to {bound}", hook.id))
+}
+
+#[async_trait]
+impl Handler for Intake {
+    fn kind(&self) -> WorkKind {
+        WorkKind::Delivery
+    }
+
+    fn parks_after(&self) -> Option<i64> {
+        Some(5)
+    }
+
+    async fn handle(&self, item: &WorkItem) -> anyhow::Result<WorkOutcome> {
+        let id = DeliveryRowId::from_text(item.key.as_str());
+        let Some(delivery) = self.store.delivery(&id).await.context("cannot read the delivery")? else {
+            return Ok(WorkOutcome::Done);
+        };
+        if delivery.state != DeliveryState::Stored {
+            return Ok(WorkOutcome::Done);
+        }
+        match self.decide(&delivery, item.tries).await {
+            Ok(()) => Ok(WorkOutcome::Done),
+            Err(Trouble::Later { wait_ms, error }) => {
+                tracing::info!(delivery.id = %delivery.id, error, "the forge cannot answer now; asking again");
+                Ok(WorkOutcome::Retry { at_ms: self.clock.now_ms() + wait_ms, error })
+            }
+            Err(Trouble::Failed(error)) => Err(error),
+        }
+    }
+}

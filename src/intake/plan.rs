@@ -1,0 +1,462 @@
+//! The decision about one event. Pure: no I/O, no clock; ids come from the caller.
+//!
+//! The order of deliveries changes nothing: the run of a commit is the same whether its push or its pull request came first,
+//! and a late delivery neither stops a newer run nor brings back an older state of a pull request.
+
+use std::collections::BTreeMap;
+
+use super::facts::{Broken, Facts, PipelineFile};
+use super::filter::{Fit, fit};
+use crate::forge::Permission;
+use crate::model::{
+    DeliveryState, Event, EventKind, Plan, PullRequest, PullRequestAction, PullRequestEvent, Push, RepoId, RepoRef,
+    RunId, RunState, Sha,
+};
+use crate::pipeline;
+use crate::store::deliveries::IntakeCommit;
+use crate::store::runs::{NewRun, RunRow};
+use crate::store::work::WorkAsk;
+
+/// What an event leads to, before ids are given.
+#[derive(Debug, Clone, PartialEq)]
+pub struct IntakePlan {
+    pub state: DeliveryState,
+    /// One sentence: what was decided and why.
+    pub reason: String,
+    pub pull: Option<PullRequest>,
+    pub runs: Vec<PlannedRun>,
+    /// Runs that should stop, with the reason shown to people.
+    pub cancel: Vec<(RunId, String)>,
+    pub supersede_held: Vec<(RunId, String)>,
+    pub then: Vec<Then>,
+}
+
+/// A run to be made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlannedRun {
+    pub pipeline: String,
+    pub sha: Sha,
+    pub generation: i64,
+    pub branch: String,
+    pub message: String,
+    pub actor: String,
+    pub trusted: bool,
+    pub state: RunState,
+    /// First line: the summary. Diagnostics of a broken file follow, one a line.
+    pub reason: String,
+    pub plan: Plan,
+    pub variables: BTreeMap<String, String>,
+    /// Resolved, prefixed by the repository's id.
+    pub concurrency: Option<String>,
+}
+
+/// What should be looked at because of this event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Then {
+    Compare(RunId),
+    Reconcile(RunId),
+    ReportCommit(Sha),
+    ReportPull(i64),
+}
+
+impl IntakePlan {
+    fn nothing(reason: impl Into<String>) -> Self {
+        Self {
+            state: DeliveryState::Ignored,
+            reason: reason.into(),
+            pull: None,
+            runs: Vec::new(),
+            cancel: Vec::new(),
+            supersede_held: Vec::new(),
+            then: Vec::new(),
+        }
+    }
+
+    pub fn ignored(reason: impl Into<String>) -> Self {
+        Self::nothing(reason)
+    }
+
+    pub fn bad_payload(reason: impl Into<String>) -> Self {
+        Self { state: DeliveryState::BadPayload, ..Self::nothing(reason) }
+    }
+
+    /// The rows and work items of this plan.
+    pub fn commit(
+        self,
+        delivery: crate::model::DeliveryRowId,
+        repo_id: &RepoId,
+        now: crate::clock::Millis,
+        mut new_id: impl FnMut() -> RunId,
+    ) -> IntakeCommit {
+        let mut asks = Vec::new();
+        let mut runs = Vec::new();
+        for run in self.runs {
+            let id = new_id();
+            asks.push(WorkAsk::report_commit(repo_id, &run.sha, now));
+            asks.push(WorkAsk::compare(&id, now));
+            if run.state == RunState::Queued {
+                asks.push(WorkAsk::run(&id, now));
+            }
+            runs.push(NewRun {
+                id,
+                repo_id: repo_id.clone(),
+                pipeline: run.pipeline,
+                head_sha: run.sha,
+                trigger_key: "head".into(),
+                generation: run.generation,
+                branch: run.branch,
+                message: run.message,
+                actor: run.actor,
+                trusted: run.trusted,
+                state: run.state,
+                reason: run.reason,
+                plan: run.plan,
+                variables: run.variables,
+                concurrency: run.concurrency,
+            });
+        }
+        for (id, _) in &self.cancel {
+            asks.push(WorkAsk::run(id, now));
+        }
+        for then in self.then {
+            asks.push(match then {
+                Then::Compare(id) => WorkAsk::compare(&id, now),
+                Then::Reconcile(id) => WorkAsk::run(&id, now),
+                Then::ReportCommit(sha) => WorkAsk::report_commit(repo_id, &sha, now),
+                Then::ReportPull(number) => WorkAsk::report_pull(repo_id, number, now),
+            });
+        }
+        IntakeCommit {
+            delivery,
+            state: self.state,
+            reason: self.reason,
+            pulls: self.pull.into_iter().map(|pull| (repo_id.clone(), pull)).collect(),
+            runs,
+            cancel: self.cancel,
+            supersede_held: self.supersede_held,
+            asks,
+        }
+    }
+}
+
+/// The commit that an event may start runs for, and the branch it goes by. A fork's head goes by its pull request, so
+/// that nobody's `main` passes for ours.
+pub fn head_of(event: &Event) -> Option<(Sha, String)> {
+    match &event.kind {
+        EventKind::Push(Push { after: Some(sha), branch, .. }) => Some((sha.clone(), branch.clone())),
+        EventKind::PullRequest(PullRequestEvent { action, pull }) if *action != PullRequestAction::Closed => {
+            let branch = if pull.fork { format!("pull/{}/head", pull.number) } else { pull.head_branch.clone() };
+            Some((pull.head_sha.clone(), branch))
+        }
+        _ => None,
+    }
+}
+
+/// Variables of a head run: from repository, commit and branch alone, so that every delivery that could have made the run
+/// sets the same.
+pub fn variables(repo: &RepoRef, sha: &Sha, branch: &str, pipeline: &str) -> BTreeMap<String, String> {
+    let reference = if is_pull_head(branch) { format!("refs/{branch}") } else { format!("refs/heads/{branch}") };
+    [
+        ("CI", "true"),
+        ("CI_COMMIT_BRANCH", branch),
+        ("CI_COMMIT_SHA", sha.as_str()),
+        ("CI_PIPELINE_NAME", pipeline),
+        ("CI_REF", &reference),
+        ("CI_REPO", repo.name.as_str()),
+        ("CI_REPO_NAME", repo.name.name()),
+        ("CI_REPO_OWNER", repo.name.owner()),
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .collect()
+}
+
+/// `pull/<number>/head`, the name that a fork's head goes by.
+fn is_pull_head(branch: &str) -> bool {
+    branch
+        .strip_prefix("pull/")
+        .and_then(|rest| rest.strip_suffix("/head"))
+        .is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// The concurrency group of a run, prefixed by its repository: groups of two repositories never meet.
+pub(super) fn group(
+    repo_id: &RepoId,
+    plan: &Plan,
+    variables: &BTreeMap<String, String>,
+) -> Result<Option<String>, pipeline::Unresolved> {
+    let Some(concurrency) = &plan.concurrency else { return Ok(None) };
+    Ok(Some(format!("{repo_id}/{}", pipeline::resolve(&concurrency.group, variables)?)))
+}
+
+/// Is this head trusted? Forks never are; else the one whose head it is must be able to write.
+pub fn trusted(event: &Event, permission: Permission) -> bool {
+    let fork = matches!(&event.kind, EventKind::PullRequest(pull) if pull.pull.fork);
+    !fork && permission >= Permission::Write
+}
+
+/// `[skip ci]` or `[ci skip]` anywhere in the message.
+fn asks_to_skip(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    message.contains("[skip ci]") || message.contains("[ci skip]")
+}
+
+/// Decides what an event leads to.
+pub fn plan(event: &Event, facts: &Facts) -> IntakePlan {
+    match &event.kind {
+        EventKind::Ping => IntakePlan { state: DeliveryState::Done, ..IntakePlan::nothing("the hook works") },
+        EventKind::Comment(_) => IntakePlan::nothing("comments are not acted on yet"),
+        EventKind::Push(push) if push.after.is_none() => {
+            IntakePlan::nothing(format!("branch `{}` was deleted: nothing to run", push.branch))
+        }
+        EventKind::PullRequest(pull) if pull.action == PullRequestAction::Closed => closed(&pull.pull, facts),
+        EventKind::Push(_) | EventKind::PullRequest(_) => opened(event, facts),
+    }
+}
+
+/// A closed pull request. Its head's runs go on if a branch of this repository holds the commit: the head's own branch does, and
+/// after a merge the base may. Only a fork's head that no other open pull request has is held by nothing.
+fn closed(pull: &PullRequest, facts: &Facts) -> IntakePlan {
+    let now = facts.pull_now.as_ref().unwrap_or(pull);
+    let mut plan = IntakePlan { state: DeliveryState::Done, pull: Some(now.clone()), ..IntakePlan::nothing("") };
+    plan.then.push(Then::ReportPull(pull.number));
+    plan.then.extend(facts.existing.iter().map(|run| Then::Compare(run.id.clone())));
+    if now.open {
+        plan.reason = format!("pull request #{} is open again by now: nothing to stop", pull.number);
+        return plan;
+    }
+    let open: Vec<&RunRow> =
+        facts.existing.iter().filter(|run| !run.state.is_terminal() && run.cancel_request.is_none()).collect();
+    if open.is_empty() {
+        plan.reason = format!("pull request #{} was closed: nothing of it runs", pull.number);
+    } else if !pull.fork {
+        plan.reason = format!("pull request #{} was closed: its runs go on, a branch holds their commit", pull.number);
+    } else if facts.other_open_pull {
+        plan.reason = format!("pull request #{} was closed: another one has the same head, its runs go on", pull.number);
+    } else if open.iter().any(|run| run.trusted) {
+        plan.reason = format!("pull request #{} was closed: its runs go on, they were pushed here too", pull.number);
+    } else {
+        plan.reason = format!("pull request #{} was closed: {} of it stop", pull.number, count(open.len(), "run"));
+        let why = format!("pull request #{} was closed", pull.number);
+        plan.cancel = open.iter().map(|run| (run.id.clone(), why.clone())).collect();
+    }
+    plan
+}
+
+/// A head that may start runs: a push, or a pull request that is open.
+fn opened(event: &Event, facts: &Facts) -> IntakePlan {
+    let Some((sha, branch)) = head_of(event) else { return IntakePlan::nothing("the event names no commit") };
+    let mut out = IntakePlan::nothing("");
+    let mut sentences = Vec::new();
+    if let EventKind::PullRequest(PullRequestEvent { pull, .. }) = &event.kind {
+        out.pull = Some(facts.pull_now.as_ref().unwrap_or(pull).clone());
+        out.then.push(Then::ReportPull(pull.number));
+        out.then.extend(facts.existing.iter().map(|run| Then::Compare(run.id.clone())));
+        out.then.push(Then::ReportCommit(sha.clone()));
+    }
+    if facts.pipelines.is_empty() {
+        sentences.push(format!("no pipeline file at {}", sha.short()));
+    }
+    let mut names: BTreeMap<String, String> = BTreeMap::new();
+    for file in &facts.pipelines {
+        let sentence = pipeline(event, facts, file, &sha, &branch, &mut names, &mut out);
+        sentences.push(sentence);
+    }
+    out.reason = sentences.join("; ");
+    let acts = !out.runs.is_empty() || !out.cancel.is_empty() || !out.supersede_held.is_empty() || out.pull.is_some();
+    let known = facts.pipelines.iter().any(|file| facts.existing.iter().any(|run| run.pipeline == name_of(file)));
+    if acts || known {
+        out.state = DeliveryState::Done;
+    }
+    out
+}
+
+fn name_of(file: &PipelineFile) -> &str {
+    match &file.parsed {
+        Ok(plan) => &plan.name,
+        Err(broken) => &broken.name,
+    }
+}
+
+/// What becomes of one pipeline file; adds to `out`, returns the sentence that says so.
+fn pipeline(
+    event: &Event,
+    facts: &Facts,
+    file: &PipelineFile,
+    sha: &Sha,
+    branch: &str,
+    names: &mut BTreeMap<String, String>,
+    out: &mut IntakePlan,
+) -> String {
+    let name = name_of(file).to_owned();
+    if let Some(other) = names.insert(name.clone(), file.path.clone()) {
+        return format!("{} is passed over: {other} is named `{name}` as well", file.path);
+    }
+    let existing = facts.existing.iter().find(|run| run.pipeline == name);
+    // A commit that someone with write access brought here is trusted, whoever else shows it again.
+    let trusted = trusted(event, facts.permission) || existing.is_some_and(|run| run.trusted);
+    let mut run = PlannedRun {
+        pipeline: name.clone(),
+        sha: sha.clone(),
+        generation: 1,
+        branch: branch.to_owned(),
+        message: facts.message.lines().next().unwrap_or_default().to_owned(),
+        actor: actor_of(event),
+        trusted,
+        state: RunState::Queued,
+        reason: String::new(),
+        plan: no_plan(&name, &file.path),
+        variables: variables(&event.repo, sha, branch, &name),
+        concurrency: None,
+    };
+    match &file.parsed {
+        Err(broken) => broken_file(&mut run, file, broken),
+        Ok(parsed) => {
+            match fit(parsed, &event.kind, &event.repo.default_branch, facts.changed.as_deref()) {
+                Fit::Unwanted { why } => return format!("no run of `{name}`: {why}"),
+                Fit::Paths { why } => {
+                    run.state = RunState::Skipped;
+                    run.reason = why;
+                }
+                Fit::Wanted => {}
+            }
+            run.plan = if trusted { parsed.clone() } else { without_privileges(parsed, &facts.base) };
+            match group(&facts.repo_id, parsed, &run.variables) {
+                Ok(group) => run.concurrency = group,
+                Err(why) => {
+                    run.state = RunState::Errored;
+                    run.reason = format!("the concurrency group of {} cannot be resolved: {why}", file.path);
+                }
+            }
+            if trusted && asks_to_skip(&facts.message) {
+                run.state = RunState::Skipped;
+                run.reason = "the commit message asks to skip it".into();
+            }
+        }
+    }
+    if !trusted && matches!(run.state, RunState::Queued) {
+        run.state = RunState::Held;
+        run.reason = held_because(event);
+    }
+    if let Some(old) = existing {
+        match replaces(&run, old) {
+            None => return format!("`{name}` has a run of {} already ({})", sha.short(), old.state),
+            Some(why) => {
+                run.generation = old.generation + 1;
+                if old.state == RunState::Held {
+                    out.supersede_held.push((old.id.clone(), why));
+                    out.then.push(Then::Reconcile(old.id.clone()));
+                } else if !old.state.is_terminal() && old.cancel_request.is_none() {
+                    out.cancel.push((old.id.clone(), format!("{}{why}", RunState::SUPERSEDED_BY)));
+                }
+            }
+        }
+    }
+    order_in_group(&mut run, facts, out);
+    let sentence = sentence(&run);
+    out.runs.push(run);
+    sentence
+}
+
+/// May this run take the place of the one that this commit has? The reason, if so. A skip replaces nothing.
+fn replaces(run: &PlannedRun, old: &RunRow) -> Option<String> {
+    if run.state == RunState::Skipped {
+        return None;
+    }
+    if run.trusted && !old.trusted {
+        return Some("someone with write access pushed the same commit".into());
+    }
+    // The push touched nothing that the pipeline cares for, its pull request as a whole does.
+    (old.state == RunState::Skipped).then(|| "another event of this commit wants it to run".into())
+}
+
+/// `cancel_in_progress`: older runs of the group stop; if a newer one is there, this one ends before it began.
+fn order_in_group(run: &mut PlannedRun, facts: &Facts, out: &mut IntakePlan) {
+    let cancels = run.plan.concurrency.as_ref().is_some_and(|c| c.cancel_in_progress);
+    let (RunState::Queued, true, Some(group)) = (run.state, cancels, &run.concurrency) else { return };
+    let Some(others) = facts.groups.get(group) else { return };
+    if let Some(newer) = others.iter().find(|other| other.newer && other.sha != run.sha) {
+        run.state = RunState::Superseded;
+        run.reason = format!("the newer commit {} runs in its concurrency group", newer.sha.short());
+        return;
+    }
+    for other in others.iter().filter(|other| !other.newer && other.sha != run.sha && other.state != RunState::Held) {
+        let why = format!("{}the newer commit {} runs in its concurrency group", RunState::SUPERSEDED_BY, run.sha.short());
+        out.cancel.push((other.id.clone(), why));
+    }
+}
+
+fn broken_file(run: &mut PlannedRun, file: &PipelineFile, broken: &Broken) {
+    run.state = RunState::Errored;
+    let more = broken.lines.len().saturating_sub(1);
+    let first = broken.lines.first().cloned().unwrap_or_else(|| format!("{}: it cannot be read", file.path));
+    run.reason = if more == 0 { first.clone() } else { format!("{first} (and {more} more)") };
+    for line in &broken.lines {
+        run.reason.push('\n');
+        run.reason.push_str(line);
+    }
+}
+
+fn sentence(run: &PlannedRun) -> String {
+    let what = format!("run of `{}` at {}", run.pipeline, run.sha.short());
+    let reason = run.reason.lines().next().unwrap_or_default();
+    let again = if run.generation > 1 { format!(", generation {}", run.generation) } else { String::new() };
+    match run.state {
+        RunState::Queued => format!("{what} on `{}`{again}", run.branch),
+        state if reason.is_empty() => format!("{what} {state}{again}"),
+        state => format!("{what} {state}{again}: {reason}"),
+    }
+}
+
+fn held_because(event: &Event) -> String {
+    match &event.kind {
+        EventKind::PullRequest(pull) if pull.pull.fork => {
+            "the head comes from a fork: someone with write access has to release it".into()
+        }
+        EventKind::PullRequest(pull) => {
+            format!("{} has no write access: someone who has it must release it", pull.pull.author.login)
+        }
+        _ => format!("{} has no write access: someone who has it must release it", event.actor.login),
+    }
+}
+
+fn actor_of(event: &Event) -> String {
+    match &event.kind {
+        EventKind::PullRequest(pull) => pull.pull.author.login.clone(),
+        _ => event.actor.login.clone(),
+    }
+}
+
+/// An untrusted head's plan: pools as the base branch has them for the step of that name, no secrets, no caches. Sections
+/// with privileges (`model`, `deploy`) are not run by this version; those named are the base's.
+fn without_privileges(head: &Plan, base: &[Plan]) -> Plan {
+    let base = base.iter().find(|plan| plan.name == head.name);
+    let mut plan = head.clone();
+    for step in &mut plan.steps {
+        let twin = base.and_then(|base| base.steps.iter().find(|other| other.base == step.base));
+        step.pool = twin.and_then(|twin| twin.pool.clone());
+        step.secrets.clear();
+        step.cache.clear();
+    }
+    plan.not_run = base.map(|base| base.not_run.clone()).unwrap_or_default();
+    plan
+}
+
+/// Stands in for the plan of a file that cannot be read.
+fn no_plan(name: &str, file: &str) -> Plan {
+    Plan {
+        name: name.to_owned(),
+        file: file.to_owned(),
+        when: Vec::new(),
+        concurrency: None,
+        timeout_ms: 0,
+        steps: Vec::new(),
+        metrics: crate::model::plan::MetricsSpec::default(),
+        report: crate::model::plan::ReportSpec::default(),
+        not_run: Vec::new(),
+    }
+}
+
+fn count(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
