@@ -3,8 +3,10 @@
 //! Exit codes: 0 done, 1 a run, gate or check failed, 2 wrong use or configuration, 4 not found, 130 interrupted.
 
 pub mod agent;
+pub mod deliveries;
 pub mod init;
 pub mod lint;
+pub mod plan;
 pub mod schema;
 
 use std::process::ExitCode;

@@ -151,6 +151,20 @@ pub trait Forge: Send + Sync + std::fmt::Debug {
 pub struct Forges(std::collections::BTreeMap<String, Arc<dyn Forge>>);
 
 impl Forges {
+    /// A client for every configured forge. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// A token or URL that cannot be used.
+    pub fn connect(config: &crate::config::Config) -> Result<Self, crate::config::ConfigError> {
+        let mut forges = Self::default();
+        for (name, forge) in &config.forge {
+            let client = match forge.kind {
+                crate::config::ForgeKind::Github => github::GitHub::connect(forge, forge.token.read()?)?,
+            };
+            forges.insert(name, Arc::new(client));
+        }
+        Ok(forges)
+    }
     pub fn insert(&mut self, name: impl Into<String>, forge: Arc<dyn Forge>) {
         self.0.insert(name.into(), forge);
     }

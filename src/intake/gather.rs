@@ -158,8 +158,7 @@ async fn pipelines(forge: &dyn Forge, event: &Event, sha: &Sha) -> Result<Vec<Pi
             TreeKind::File if entry.name == pipeline::FILE => paths.push(pipeline::FILE.to_owned()),
             TreeKind::Folder if entry.name == pipeline::DIRECTORY => {
                 let folder: Vec<TreeEntry> = optional(forge.tree(repo, &entry.id).await)?.unwrap_or_default();
-                let yaml = |name: &str| name.ends_with(".yaml") || name.ends_with(".yml");
-                let files = folder.iter().filter(|file| file.kind == TreeKind::File && yaml(&file.name));
+                let files = folder.iter().filter(|file| file.kind == TreeKind::File && file.name.ends_with(".yaml"));
                 paths.extend(files.map(|file| format!("{}/{}", pipeline::DIRECTORY, file.name)));
             }
             _ => {}
