@@ -181,6 +181,7 @@ fn explanation(section: &Section) -> Option<String> {
             Some(text)
         }
         RunState::Queued | RunState::Running => None,
+        RunState::Failed if section.failed.is_some() => None, // the step says more
         _ if section.reason.is_empty() => None,
         // Messages about the pipeline file come with the lines of the file and a marker under the place.
         _ if section.reason.trim().contains('\n') => Some(escape::block(&section.reason, 60, LOG_COLUMNS)),

@@ -1,7 +1,11 @@
 //! One binary for the tests that drive real parts together. Each file says which promise or Show line it serves.
 
 mod architecture;
+mod baseline;
+mod drive;
+mod fake_forge;
 mod forge_webhooks;
+mod outbox;
 mod store;
 mod support;
 mod web;

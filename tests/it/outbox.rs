@@ -1,0 +1,232 @@
+//! G7: what the forge shows converges to what is desired, and a final word is never lost (faults F23, F24, F25).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use trainyard::clock::{Clock, ManualClock, Millis};
+use trainyard::forge::{Forges, Status, StatusState};
+use trainyard::model::{RepoId, Sha};
+use trainyard::outbox::Sender;
+use trainyard::store::Store;
+use trainyard::store::outbox::{Desire, OutboxKind, OutboxState};
+
+use crate::drive::drive;
+use crate::fake_forge::{FakeForge, Fault};
+use crate::store::fixture::{self, Place, T0};
+
+struct World {
+    place: Place,
+    clock: Arc<ManualClock>,
+    forge: Arc<FakeForge>,
+    other: Arc<FakeForge>,
+    sender: Sender,
+    repo: RepoId,
+}
+
+impl World {
+    async fn new() -> Self {
+        let place = fixture::sqlite().await;
+        let clock = ManualClock::at(T0);
+        let forge = FakeForge::new(clock.clone());
+        let other = FakeForge::new(clock.clone());
+        let mut forges = Forges::default();
+        forges.insert("github", forge.clone());
+        forges.insert("other", other.clone());
+        let repo = place.repo().await;
+        let sender = Sender::new(place.store.clone(), Arc::new(forges), clock.clone());
+        Self { place, clock, forge, other, sender, repo }
+    }
+    fn store(&self) -> &Store {
+        &self.place.store
+    }
+    /// Until nothing is left to do or this much time has passed.
+    async fn run(&self, ms: Millis) {
+        drive(self.store(), &self.clock, &[&self.sender], self.clock.now_ms() + ms).await;
+    }
+    async fn status(&self, credential: &str, sha: &Sha, context: &str, state: StatusState, text: &str) {
+        let now = self.clock.now_ms();
+        let status =
+            Status { context: context.into(), state, description: text.into(), target_url: "https://ci.example".into() };
+        let desire = Desire {
+            credential: credential.into(),
+            repo_id: self.repo.clone(),
+            kind: OutboxKind::Status,
+            target: format!("{sha}/{context}"),
+            desired: serde_json::to_value(&status).unwrap(),
+            last: state != StatusState::Pending,
+            not_before_ms: now,
+        };
+        self.store().desire(desire, now).await.unwrap();
+    }
+    async fn comment(&self, number: i64, text: &str) {
+        let now = self.clock.now_ms();
+        let desire = Desire {
+            credential: "github".into(),
+            repo_id: self.repo.clone(),
+            kind: OutboxKind::Comment,
+            target: number.to_string(),
+            desired: serde_json::json!({ "body": format!("<!-- marker {number} -->\n{text}") }),
+            last: true,
+            not_before_ms: now,
+        };
+        self.store().desire(desire, now).await.unwrap();
+    }
+    async fn state(&self, kind: OutboxKind, target: &str) -> (OutboxState, String) {
+        let row = self.store().outbox_row(&self.repo, kind, target).await.unwrap().unwrap();
+        (row.state, row.last_error)
+    }
+}
+
+fn sha(n: u32) -> Sha {
+    Sha::parse(&format!("{:040x}", 0xabc_0000 + n)).unwrap()
+}
+
+#[tokio::test]
+async fn with_forty_per_cent_of_the_writes_failing_every_final_word_arrives() {
+    let world = World::new().await;
+    // A fixed sequence: 40 of 100 fail, half of those after they had their effect.
+    let mut x = 7u64;
+    world.forge.faults(move |_| {
+        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        match (x >> 33) % 100 {
+            0..=19 => Some(Fault::Before),
+            20..=39 => Some(Fault::After),
+            _ => None,
+        }
+    });
+    const STATUSES: u32 = 60;
+    const PULLS: i64 = 6;
+    for n in 0..STATUSES {
+        world.status("github", &sha(n), "trainyard/churn", StatusState::Pending, "queued").await;
+    }
+    world.run(5_000).await;
+    for n in 0..STATUSES {
+        world.status("github", &sha(n), "trainyard/churn", StatusState::Success, &format!("final {n}")).await;
+    }
+    for number in 1..=PULLS {
+        world.comment(number, "final").await;
+    }
+    let began = world.clock.now_ms();
+    world.run(24 * 3_600_000).await;
+
+    let mut lost = 0;
+    for n in 0..STATUSES {
+        let last = world.forge.last_status(&sha(n), "trainyard/churn");
+        lost += usize::from(last.is_none_or(|s| s.description != format!("final {n}")));
+    }
+    let mut doubled = 0;
+    for number in 1..=PULLS {
+        let comments = world.forge.comments_on(number);
+        lost += usize::from(comments.is_empty());
+        doubled += comments.len().saturating_sub(1);
+    }
+    let writes = world.forge.writes();
+    let mut by_target: BTreeMap<&str, usize> = BTreeMap::new();
+    for (_, what) in &writes {
+        *by_target.entry(what).or_default() += 1;
+    }
+    let most = by_target.values().max().copied().unwrap();
+    let took = writes.last().unwrap().0 - began;
+    let minute = |t: Millis| writes.iter().filter(|(at, _)| (t..t + 60_000).contains(at)).count();
+    let busiest = writes.iter().map(|(t, _)| minute(*t)).max().unwrap();
+    println!("FAULT F23 statuses={STATUSES} comments={PULLS} lost={lost} doubled={doubled} calls_per_target_max={most} converged_ms={took} writes_per_minute_max={busiest}");
+    assert_eq!((lost, doubled), (0, 0));
+    assert!(most <= 10, "{most} calls for one target");
+    assert!(busiest <= 80, "{busiest} writes in a minute");
+    assert!(took <= 600_000, "{took} ms");
+}
+
+#[tokio::test]
+async fn a_limit_rests_the_whole_credential_and_no_other() {
+    let world = World::new().await;
+    world.forge.faults(|n| (n == 2).then_some(Fault::Limited(60_000)));
+    for n in 0..8 {
+        world.status("github", &sha(n), "trainyard/a", StatusState::Success, "done").await;
+        world.status("other", &sha(n + 100), "trainyard/a", StatusState::Success, "done").await;
+    }
+    world.run(3_600_000).await;
+    let writes = world.forge.writes();
+    let limited = writes[2].0;
+    let during = writes.iter().filter(|(at, _)| *at > limited && *at < limited + 60_000).count() + writes[3..].iter().filter(|(at, _)| *at == limited).count();
+    let others = world.other.writes().iter().filter(|(at, _)| *at <= limited + 60_000).count();
+    let shown = (0..8).filter(|n| world.forge.last_status(&sha(*n), "trainyard/a").is_some()).count();
+    println!("FAULT F24 pause_ms=60000 requests_during_pause={during} shown={shown} other_credential_during_pause={others}");
+    assert_eq!((during, shown, others), (0, 8, 8));
+}
+
+#[tokio::test]
+async fn what_a_forge_refuses_for_good_is_given_up_and_shown() {
+    // (fault, most calls)
+    let table = [
+        ("401", Fault::Refused(401), 3),
+        ("403", Fault::Refused(403), 3),
+        ("404", Fault::Refused(404), 3),
+        ("404 read", Fault::NotFound, 3),
+        ("410", Fault::Refused(410), 1),
+        ("422", Fault::Refused(422), 1),
+        ("451", Fault::Refused(451), 1),
+    ];
+    let mut good = 0;
+    for (name, fault, calls) in table {
+        let world = World::new().await;
+        world.forge.faults(move |_| Some(fault));
+        world.status("github", &sha(1), "trainyard/a", StatusState::Success, "done").await;
+        world.run(24 * 3_600_000).await;
+        let target = format!("{}/trainyard/a", sha(1));
+        let (state, error) = world.state(OutboxKind::Status, &target).await;
+        assert_eq!((state, world.forge.writes().len()), (OutboxState::Dead, calls), "{name}");
+        assert!(!error.is_empty(), "{name}");
+        // A newer word is tried again.
+        world.forge.faults(|_| None);
+        world.status("github", &sha(1), "trainyard/a", StatusState::Failure, "changed").await;
+        world.run(3_600_000).await;
+        assert_eq!(world.state(OutboxKind::Status, &target).await.0, OutboxState::Sent, "{name}");
+        good += 1;
+    }
+    println!("FAULT F25 classes={good} failed=0");
+}
+
+#[tokio::test]
+async fn one_comment_is_kept_whatever_happens_to_it() {
+    let world = World::new().await;
+    world.forge.say(12, "mallory", "<!-- marker 12 -->\nforged");
+    // Created, and the answer lost: the second try must find it.
+    world.forge.faults(|n| (n == 0).then_some(Fault::After));
+    world.comment(12, "one").await;
+    world.run(3_600_000).await;
+    let bodies = |world: &World| -> Vec<String> {
+        world.forge.comments_on(12).into_iter().map(|c| format!("{}: {}", c.author.login, c.body.lines().last().unwrap())).collect()
+    };
+    assert_eq!(bodies(&world), ["mallory: forged", "trainyard-bot: one"]);
+    world.comment(12, "two").await;
+    world.run(3_600_000).await;
+    assert_eq!(bodies(&world), ["mallory: forged", "trainyard-bot: two"]);
+    // Somebody deletes it: it comes back once, at the next change.
+    world.forge.delete_comments(12);
+    world.comment(12, "three").await;
+    world.run(3_600_000).await;
+    assert_eq!(bodies(&world), ["trainyard-bot: three"]);
+    world.comment(12, "four").await;
+    world.run(3_600_000).await;
+    assert_eq!(bodies(&world), ["trainyard-bot: four"]);
+    world.forge.delete_comments(12);
+    world.comment(12, "five").await;
+    world.run(24 * 3_600_000).await;
+    assert!(bodies(&world).is_empty());
+    assert_eq!(world.state(OutboxKind::Comment, "12").await.0, OutboxState::Dead);
+}
+
+#[tokio::test]
+async fn words_that_are_not_final_leave_room_for_the_one_that_is() {
+    let world = World::new().await;
+    for n in 0..120 {
+        world.status("github", &sha(1), "trainyard/a", StatusState::Pending, &format!("word {n}")).await;
+        world.run(10_000).await;
+    }
+    world.status("github", &sha(1), "trainyard/a", StatusState::Success, "final").await;
+    world.run(10_000).await;
+    let posted = world.forge.statuses(&sha(1), "trainyard/a");
+    println!("FIGURE statuses_of_one_context={} last={:?}", posted.len(), posted.last().unwrap().description);
+    assert!(posted.len() <= 50);
+    assert_eq!(posted.last().unwrap().description, "final");
+}
