@@ -80,7 +80,7 @@ impl Web {
             forges,
             config,
             Arc::new(SystemClock),
-            Instance::load(&place.store).await.unwrap(),
+            std::sync::Arc::new(Instance::load(&place.store).await.unwrap()),
         )
         .unwrap();
         let stop = CancellationToken::new();
