@@ -5,13 +5,19 @@
 //! means or what a run does next, and they must not start work that outlives the request except through the store.
 
 pub mod agent_api;
+pub mod api;
+pub mod app;
 mod artifact_path;
+pub mod assets;
+pub mod auth;
+pub mod follow;
 mod git_proxy;
 pub mod hooks;
 pub mod live;
 pub mod logs;
 pub mod ops;
 pub mod pages;
+pub mod problem;
 pub mod secrets;
 pub mod serve;
 mod spec;

@@ -2,7 +2,7 @@
 
 use super::conn::{Conn, Fields, all, execute, one, to_json};
 use super::work::{WorkAsk, ask_in};
-use super::{Store, StoreError};
+use super::{Store, StoreError, dialect};
 use crate::clock::Millis;
 use crate::model::{ComparisonId, ComparisonState, RunId, Verdict};
 
@@ -191,6 +191,20 @@ impl Store {
             select_comparison!("candidate_run_id = $1 ORDER BY target"),
             candidate
         )
+    }
+
+    /// Live comparisons of several candidates, for a page of a list.
+    pub async fn comparisons_of_runs(&self, candidates: &[RunId]) -> Result<Vec<ComparisonRow>, StoreError> {
+        let list = to_json(&candidates)?;
+        let mut conn = self.read().await?;
+        let sql = dialect::by_engine(
+            &conn,
+            select_comparison!("candidate_run_id IN (SELECT value FROM json_each($1)) ORDER BY candidate_run_id, target"),
+            select_comparison!(
+                "candidate_run_id IN (SELECT json_array_elements_text($1::json)) ORDER BY candidate_run_id, target"
+            ),
+        );
+        all!(conn, ComparisonRow::read, sql, &list)
     }
 
     /// Candidates whose live comparison uses this run as its baseline.

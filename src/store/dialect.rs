@@ -21,8 +21,9 @@ pub(super) fn begin_read(conn: &Conn) -> &'static str {
     }
 }
 
-/// Picks the text that passes over locked rows where several replicas claim at once; SQLite has one writer.
-pub(super) fn skip_locked(conn: &Conn, sqlite: &'static str, postgres: &'static str) -> &'static str {
+/// Picks the engine's own text where no single one serves both: passing over locked rows where several replicas claim at
+/// once (SQLite has one writer), and lists as one JSON argument.
+pub(super) fn by_engine(conn: &Conn, sqlite: &'static str, postgres: &'static str) -> &'static str {
     match conn.engine {
         Engine::Sqlite(_) => sqlite,
         Engine::Postgres(_) => postgres,

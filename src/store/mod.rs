@@ -22,6 +22,7 @@ mod reports;
 pub mod retention;
 pub mod runs;
 mod sqlite;
+pub mod sessions;
 pub mod tokens;
 pub mod work;
 mod writer;

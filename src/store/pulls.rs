@@ -85,21 +85,41 @@ pub(super) async fn put_pull(
     Ok(())
 }
 
+impl RepoRow {
+    fn read(row: &impl Fields) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: row.get("id")?,
+            forge: row.get("forge")?,
+            forge_id: row.get("forge_id")?,
+            name: row.get("name")?,
+            default_branch: row.get("default_branch")?,
+        })
+    }
+}
+
 impl Store {
     pub async fn repo(&self, id: &RepoId) -> Result<Option<RepoRow>, StoreError> {
         let mut conn = self.read().await?;
-        one!(
+        let sql = "SELECT id, forge, forge_id, name, default_branch FROM repos WHERE id = $1";
+        one!(conn, RepoRow::read, sql, id)
+    }
+
+    /// A repository by `owner/name`, or `forge:owner/name` where several forges have one of that name: a name alone that
+    /// fits several finds none. Letter case does not count, as at the forges.
+    pub async fn find_repo(&self, text: &str) -> Result<Option<RepoRow>, StoreError> {
+        let (forge, name) = text.split_once(':').map_or((None, text), |(forge, name)| (Some(forge), name));
+        let mut conn = self.read().await?;
+        // The newest row of a forge: after a rename another repository may have taken the old name.
+        let mut found = all!(
             conn,
-            |row| Ok(RepoRow {
-                id: row.get("id")?,
-                forge: row.get("forge")?,
-                forge_id: row.get("forge_id")?,
-                name: row.get("name")?,
-                default_branch: row.get("default_branch")?,
-            }),
-            "SELECT id, forge, forge_id, name, default_branch FROM repos WHERE id = $1",
-            id
-        )
+            RepoRow::read,
+            "SELECT id, forge, forge_id, name, default_branch FROM repos
+             WHERE LOWER(name) = LOWER($1) AND ($2 IS NULL OR forge = $2) ORDER BY created_ms DESC LIMIT 10",
+            name,
+            forge
+        )?;
+        let one_forge = found.iter().all(|r| r.forge == found[0].forge);
+        Ok(if one_forge && !found.is_empty() { Some(found.swap_remove(0)) } else { None })
     }
 
     /// The repository with this id at this forge, if it was ever seen.

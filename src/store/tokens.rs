@@ -32,7 +32,7 @@ macro_rules! select_token {
 }
 
 impl TokenRow {
-    fn read(row: &impl Fields) -> Result<Self, StoreError> {
+    pub(super) fn read(row: &impl Fields) -> Result<Self, StoreError> {
         Ok(Self {
             id: row.get("id")?,
             name: row.get("name")?,

@@ -145,7 +145,7 @@ impl Store {
         let (kinds, holder) = (list(kinds), holder.to_owned());
         self.write(move |tx| {
             Box::pin(async move {
-                let sql = dialect::skip_locked(tx, claim_sql!(""), claim_sql!(" FOR UPDATE SKIP LOCKED"));
+                let sql = dialect::by_engine(tx, claim_sql!(""), claim_sql!(" FOR UPDATE SKIP LOCKED"));
                 all!(tx, WorkItem::read, sql, &kinds, now, limit, &holder, now + lease_ms, NEVER)
             })
         })

@@ -1,0 +1,320 @@
+//! Metrics as people read them: the table of a comparison, the curves.
+
+use std::collections::BTreeMap;
+
+use super::chart::{self, Chart, Series};
+use crate::http::text::{self, Shown, shown, shown_cut};
+use crate::model::metric::Goal;
+use crate::model::outcome::{Change, MetricOutcome, Outcome};
+use crate::model::{ComparisonState, Plan};
+use crate::store::attempts::StoredMetric;
+use crate::store::comparisons::ComparisonRow;
+
+const ROWS: usize = 100;
+const CHARTS: usize = 24;
+const CURVES: usize = 16;
+
+/// One comparison, or the run's own values when there is none.
+pub struct Table {
+    pub title: Shown,
+    pub word: &'static str,
+    pub note: Shown,
+    pub baseline: Option<RunRef>,
+    pub compared: bool,
+    pub rows: Vec<Row>,
+}
+
+pub struct RunRef {
+    pub id: String,
+    pub short: String,
+}
+
+pub struct Row {
+    pub name: Shown,
+    /// `↑` or `↓`, with a question mark when it was guessed.
+    pub goal: &'static str,
+    pub goal_long: &'static str,
+    pub baseline: String,
+    pub value: String,
+    pub delta: String,
+    /// `better`, `worse` or empty.
+    pub tone: &'static str,
+    pub verdict: &'static str,
+    /// The gate in words; without a comparison the step that said the value.
+    pub gate: Shown,
+}
+
+/// What a comparison came to, when it has come to something.
+fn outcome(row: &ComparisonRow) -> Option<Outcome> {
+    serde_json::from_value(row.result.clone()).ok()
+}
+
+/// `accuracy 0.84 (+0.012)`: the primary metric in a few words.
+pub fn headline(row: &ComparisonRow) -> String {
+    let Some(outcome) = outcome(row) else { return String::new() };
+    let Some(metric) = outcome.primary() else { return String::new() };
+    let Some(value) = metric.candidate.as_ref() else { return String::new() };
+    let delta = metric.delta.map(|d| format!(" ({})", text::signed(d))).unwrap_or_default();
+    format!("{} {}{delta}", shown_cut(&metric.name, 24), text::number(value.value()))
+}
+
+fn goal(goal: Goal, assumed: bool) -> (&'static str, &'static str) {
+    match (goal, assumed) {
+        (Goal::Max, false) => ("↑", "higher is better"),
+        (Goal::Min, false) => ("↓", "lower is better"),
+        (Goal::Max, true) => ("↑?", "higher is better, assumed from the name"),
+        (Goal::Min, true) => ("↓?", "lower is better, assumed from the name"),
+    }
+}
+
+fn compared_row(metric: &MetricOutcome) -> Row {
+    let (mark, long) = goal(metric.goal, metric.assumed);
+    let value = |a: &Option<crate::model::outcome::Aggregate>| {
+        a.as_ref().map_or("–".to_owned(), |a| match a.values.len() {
+            0 | 1 => text::number(a.value()),
+            n => format!("{} (mean of {n})", text::number(a.value())),
+        })
+    };
+    let delta = match (metric.delta, metric.relative) {
+        (Some(d), Some(r)) if d != 0.0 => format!("{} ({}%)", text::signed(d), text::signed((r * 10_000.0).round() / 100.0)),
+        (Some(d), _) => text::signed(d),
+        (None, _) => "–".into(),
+    };
+    let (verdict, rules) = match &metric.gate {
+        None => ("", String::new()),
+        Some(gate) => {
+            let warns = if gate.warn_only { " (warns only)" } else { "" };
+            (gate.verdict.word(), format!("{}{warns}", gate.rules.join(", ")))
+        }
+    };
+    Row {
+        name: shown_cut(&metric.name, 120),
+        goal: mark,
+        goal_long: long,
+        baseline: value(&metric.baseline),
+        value: value(&metric.candidate),
+        delta,
+        tone: match metric.better {
+            Some(Change::Better) => "better",
+            Some(Change::Worse) => "worse",
+            _ => "",
+        },
+        verdict,
+        gate: shown_cut(&rules, 200),
+    }
+}
+
+/// The newest value of each metric and step: highest training step, then latest.
+fn own_rows(own: &[StoredMetric]) -> Vec<Row> {
+    let mut newest: BTreeMap<(&str, i64), &StoredMetric> = BTreeMap::new();
+    for m in own {
+        let key = (m.point.name.as_str(), m.step_position);
+        let rank = |m: &StoredMetric| (m.point.step, m.point.at_ms, m.seq);
+        newest.entry(key).and_modify(|kept| if rank(m) >= rank(kept) { *kept = m }).or_insert(m);
+    }
+    let row = |((name, _), m): ((&str, i64), &StoredMetric)| Row {
+        name: shown_cut(name, 120),
+        goal: "",
+        goal_long: "",
+        baseline: String::new(),
+        value: text::number(m.point.value),
+        delta: String::new(),
+        tone: "",
+        verdict: "",
+        gate: shown_cut(&m.step_name, 80),
+    };
+    newest.into_iter().take(ROWS).map(row).collect()
+}
+
+/// One table for each comparison; without any that has values, one of the run's own.
+pub fn tables(comparisons: &[ComparisonRow], own: &[StoredMetric]) -> Vec<Table> {
+    let mut tables: Vec<Table> = comparisons
+        .iter()
+        .map(|row| {
+            let result = outcome(row);
+            let against = match row.target.split_once(':') {
+                Some(("pr", number)) => format!("Metrics for #{number}"),
+                Some(("branch", name)) => format!("Metrics on {name}"),
+                _ => "Metrics".into(),
+            };
+            let word = match (row.verdict, row.state) {
+                (Some(verdict), _) => verdict.word(),
+                (None, ComparisonState::Pending) => "pending",
+                (None, _) => "",
+            };
+            Table {
+                title: shown_cut(&against, 80),
+                word,
+                note: shown_cut(&row.baseline_note, 400),
+                baseline: row.baseline.as_ref().map(|id| RunRef {
+                    id: id.to_string(),
+                    short: id.as_str().chars().take(13).collect(),
+                }),
+                compared: true,
+                rows: result.map_or(Vec::new(), |r| r.metrics.iter().take(ROWS).map(compared_row).collect()),
+            }
+        })
+        .collect();
+    if tables.iter().all(|t| t.rows.is_empty()) && !own.is_empty() {
+        tables.push(Table {
+            title: shown("Metrics"),
+            word: "",
+            note: Shown::default(),
+            baseline: None,
+            compared: false,
+            rows: own_rows(own),
+        });
+    }
+    tables
+}
+
+/// Points of one metric by the step that reported them.
+type Curves<'a> = BTreeMap<(i64, &'a str), Vec<&'a StoredMetric>>;
+
+fn by_name(metrics: &[StoredMetric]) -> BTreeMap<&str, Curves<'_>> {
+    let mut out: BTreeMap<&str, Curves<'_>> = BTreeMap::new();
+    for m in metrics {
+        out.entry(&m.point.name).or_default().entry((m.step_position, &m.step_name)).or_default().push(m);
+    }
+    out
+}
+
+fn series(curves: &Curves<'_>, by_step: bool, baseline: bool) -> Vec<Series> {
+    curves
+        .iter()
+        .take(CURVES)
+        .map(|((_, step), points)| {
+            let from = points.iter().map(|m| m.point.at_ms).min().unwrap_or(0);
+            let mut points: Vec<(f64, f64)> = points
+                .iter()
+                .map(|m| {
+                    let seconds = (m.point.at_ms - from) as f64 / 1000.0;
+                    (if by_step { m.point.step.unwrap_or(0) as f64 } else { seconds }, m.point.value)
+                })
+                .collect();
+            points.sort_by(|a, b| a.0.total_cmp(&b.0));
+            let label = if baseline { format!("baseline {step}") } else { (*step).to_owned() };
+            Series { label, baseline, points }
+        })
+        .collect()
+}
+
+/// Curves of the metrics that have several points: those that the report plots first, then the primary, then by name. Says how many
+/// were left out.
+pub fn charts(plan: &Plan, own: &[StoredMetric], base: &[StoredMetric]) -> (Vec<Chart>, usize) {
+    let (own, base) = (by_name(own), by_name(base));
+    let rank = |name: &str| {
+        let plot = plan.report.plots.iter().position(|p| p == name);
+        let primary = plan.metrics.primary.as_deref() == Some(name);
+        (plot.unwrap_or(usize::MAX), !primary, !name.contains("loss"))
+    };
+    let mut names: Vec<&str> = own.keys().copied().collect();
+    names.sort_by_key(|name| (rank(name), *name));
+    let mut drawn = Vec::new();
+    let mut cut = 0;
+    for name in names {
+        let curves = &own[name];
+        if curves.values().all(|points| points.len() < 2) {
+            continue;
+        }
+        if drawn.len() == CHARTS {
+            cut += 1;
+            continue;
+        }
+        let by_step = curves.values().flatten().all(|m| m.point.step.is_some());
+        let mut all = series(curves, by_step, false);
+        if let Some(before) = base.get(name)
+            && before.values().flatten().all(|m| m.point.step.is_some()) == by_step
+        {
+            all.extend(series(before, by_step, true));
+        }
+        drawn.extend(chart::draw(name, if by_step { "step" } else { "seconds" }, all));
+    }
+    (drawn, cut)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{AttemptUid, MetricPoint, StepId};
+
+    fn metric(step: &str, position: i64, name: &str, training_step: Option<i64>, value: f64) -> StoredMetric {
+        StoredMetric {
+            attempt_uid: AttemptUid::from_text("a"),
+            step_id: StepId::from_text(step),
+            step_position: position,
+            step_name: step.into(),
+            seq: training_step.unwrap_or(0),
+            point: MetricPoint { name: name.into(), value, step: training_step, at_ms: 1000 },
+        }
+    }
+
+    #[test]
+    fn the_newest_value_of_each_step_is_shown() {
+        let rows = own_rows(&[
+            metric("eval", 1, "accuracy", None, 0.9),
+            metric("train", 0, "loss", Some(2), 0.2),
+            metric("train", 0, "loss", Some(1), 0.5),
+        ]);
+        let got: Vec<(&str, &str, &str)> =
+            rows.iter().map(|r| (r.name.as_str(), r.value.as_str(), r.gate.as_str())).collect();
+        assert_eq!(got, [("accuracy", "0.9", "eval"), ("loss", "0.2", "train")]);
+    }
+
+    #[test]
+    fn a_comparison_reads_as_a_table() {
+        let result = serde_json::json!({"rules": "point-1", "verdict": "fail", "reasons": ["no"], "metrics": [{
+            "name": "accuracy", "goal": "max", "assumed": false, "primary": true,
+            "candidate": {"step": "train", "mean": 0.8, "values": [{"member": "", "value": 0.8}]},
+            "baseline": {"step": "train", "mean": 0.84, "values": [{"member": "", "value": 0.84}]},
+            "delta": -0.04, "relative": -0.047_619, "better": "worse",
+            "gate": {"verdict": "fail", "warn_only": false, "rules": ["at most 0.5% worse"], "reasons": ["no"]}}]});
+        let row = ComparisonRow {
+            id: crate::model::ComparisonId::from_text("c"),
+            candidate: crate::model::RunId::from_text("r"),
+            baseline: Some(crate::model::RunId::from_text("0192aaaa-bbbb-7ccc-dddd-eeeeffff0000")),
+            baseline_note: "main at abc".into(),
+            target: "pr:7".into(),
+            gates_digest: String::new(),
+            rules: "point-1".into(),
+            state: ComparisonState::Final,
+            verdict: Some(crate::model::Verdict::Fail),
+            result,
+            created_ms: 0,
+            wait_until_ms: 0,
+            updated_ms: 0,
+        };
+        assert_eq!(headline(&row), "accuracy 0.8 (−0.04)");
+        let table = &tables(&[row], &[])[0];
+        assert_eq!((table.title.as_str(), table.word), ("Metrics for #7", "fail"));
+        let r = &table.rows[0];
+        assert_eq!((r.goal, r.tone, r.verdict), ("↑", "worse", "fail"));
+        assert_eq!(r.delta, "−0.04 (−4.76%)");
+        assert_eq!(r.gate.as_str(), "at most 0.5% worse");
+    }
+
+    #[test]
+    fn plotted_metrics_come_first_and_single_points_are_no_curve() {
+        let mut plan = Plan {
+            name: "p".into(),
+            file: String::new(),
+            when: vec![],
+            concurrency: None,
+            timeout_ms: 0,
+            steps: vec![],
+            metrics: crate::model::plan::MetricsSpec::default(),
+            report: crate::model::plan::ReportSpec::default(),
+            not_run: vec![],
+        };
+        plan.report.plots = vec!["z".into()];
+        let own: Vec<StoredMetric> = ["a", "z"]
+            .iter()
+            .flat_map(|name| (0..3).map(|i| metric("train", 0, name, Some(i), i as f64)))
+            .chain([metric("eval", 1, "once", None, 1.0)])
+            .collect();
+        let (charts, cut) = charts(&plan, &own, &own);
+        let names: Vec<&str> = charts.iter().map(|c| c.name.as_str()).collect();
+        assert_eq!((names, cut), (vec!["z", "a"], 0));
+        assert_eq!(charts[0].curves.len(), 2);
+    }
+}
