@@ -25,7 +25,8 @@ pub fn walk(root: &Path, below: &str, each: &mut impl FnMut(&str)) {
     while let Some(dir) = todo.pop() {
         let Ok(entries) = std::fs::read_dir(root.join(&dir)) else { continue };
         for entry in entries.flatten() {
-            let (Ok(kind), Some(name)) = (entry.file_type(), entry.file_name().to_str().map(str::to_owned)) else {
+            let (Ok(kind), Some(name)) = (entry.file_type(), entry.file_name().to_str().map(str::to_owned))
+            else {
                 continue;
             };
             let path = if dir.is_empty() { name } else { format!("{dir}/{name}") };
@@ -46,26 +47,33 @@ pub fn walk(root: &Path, below: &str, each: &mut impl FnMut(&str)) {
 /// A sentence that names the first pattern that is no pattern, leads out of the tree, or matches nothing; or too many files.
 pub fn find(root: &Path, patterns: &[String]) -> Result<(Vec<Kept>, Vec<String>), String> {
     let (mut kept, mut notes) = (std::collections::BTreeSet::new(), Vec::new());
-    let real_root = std::fs::canonicalize(root).map_err(|e| format!("the source tree cannot be read: {e}"))?;
+    let real_root =
+        std::fs::canonicalize(root).map_err(|e| format!("the source tree cannot be read: {e}"))?;
     for pattern in patterns {
         let plain = paths::relative(pattern).map_err(|e| format!("artifact pattern {pattern:?}: {e}"))?;
-        let glob = |text: &str| GlobBuilder::new(text).literal_separator(true).build().map(|g| g.compile_matcher());
+        let glob =
+            |text: &str| GlobBuilder::new(text).literal_separator(true).build().map(|g| g.compile_matcher());
         // A directory means all that is in it.
         let (own, inside) = match (glob(&plain), glob(&format!("{plain}/**"))) {
             (Ok(own), Ok(inside)) => (own, inside),
-            (Err(e), _) | (_, Err(e)) => return Err(format!("artifact pattern {pattern:?} is not a glob: {}", e.kind())),
+            (Err(e), _) | (_, Err(e)) => {
+                return Err(format!("artifact pattern {pattern:?} is not a glob: {}", e.kind()));
+            }
         };
         let (mut matched, mut outside, mut special) = (0, 0, 0);
         let from = fixed_part(&plain);
         // A walk must not begin behind a link that leads away.
-        let inside_tree = std::fs::canonicalize(root.join(&from)).is_ok_and(|real| real.starts_with(&real_root));
+        let inside_tree =
+            std::fs::canonicalize(root.join(&from)).is_ok_and(|real| real.starts_with(&real_root));
         walk(root, if inside_tree { &from } else { NOWHERE }, &mut |path| {
             if !own.is_match(path) && !inside.is_match(path) {
                 return;
             }
             let full = root.join(path);
             match std::fs::canonicalize(&full) {
-                Ok(real) if !real.starts_with(&real_root) || real.starts_with(real_root.join(".git")) => outside += 1,
+                Ok(real) if !real.starts_with(&real_root) || real.starts_with(real_root.join(".git")) => {
+                    outside += 1
+                }
                 Ok(real) if real.is_file() => {
                     matched += 1;
                     kept.insert(path.to_owned());
@@ -74,17 +82,22 @@ pub fn find(root: &Path, patterns: &[String]) -> Result<(Vec<Kept>, Vec<String>)
             }
         });
         if outside > 0 {
-            notes.push(format!("artifacts {pattern:?}: {outside} links out of the source tree were passed over"));
+            notes.push(format!(
+                "artifacts {pattern:?}: {outside} links out of the source tree were passed over"
+            ));
         }
         if special > 0 {
-            notes.push(format!("artifacts {pattern:?}: {special} entries that are no files were passed over"));
+            notes
+                .push(format!("artifacts {pattern:?}: {special} entries that are no files were passed over"));
         }
         if matched == 0 {
             let which = if outside + special > 0 { " that may be kept" } else { "" };
             return Err(format!("no file{which} matches the artifact pattern {pattern:?}"));
         }
         if kept.len() > MAX_FILES {
-            return Err(format!("the artifact patterns match more than {MAX_FILES} files: pack them into one"));
+            return Err(format!(
+                "the artifact patterns match more than {MAX_FILES} files: pack them into one"
+            ));
         }
     }
     Ok((kept.into_iter().collect(), notes))
@@ -95,7 +108,8 @@ const NOWHERE: &str = "\0";
 
 /// The leading directories of a pattern that hold no wildcard, so that only they are walked.
 fn fixed_part(pattern: &str) -> String {
-    let parts: Vec<&str> = pattern.split('/').take_while(|p| !p.contains(['*', '?', '[', '{', '!'])).collect();
+    let parts: Vec<&str> =
+        pattern.split('/').take_while(|p| !p.contains(['*', '?', '[', '{', '!'])).collect();
     let whole = parts.len() == pattern.split('/').count();
     // The last part may be a file; its directory is walked then.
     parts[..parts.len() - usize::from(whole)].join("/")
@@ -106,7 +120,8 @@ fn fixed_part(pattern: &str) -> String {
 /// # Errors
 /// The file cannot be read, the daemon refuses it, or the attempt has ended ([`Fault::Gone`]).
 pub async fn upload(client: &Client, root: &Path, path: &str) -> anyhow::Result<()> {
-    let real = std::fs::canonicalize(root.join(path)).with_context(|| format!("cannot read the artifact {path}"))?;
+    let real =
+        std::fs::canonicalize(root.join(path)).with_context(|| format!("cannot read the artifact {path}"))?;
     let mut backoff = Backoff::default();
     loop {
         let real = real.clone();
@@ -119,7 +134,9 @@ pub async fn upload(client: &Client, root: &Path, path: &str) -> anyhow::Result<
                 tracing::warn!(%fault, path, "an artifact did not arrive; trying again");
                 backoff.wait().await;
             }
-            Err(fault) => return Err(anyhow::Error::new(fault).context(format!("cannot store the artifact {path}"))),
+            Err(fault) => {
+                return Err(anyhow::Error::new(fault).context(format!("cannot store the artifact {path}")));
+            }
         }
     }
 }
@@ -151,7 +168,9 @@ mod tests {
     fn globs_links_and_missing_patterns() {
         let dir = tempfile::tempdir().unwrap();
         let root = &dir.path().join("src");
-        for file in ["out/model/a.bin", "out/model/deep/b.bin", "out/log.txt", "x.json", ".git/config", "top.json"] {
+        for file in
+            ["out/model/a.bin", "out/model/deep/b.bin", "out/log.txt", "x.json", ".git/config", "top.json"]
+        {
             std::fs::create_dir_all(root.join(file).parent().unwrap()).unwrap();
             std::fs::write(root.join(file), file).unwrap();
         }

@@ -71,7 +71,8 @@ fn locked(spool: &SharedSpool) -> std::sync::MutexGuard<'_, Spool> {
 /// # Errors
 /// Unreadable, not a bootstrap, or of another protocol.
 pub fn read_bootstrap(path: &Path) -> anyhow::Result<Bootstrap> {
-    let bytes = std::fs::read(path).with_context(|| format!("cannot read the bootstrap file {}", path.display()))?;
+    let bytes =
+        std::fs::read(path).with_context(|| format!("cannot read the bootstrap file {}", path.display()))?;
     let bootstrap: Bootstrap = serde_json::from_slice(&bytes)
         .with_context(|| format!("{} is not a bootstrap file", path.display()))?;
     if bootstrap.protocol != PROTOCOL {
@@ -87,7 +88,8 @@ pub fn read_bootstrap(path: &Path) -> anyhow::Result<Bootstrap> {
 pub async fn run(bootstrap_path: &Path) -> anyhow::Result<()> {
     let bootstrap = read_bootstrap(bootstrap_path)?;
     let dir = PathBuf::from(&bootstrap.dir);
-    let lock = std::fs::File::create(dir.join("agent.lock")).with_context(|| format!("cannot lock {}", dir.display()))?;
+    let lock = std::fs::File::create(dir.join("agent.lock"))
+        .with_context(|| format!("cannot lock {}", dir.display()))?;
     if lock.try_lock().is_err() || dir.join(RESULT).exists() {
         tracing::info!("another agent of this attempt is at work, or was; nothing to do");
         return Ok(());
@@ -170,12 +172,11 @@ fn request(stop: &watch::Sender<Option<Stop>>, why: Stop) {
 
 fn write_result(dir: &Path, outcome: &Outcome) {
     let _ = std::fs::remove_file(dir.join("reserve"));
-    let result = ResultFile {
-        class: outcome.class,
-        exit_code: outcome.exit_code,
-        reason: outcome.reason.clone(),
-    };
-    let written = serde_json::to_vec(&result).map_err(Into::into).and_then(|b| paths::write_durably(&dir.join(RESULT), &b));
+    let result =
+        ResultFile { class: outcome.class, exit_code: outcome.exit_code, reason: outcome.reason.clone() };
+    let written = serde_json::to_vec(&result)
+        .map_err(Into::into)
+        .and_then(|b| paths::write_durably(&dir.join(RESULT), &b));
     if let Err(error) = written {
         tracing::error!(%error, "cannot write the result");
     }
@@ -290,7 +291,9 @@ impl Attempt {
             Err(error) => {
                 tracing::error!(%error, "collecting metrics failed");
                 let mut found = found();
-                found.notes.push("metrics could not be collected: an error of ours, see the agent's log".into());
+                found
+                    .notes
+                    .push("metrics could not be collected: an error of ours, see the agent's log".into());
                 found
             }
         };
@@ -339,7 +342,11 @@ impl Attempt {
                 Outcome::of(EndClass::Source, format!("the source could not be fetched: {why}"))
             }
         })?;
-        locked(spool).say(&format!("source {} ({:.1} s)", self.spec.sha.short(), begun.elapsed().as_secs_f64()));
+        locked(spool).say(&format!(
+            "source {} ({:.1} s)",
+            self.spec.sha.short(),
+            begun.elapsed().as_secs_f64()
+        ));
         let mut stopped = self.stopped.clone();
         for input in &self.spec.inputs {
             let fetched = tokio::select! {
@@ -364,7 +371,9 @@ impl Attempt {
         if let Some(name) = script::too_long(&environment) {
             return Err(Outcome::of(
                 EndClass::Failed,
-                format!("{name} is longer than 128 KiB, which Linux does not take as an environment variable: use a file"),
+                format!(
+                    "{name} is longer than 128 KiB, which Linux does not take as an environment variable: use a file"
+                ),
             ));
         }
         std::fs::File::create(&places.script)
@@ -383,12 +392,23 @@ impl Attempt {
 
     fn command(&self, places: &Places) -> Command {
         let mut command = Command::new("/bin/sh");
-        command.arg("-e").arg(&places.script).current_dir(&places.source).env_clear().envs(self.environment(places));
+        command
+            .arg("-e")
+            .arg(&places.script)
+            .current_dir(&places.source)
+            .env_clear()
+            .envs(self.environment(places));
         command
     }
 
     /// Uploads artifacts: all of them after a success, the checkpoint when there is one to resume from.
-    async fn keep(&self, places: &Places, outcome: Outcome, found: &mut Found, spool: &SharedSpool) -> Outcome {
+    async fn keep(
+        &self,
+        places: &Places,
+        outcome: Outcome,
+        found: &mut Found,
+        spool: &SharedSpool,
+    ) -> Outcome {
         let patterns = match (outcome.class, &self.spec.checkpoint) {
             (EndClass::Succeeded, _) => self.spec.artifacts.clone(),
             (EndClass::Checkpointed | EndClass::Preempted, Some(path)) => vec![path.clone()],
@@ -429,7 +449,10 @@ impl Attempt {
             let mut refused = 0;
             loop {
                 every.tick().await;
-                match client.post::<HeartbeatAnswer>("heartbeat", &Heartbeat { rss_bytes: proc::tree_rss() }).await {
+                match client
+                    .post::<HeartbeatAnswer>("heartbeat", &Heartbeat { rss_bytes: proc::tree_rss() })
+                    .await
+                {
                     Ok(answer) => {
                         refused = 0;
                         if answer.cancel {
@@ -464,7 +487,9 @@ impl Attempt {
         while begun.elapsed() < TELLING {
             match self.client.post_no_answer("finish", &finished).await {
                 Ok(()) | Err(Fault::Gone) => return,
-                Err(fault @ Fault::Refused(..)) => return tracing::error!(%fault, "the daemon refused the result"),
+                Err(fault @ Fault::Refused(..)) => {
+                    return tracing::error!(%fault, "the daemon refused the result");
+                }
                 Err(fault @ Fault::Unauthorized) if backoff.tries() > 60 => {
                     return tracing::error!(%fault, "the daemon refused the result");
                 }

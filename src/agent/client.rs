@@ -76,7 +76,10 @@ impl Client {
 
     pub async fn post<T: DeserializeOwned>(&self, call: &str, body: &impl Serialize) -> Result<T, Fault> {
         let response = self.send(self.request(Method::POST, call, &[]).timeout(SHORT).json(body)).await?;
-        response.json().await.map_err(|e| Fault::Retry(format!("{call} was not answered as documented: {}", chain(&e))))
+        response
+            .json()
+            .await
+            .map_err(|e| Fault::Retry(format!("{call} was not answered as documented: {}", chain(&e))))
     }
 
     pub async fn post_no_answer(&self, call: &str, body: &impl Serialize) -> Result<(), Fault> {
@@ -132,7 +135,9 @@ impl Client {
                     Err(_) => Err(Fault::Refused(status, first_line(&text))),
                 }
             }
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => Err(Fault::Retry(status.to_string())),
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
+                Err(Fault::Retry(status.to_string()))
+            }
             _ if status.is_server_error() => Err(Fault::Retry(status.to_string())),
             _ => Err(Fault::Refused(status, first_line(&response.text().await.unwrap_or_default()))),
         }

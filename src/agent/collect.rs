@@ -185,7 +185,9 @@ impl Files {
         let globs = files
             .iter()
             .filter(|f| is_glob(f))
-            .filter_map(|f| Some((f.clone(), GlobBuilder::new(f).literal_separator(true).build().ok()?.compile_matcher())))
+            .filter_map(|f| {
+                Some((f.clone(), GlobBuilder::new(f).literal_separator(true).build().ok()?.compile_matcher()))
+            })
             .collect();
         let mut this = Self {
             root: places.source.clone(),
@@ -215,7 +217,11 @@ impl Files {
     fn candidates(&self, with_globs: bool) -> BTreeSet<String> {
         let mut names: BTreeSet<String> = self.named.iter().cloned().collect();
         if let Ok(dir) = std::fs::read_dir(&self.metrics_dir) {
-            names.extend(dir.flatten().take(100).filter_map(|e| Some(format!("$TRAINYARD_METRICS/{}", e.file_name().to_str()?))));
+            names.extend(
+                dir.flatten()
+                    .take(100)
+                    .filter_map(|e| Some(format!("$TRAINYARD_METRICS/{}", e.file_name().to_str()?))),
+            );
         }
         if with_globs && !self.globs.is_empty() {
             super::artifacts::walk(&self.root, "", &mut |path| {
@@ -245,7 +251,9 @@ impl Collector for Files {
             };
             let Some(form) = form_of(&name) else {
                 if last {
-                    found.note(format!("{name}: passed over, only .json, .jsonl and parameter files are read"));
+                    found.note(format!(
+                        "{name}: passed over, only .json, .jsonl and parameter files are read"
+                    ));
                 }
                 continue;
             };
@@ -302,7 +310,8 @@ impl Watched {
             if found.points.len() > 50_000 && !last {
                 return;
             }
-            let read = file.seek(SeekFrom::Start(self.offset)).and_then(|_| read_up_to(&mut file, &mut buffer));
+            let read =
+                file.seek(SeekFrom::Start(self.offset)).and_then(|_| read_up_to(&mut file, &mut buffer));
             let Ok(n) = read else { return };
             let end = match buffer[..n].iter().rposition(|b| *b == b'\n') {
                 Some(at) => at + 1,

@@ -21,11 +21,18 @@ pub async fn fetch(client: &Client, root: &Path, input: &Input) -> anyhow::Resul
     loop {
         match once(client, &place, input).await {
             Ok(()) => return Ok(()),
-            Err(error) if backoff.tries() < 60 && error.downcast_ref::<Fault>().is_some_and(|f| matches!(f, Fault::Retry(_))) => {
+            Err(error)
+                if backoff.tries() < 60
+                    && error.downcast_ref::<Fault>().is_some_and(|f| matches!(f, Fault::Retry(_))) =>
+            {
                 tracing::warn!(%error, input.path, "an artifact did not arrive; trying again");
                 backoff.wait().await;
             }
-            Err(error) => return Err(error.context(format!("cannot get the artifact {} of an earlier step", input.path))),
+            Err(error) => {
+                return Err(
+                    error.context(format!("cannot get the artifact {} of an earlier step", input.path))
+                );
+            }
         }
     }
 }

@@ -30,7 +30,11 @@ pub struct Shipped {
 ///
 /// # Errors
 /// [`Fault::Gone`], and [`Fault::Unauthorized`] after many tries; everything else is tried again for ever.
-pub async fn ship(client: &Client, spool: File, mut written: watch::Receiver<Written>) -> Result<Shipped, Fault> {
+pub async fn ship(
+    client: &Client,
+    spool: File,
+    mut written: watch::Receiver<Written>,
+) -> Result<Shipped, Fault> {
     let (mut committed, mut backoff) = (0_u64, Backoff::default());
     let mut last_sent = Instant::now().checked_sub(PERIOD).unwrap_or_else(Instant::now);
     let mut prompt_sends = 0_u32;

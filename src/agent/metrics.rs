@@ -64,7 +64,10 @@ pub async fn ship(
             Err(Fault::Unauthorized) if backoff.tries() > 30 => return Err(Fault::Unauthorized),
             Err(Fault::Refused(status, why)) => {
                 // The same batch would be refused for ever; without it the rest may pass.
-                let note = format!("{} metric points were refused by the daemon ({status}): {why}", batch.points.len());
+                let note = format!(
+                    "{} metric points were refused by the daemon ({status}): {why}",
+                    batch.points.len()
+                );
                 found.notes.push(note);
                 found.points.drain(..batch.points.len());
                 sent_params = batch.params;

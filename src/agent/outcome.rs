@@ -21,7 +21,9 @@ impl Outcome {
             Stop::Cancelled => Self::of(EndClass::Cancelled, "cancelled"),
             Stop::Gone => Self::of(EndClass::Cancelled, "the attempt had ended for the daemon already"),
             Stop::Preempted => Self::of(EndClass::Preempted, "the machine asked it to end (SIGTERM)"),
-            Stop::TimedOut => Self::of(EndClass::TimedOut, format!("over its time limit of {}", span(timeout_ms))),
+            Stop::TimedOut => {
+                Self::of(EndClass::TimedOut, format!("over its time limit of {}", span(timeout_ms)))
+            }
         }
     }
 }
@@ -38,7 +40,8 @@ pub struct Signs<'a> {
 }
 
 /// What programs print when a disk or a quota is full (errno 28 and 122).
-const FULL: &[&str] = &["No space left on device", "[Errno 28]", "ENOSPC", "Disk quota exceeded", "[Errno 122]"];
+const FULL: &[&str] =
+    &["No space left on device", "[Errno 28]", "ENOSPC", "Disk quota exceeded", "[Errno 122]"];
 
 pub fn of(ended: &Ended, timeout_ms: i64, signs: Signs<'_>) -> Outcome {
     let code = ended.exit.code();
@@ -57,9 +60,10 @@ pub fn of(ended: &Ended, timeout_ms: i64, signs: Signs<'_>) -> Outcome {
             (EndClass::Failed, "killed by signal 9 (SIGKILL), possibly out of memory".to_owned())
         }
         Exit::Signal(n) => (EndClass::Failed, format!("killed by signal {n}{}", signal_name(n))),
-        Exit::Code(n) if (129..=159).contains(&n) => {
-            (EndClass::Failed, format!("exit code {n}: a command was killed by signal {}{}", n - 128, signal_name(n - 128)))
-        }
+        Exit::Code(n) if (129..=159).contains(&n) => (
+            EndClass::Failed,
+            format!("exit code {n}: a command was killed by signal {}{}", n - 128, signal_name(n - 128)),
+        ),
         Exit::Code(127) => (EndClass::Failed, "exit code 127: a command was not found".to_owned()),
         Exit::Code(n) => (EndClass::Failed, format!("exit code {n}")),
     };
@@ -95,15 +99,31 @@ mod tests {
             (ended(Exit::Code(1), None), full, "storage_full 1 exit code 1: the disk or a quota is full"),
             (ended(Exit::Code(75), None), none, "checkpointed 75 exit code 75: checkpointed, to be resumed"),
             (ended(Exit::Code(127), None), none, "failed 127 exit code 127: a command was not found"),
-            (ended(Exit::Code(137), None), none, "failed 137 killed by signal 9 (SIGKILL), possibly out of memory"),
+            (
+                ended(Exit::Code(137), None),
+                none,
+                "failed 137 killed by signal 9 (SIGKILL), possibly out of memory",
+            ),
             (ended(Exit::Code(137), None), oom, "oom 137 killed by the kernel: out of memory"),
             (ended(Exit::Code(1), None), oom, "failed 1 exit code 1"),
             (ended(Exit::Signal(9), None), oom, "oom 137 killed by the kernel: out of memory"),
-            (ended(Exit::Code(139), None), none, "failed 139 exit code 139: a command was killed by signal 11 (SIGSEGV)"),
+            (
+                ended(Exit::Code(139), None),
+                none,
+                "failed 139 exit code 139: a command was killed by signal 11 (SIGSEGV)",
+            ),
             (ended(Exit::Signal(15), None), none, "failed 143 killed by signal 15 (SIGTERM)"),
-            (ended(Exit::Signal(15), Some(Stop::TimedOut)), none, "timed_out 143 over its time limit of 90 s"),
+            (
+                ended(Exit::Signal(15), Some(Stop::TimedOut)),
+                none,
+                "timed_out 143 over its time limit of 90 s",
+            ),
             (ended(Exit::Code(0), Some(Stop::Cancelled)), none, "cancelled 0 cancelled"),
-            (ended(Exit::Signal(9), Some(Stop::Preempted)), oom, "preempted 137 the machine asked it to end (SIGTERM)"),
+            (
+                ended(Exit::Signal(9), Some(Stop::Preempted)),
+                oom,
+                "preempted 137 the machine asked it to end (SIGTERM)",
+            ),
         ];
         for (ended, signs, want) in rows {
             let got = of(&ended, 90_000, signs);

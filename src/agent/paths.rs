@@ -74,11 +74,7 @@ pub fn open_plain(path: &Path) -> std::io::Result<std::fs::File> {
     use std::os::unix::fs::OpenOptionsExt as _;
     let flags = nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK | nix::fcntl::OFlag::O_CLOEXEC;
     let file = std::fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(std::io::Error::other("not a regular file"))
-    }
+    if file.metadata()?.is_file() { Ok(file) } else { Err(std::io::Error::other("not a regular file")) }
 }
 
 /// Reads such a file, at most `max` bytes of it; longer ones are an error.
@@ -112,12 +108,40 @@ mod tests {
         let long = "a/".repeat(600);
         let part = "a".repeat(256);
         let bad = [
-            "", ".", "./", "..", "../x", "a/../../x", "a/..", "/", "/etc/passwd", "//etc/passwd", "a\0b", "a\nb", "a\\b",
-            "..\\x", ".git/config", ".GIT/hooks/x", "./.git/config", "a/../.git/config", "\x7f", &long, &part,
+            "",
+            ".",
+            "./",
+            "..",
+            "../x",
+            "a/../../x",
+            "a/..",
+            "/",
+            "/etc/passwd",
+            "//etc/passwd",
+            "a\0b",
+            "a\nb",
+            "a\\b",
+            "..\\x",
+            ".git/config",
+            ".GIT/hooks/x",
+            "./.git/config",
+            "a/../.git/config",
+            "\x7f",
+            &long,
+            &part,
         ];
         let good = [
-            ("a", "a"), ("a//b", "a/b"), ("./a", "a"), ("a/./b/", "a/b"), ("a.", "a."), ("%2e%2e/x", "%2e%2e/x"),
-            ("․․/x", "․․/x"), ("...", "..."), ("a/.git/x", "a/.git/x"), ("a b", "a b"), ("-rf", "-rf"),
+            ("a", "a"),
+            ("a//b", "a/b"),
+            ("./a", "a"),
+            ("a/./b/", "a/b"),
+            ("a.", "a."),
+            ("%2e%2e/x", "%2e%2e/x"),
+            ("․․/x", "․․/x"),
+            ("...", "..."),
+            ("a/.git/x", "a/.git/x"),
+            ("a b", "a b"),
+            ("-rf", "-rf"),
         ];
         let failed = bad.iter().filter(|p| relative(p).is_ok()).count()
             + good.iter().filter(|(p, want)| relative(p).ok().as_deref() != Some(want)).count();

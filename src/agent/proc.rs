@@ -98,7 +98,8 @@ pub fn oom_kills() -> u64 {
     let mut count = counter(&read("/proc/vmstat"), "oom_kill ");
     for line in read("/proc/self/cgroup").lines() {
         let mut parts = line.splitn(3, ':');
-        let (_, kind, path) = (parts.next(), parts.next().unwrap_or(""), parts.next().unwrap_or("").to_owned());
+        let (_, kind, path) =
+            (parts.next(), parts.next().unwrap_or(""), parts.next().unwrap_or("").to_owned());
         if kind.is_empty() {
             count += counter(&read(&format!("/sys/fs/cgroup{path}/memory.events")), "oom_kill ");
         } else if kind.split(',').any(|k| k == "memory") {
@@ -116,7 +117,10 @@ mod tests {
     fn a_name_full_of_parentheses_does_not_shift_fields() {
         let line = "42 (a ) S 1 (b) R 7 8 9 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 12345 1000 250 184467";
         let s = parse_stat(line).unwrap();
-        assert_eq!((s.pid, s.state, s.parent, s.session, s.started, s.rss_pages), (42, 'R', 7, 9, 12345, 250));
+        assert_eq!(
+            (s.pid, s.state, s.parent, s.session, s.started, s.rss_pages),
+            (42, 'R', 7, 9, 12345, 250)
+        );
     }
 
     #[test]

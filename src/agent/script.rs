@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 /// `setup` and `commands` for one `/bin/sh -e`; before each command its text is printed behind `+ `.
 pub fn text(setup: &[String], commands: &[String]) -> String {
-    let mut script = String::from("# Written by trainyard: setup, then commands, each printed before it runs.\n");
+    let mut script =
+        String::from("# Written by trainyard: setup, then commands, each printed before it runs.\n");
     for command in setup.iter().chain(commands) {
         let shown = format!("+ {}", command.trim_end().replace('\n', "\n  "));
         // The empty line ends a command whose last character is a backslash.
@@ -62,7 +63,11 @@ pub fn environment(
     let mut all = BTreeMap::new();
     let path = |p: &Path| p.to_string_lossy().into_owned();
     let mut set = |name: &str, value: String| all.insert(name.to_owned(), value);
-    set("PATH", std::env::var("PATH").unwrap_or_else(|_| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()));
+    set(
+        "PATH",
+        std::env::var("PATH")
+            .unwrap_or_else(|_| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()),
+    );
     set("LANG", std::env::var("LANG").unwrap_or_else(|_| "C.UTF-8".into()));
     set("HOME", path(&places.home));
     set("TMPDIR", path(&places.tmp));

@@ -56,11 +56,20 @@ pub struct Fetch<'a> {
 impl Fetch<'_> {
     /// Leaves `into` as a checkout of the commit, detached, with no remote and no token in its configuration.
     pub async fn run(&self) -> Result<(), NoSource> {
-        std::fs::create_dir_all(self.into).map_err(|e| NoSource::Failed(format!("cannot make {}: {e}", self.into.display())))?;
+        std::fs::create_dir_all(self.into)
+            .map_err(|e| NoSource::Failed(format!("cannot make {}: {e}", self.into.display())))?;
         self.git(&["init", "--quiet", "."]).await?;
         let mut backoff = Backoff::default();
         let url = self.client.git_url();
-        let fetch = ["fetch", "--quiet", "--no-tags", "--depth=1", "--end-of-options", url.as_str(), self.sha.as_str()];
+        let fetch = [
+            "fetch",
+            "--quiet",
+            "--no-tags",
+            "--depth=1",
+            "--end-of-options",
+            url.as_str(),
+            self.sha.as_str(),
+        ];
         loop {
             match self.git(&fetch).await {
                 Ok(()) => break,
@@ -82,7 +91,8 @@ impl Fetch<'_> {
     async fn git(&self, args: &[&str]) -> Result<(), NoSource> {
         let mut command = Command::new("git");
         command.args(args).current_dir(self.into).env_clear().envs(self.environment());
-        let limits = Limits { deadline: self.deadline, grace: Duration::from_secs(2), stop: self.stop.clone() };
+        let limits =
+            Limits { deadline: self.deadline, grace: Duration::from_secs(2), stop: self.stop.clone() };
         let mut said: Vec<u8> = Vec::new();
         let ended = supervise(command, limits, |output| {
             if let (Output::Bytes(bytes), true) = (output, said.len() < 64 * 1024) {
@@ -94,7 +104,9 @@ impl Fetch<'_> {
             Ok(Ended { stop: Some(stop), .. }) => Err(NoSource::Stopped(stop)),
             Ok(Ended { exit: Exit::Code(0), .. }) => Ok(()),
             Ok(ended) => Err(NoSource::Failed(last_words(args[0], ended.exit, &said))),
-            Err(error) => Err(NoSource::Failed(format!("cannot start git: {error}; the image needs git for its source"))),
+            Err(error) => Err(NoSource::Failed(format!(
+                "cannot start git: {error}; the image needs git for its source"
+            ))),
         }
     }
 
@@ -128,9 +140,18 @@ impl Fetch<'_> {
 
 /// Worth another try: the daemon was away or cut us off. Not: it said no.
 fn passing(why: &str) -> bool {
-    !["error: 401", "error: 403", "error: 404", "error: 410", "not our ref", "fsck", "No space left", "cannot start"]
-        .iter()
-        .any(|no| why.contains(no))
+    ![
+        "error: 401",
+        "error: 403",
+        "error: 404",
+        "error: 410",
+        "not our ref",
+        "fsck",
+        "No space left",
+        "cannot start",
+    ]
+    .iter()
+    .any(|no| why.contains(no))
 }
 
 fn last_words(what: &str, exit: Exit, said: &[u8]) -> String {

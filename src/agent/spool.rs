@@ -38,8 +38,13 @@ pub struct Spool {
 }
 
 impl Spool {
-    pub fn create(path: &Path, quota: u64, masker: &Masker) -> anyhow::Result<(Self, watch::Receiver<Written>)> {
-        let file = File::create(path).with_context(|| format!("cannot create the log spool {}", path.display()))?;
+    pub fn create(
+        path: &Path,
+        quota: u64,
+        masker: &Masker,
+    ) -> anyhow::Result<(Self, watch::Receiver<Written>)> {
+        let file =
+            File::create(path).with_context(|| format!("cannot create the log spool {}", path.display()))?;
         let (tell, told) = watch::channel(Written::default());
         let spool = Self {
             file,
@@ -118,7 +123,10 @@ impl Spool {
             self.lost += (bytes.len() - fits) as u64;
             if !self.full {
                 self.full = true;
-                let marker = format!("\n[trainyard] the log's quota of {} bytes is reached: what follows is counted, not kept\n", self.quota);
+                let marker = format!(
+                    "\n[trainyard] the log's quota of {} bytes is reached: what follows is counted, not kept\n",
+                    self.quota
+                );
                 self.write(marker.as_bytes());
             }
         } else {

@@ -39,7 +39,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut file = match std::fs::File::create_new(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-            eprintln!("trainyard: {} is there already and was not changed; see another with `trainyard init --print`", path.display());
+            eprintln!(
+                "trainyard: {} is there already and was not changed; see another with `trainyard init --print`",
+                path.display()
+            );
             return Ok(ExitCode::from(2));
         }
         Err(error) => return Err(error).with_context(|| format!("cannot create {}", path.display())),
@@ -94,14 +97,26 @@ impl Found {
         if has("dvc.yaml") {
             found.seen.push("dvc.yaml");
             found.train = Some(format!("{runner}dvc repro"));
-        } else if let Some(name) = script(&["train.py", "src/train.py", "scripts/train.py", "training/train.py", "main.py"]) {
+        } else if let Some(name) =
+            script(&["train.py", "src/train.py", "scripts/train.py", "training/train.py", "main.py"])
+        {
             found.seen.push(name);
             found.train = Some(format!("{runner}python {name}"));
-        } else if has("Makefile") && std::fs::read_to_string(dir.join("Makefile")).is_ok_and(|m| m.lines().any(|l| l.starts_with("train:"))) {
+        } else if has("Makefile")
+            && std::fs::read_to_string(dir.join("Makefile"))
+                .is_ok_and(|m| m.lines().any(|l| l.starts_with("train:")))
+        {
             found.seen.push("Makefile");
             found.train = Some("make train".to_owned());
         }
-        if let Some(name) = script(&["eval.py", "evaluate.py", "src/eval.py", "src/evaluate.py", "scripts/eval.py", "scripts/evaluate.py"]) {
+        if let Some(name) = script(&[
+            "eval.py",
+            "evaluate.py",
+            "src/eval.py",
+            "src/evaluate.py",
+            "scripts/eval.py",
+            "scripts/evaluate.py",
+        ]) {
             found.seen.push(name);
             found.evaluate = Some(format!("{runner}python {name}"));
         }
@@ -135,8 +150,15 @@ impl Found {
         }
         out.push_str("\nsteps:\n");
         if self.tests {
-            let run = self.train.as_deref().and_then(|t| t.split_once("run ")).map_or(String::new(), |(tool, _)| format!("{tool}run "));
-            let _ = writeln!(out, "  - name: test\n    commands:\n      - {run}python -m pytest -q --junitxml=junit.xml\n    reports: {{junit: junit.xml}}\n");
+            let run = self
+                .train
+                .as_deref()
+                .and_then(|t| t.split_once("run "))
+                .map_or(String::new(), |(tool, _)| format!("{tool}run "));
+            let _ = writeln!(
+                out,
+                "  - name: test\n    commands:\n      - {run}python -m pytest -q --junitxml=junit.xml\n    reports: {{junit: junit.xml}}\n"
+            );
         }
         out.push_str("  - name: train\n");
         if self.train.is_none() {
@@ -186,7 +208,10 @@ mod tests {
         let projects: [(&[&str], &str); 8] = [
             (&[], "python train.py"),
             (&["requirements.txt", "train.py"], "python train.py"),
-            (&["uv.lock", "pyproject.toml", "src/train.py", "src/evaluate.py", "tests/"], "uv run python src/train.py"),
+            (
+                &["uv.lock", "pyproject.toml", "src/train.py", "src/evaluate.py", "tests/"],
+                "uv run python src/train.py",
+            ),
             (&["poetry.lock", "train.py", "tests/"], "poetry run python train.py"),
             (&["pyproject.toml", "main.py", "params.yaml"], "python main.py"),
             (&["dvc.yaml", "requirements.txt", "train.py"], "dvc repro"),
@@ -195,7 +220,8 @@ mod tests {
         ];
         for (names, train) in projects {
             let text = file_for(names);
-            let checked = pipeline::parse(pipeline::FILE, text.as_bytes()).unwrap_or_else(|e| panic!("{names:?}: {e:?}\n{text}"));
+            let checked = pipeline::parse(pipeline::FILE, text.as_bytes())
+                .unwrap_or_else(|e| panic!("{names:?}: {e:?}\n{text}"));
             assert_eq!(checked.warnings, [], "{names:?}");
             assert_eq!(checked.plan.step("train").unwrap().commands, [train], "{names:?}");
         }
@@ -205,7 +231,8 @@ mod tests {
     #[test]
     fn the_comments_hold_valid_keys() {
         let text = file_for(&["requirements.txt", "train.py", "params.yaml"]);
-        let keys = ["when:", "matrix:", "gpu:", "artifacts:", "metrics:", "  primary:", "  gates:", "    accuracy:"];
+        let keys =
+            ["when:", "matrix:", "gpu:", "artifacts:", "metrics:", "  primary:", "  gates:", "    accuracy:"];
         let mut uncommented = String::new();
         for line in text.lines() {
             let body = line.trim_start();
@@ -215,7 +242,9 @@ mod tests {
                 None => uncommented.push_str(&format!("{line}\n")),
             }
         }
-        let plan = pipeline::parse(pipeline::FILE, uncommented.as_bytes()).unwrap_or_else(|e| panic!("{e:?}\n{uncommented}")).plan;
+        let plan = pipeline::parse(pipeline::FILE, uncommented.as_bytes())
+            .unwrap_or_else(|e| panic!("{e:?}\n{uncommented}"))
+            .plan;
         assert_eq!(plan.steps.len(), 3);
         assert_eq!(plan.steps[0].resources.gpu, 1);
         assert_eq!(plan.metrics.gates.len(), 1);

@@ -89,7 +89,9 @@ fn default_files(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let directory = root.join(pipeline::DIRECTORY);
     if directory.is_dir() {
         let mut more = Vec::new();
-        for entry in std::fs::read_dir(&directory).with_context(|| format!("cannot list {}", directory.display()))? {
+        for entry in
+            std::fs::read_dir(&directory).with_context(|| format!("cannot list {}", directory.display()))?
+        {
             let name = entry?.file_name();
             if Path::new(&name).extension().is_some_and(|e| e == "yaml") {
                 more.push(Path::new(pipeline::DIRECTORY).join(name));
@@ -116,7 +118,10 @@ fn same_name(linted: &[Linted]) -> Option<String> {
             if let (Some((x, _)), Some((y, _))) = (&a.plan, &b.plan)
                 && x == y
             {
-                return Some(format!("{} and {} are both called `{x}`: give one another `name`", a.file, b.file));
+                return Some(format!(
+                    "{} and {} are both called `{x}`: give one another `name`",
+                    a.file, b.file
+                ));
             }
         }
     }
@@ -143,15 +148,20 @@ fn text(linted: &[Linted]) -> String {
             let n = l.findings.iter().filter(|f| f.severity == severity).count();
             (n > 0).then(|| format!("{n} {word}{}", if n == 1 { "" } else { "s" }))
         };
-        let counts: Vec<String> =
-            [count(Severity::Error, "error"), count(Severity::Warning, "warning"), count(Severity::Note, "note")]
-                .into_iter()
-                .flatten()
-                .collect();
+        let counts: Vec<String> = [
+            count(Severity::Error, "error"),
+            count(Severity::Warning, "warning"),
+            count(Severity::Note, "note"),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
         let counts = if counts.is_empty() { String::new() } else { format!(", {}", counts.join(", ")) };
         let _ = match &l.plan {
             Some((name, 1)) => writeln!(out, "{}: pipeline `{name}` is valid: 1 step{counts}", l.file),
-            Some((name, steps)) => writeln!(out, "{}: pipeline `{name}` is valid: {steps} steps{counts}", l.file),
+            Some((name, steps)) => {
+                writeln!(out, "{}: pipeline `{name}` is valid: {steps} steps{counts}", l.file)
+            }
             None => writeln!(out, "{}: not valid{counts}", l.file),
         };
     }
@@ -286,7 +296,10 @@ mod tests {
     fn two_files_of_one_name_are_told() {
         let one = lint("a.yaml", b"name: x\ntrain: a");
         let two = lint("b.yaml", b"name: x\ntrain: b");
-        assert_eq!(same_name(&[one, two]).unwrap(), "a.yaml and b.yaml are both called `x`: give one another `name`");
+        assert_eq!(
+            same_name(&[one, two]).unwrap(),
+            "a.yaml and b.yaml are both called `x`: give one another `name`"
+        );
     }
 
     #[test]
@@ -305,7 +318,8 @@ mod tests {
         for name in ["b.yaml", "a.yaml", "notes.txt"] {
             std::fs::write(dir.path().join(".trainyard").join(name), "train: x").unwrap();
         }
-        let names: Vec<String> = default_files(dir.path()).unwrap().iter().map(|p| p.display().to_string()).collect();
+        let names: Vec<String> =
+            default_files(dir.path()).unwrap().iter().map(|p| p.display().to_string()).collect();
         assert_eq!(names, [".trainyard.yaml", ".trainyard/a.yaml", ".trainyard/b.yaml"]);
     }
 }

@@ -2,16 +2,20 @@
 //!
 //! Exit codes: 0 done, 1 a run, gate or check failed, 2 wrong use or configuration, 4 not found, 130 interrupted.
 
-pub mod agent;
-pub mod deliveries;
-pub mod init;
-pub mod lint;
-pub mod plan;
-pub mod schema;
+mod agent;
+mod daemon;
+mod init;
+mod lint;
+mod schema;
+mod serve;
 
+use std::future::Future;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
 
 #[derive(Parser)]
 #[command(name = "trainyard", version, about = "From a git push to a better model", max_term_width = 110)]
@@ -22,15 +26,24 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run one attempt (executors call this)
+    /// Run the daemon.
+    Serve(serve::Args),
+    /// Write a first `.trainyard.yaml` for the project in this directory.
+    Init(init::Args),
+    /// Check pipeline files.
+    Lint(lint::Args),
+    /// Print the JSON Schema of the pipeline file.
+    Schema(schema::Args),
+    /// First process of an attempt; executors start it.
     #[command(hide = true)]
     Agent(agent::Args),
 }
 
 /// Runs the command of this process's arguments.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli.command) {
+    // Before anything that might open a TLS connection; the only error is that it was done already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    match run(Cli::parse().command) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("trainyard: {error:#}");
@@ -41,6 +54,29 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
+        Command::Serve(args) => block_on(serve::run(args)),
+        Command::Init(args) => init::run(&args),
+        Command::Lint(args) => lint::run(&args),
+        Command::Schema(args) => schema::run(&args),
         Command::Agent(args) => agent::run(&args),
+    }
+}
+
+fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the threads of this process")?
+        .block_on(work)
+}
+
+/// Log lines on standard error: for people on a terminal, JSON otherwise. `TRAINYARD_LOG` filters, e.g. `trainyard=debug`.
+fn logging() {
+    let filter = EnvFilter::try_from_env("TRAINYARD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() {
+        let _ = builder.try_init();
+    } else {
+        let _ = builder.json().try_init();
     }
 }

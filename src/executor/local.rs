@@ -96,7 +96,8 @@ impl Local {
             Ok(std::fs::set_permissions(dir, PermissionsExt::from_mode(mode))?)
         };
         for (dir, mode) in [(root.clone(), 0o755), (root.join("bin"), 0o755), (root.join("notes"), 0o700)] {
-            make(&dir, mode).with_context(|| format!("cannot make the workspace directory {}", dir.display()))?;
+            make(&dir, mode)
+                .with_context(|| format!("cannot make the workspace directory {}", dir.display()))?;
         }
         if let Some(user) = &options.user {
             let me = nix::unistd::geteuid();
@@ -119,7 +120,8 @@ impl Local {
     }
 
     fn note(&self, uid: &AttemptUid, handle: &serde_json::Value) -> Option<Note> {
-        let stored = std::fs::read(self.note_path(uid)).ok().and_then(|b| serde_json::from_slice::<Note>(&b).ok());
+        let stored =
+            std::fs::read(self.note_path(uid)).ok().and_then(|b| serde_json::from_slice::<Note>(&b).ok());
         stored.or_else(|| serde_json::from_value(handle.clone()).ok()).filter(|n| plain_name(&n.name))
     }
 
@@ -139,8 +141,9 @@ impl Local {
             }
         }
         let dir = self.dir(note);
-        let identity: Identity =
-            paths::read_plain(&dir.join(IDENTITY), 4096).ok().and_then(|b| serde_json::from_slice(&b).ok())?;
+        let identity: Identity = paths::read_plain(&dir.join(IDENTITY), 4096)
+            .ok()
+            .and_then(|b| serde_json::from_slice(&b).ok())?;
         let found = running(identity.pid, identity.started)?;
         let expected = self.user.as_ref().map_or_else(|| nix::unistd::geteuid().as_raw(), |u| u.uid);
         let command = std::fs::read(format!("/proc/{}/cmdline", found.pid)).ok()?;
@@ -161,7 +164,9 @@ impl Local {
             .filter(|s| {
                 let marked = std::fs::read(format!("/proc/{}/environ", s.pid))
                     .is_ok_and(|env| env.split(|b| *b == 0).any(|v| v == mark));
-                marked || std::fs::read_link(format!("/proc/{}/cwd", s.pid)).is_ok_and(|cwd| cwd.starts_with(dir))
+                marked
+                    || std::fs::read_link(format!("/proc/{}/cwd", s.pid))
+                        .is_ok_and(|cwd| cwd.starts_with(dir))
             })
             .collect()
     }
@@ -189,7 +194,8 @@ impl Local {
             std::os::unix::fs::chown(dir, Some(nix::unistd::geteuid().as_raw()), None)?;
         }
         let _ = std::fs::remove_file(&path);
-        let new = |path: &Path| std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        let new =
+            |path: &Path| std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
         let mut file = new(&path).context("cannot write the bootstrap file")?;
         serde_json::to_writer(&mut file, &bootstrap)?;
         let _ = std::fs::remove_file(dir.join("agent.log"));
@@ -262,7 +268,11 @@ impl Executor for Local {
         serde_json::to_value(&started).map_err(|e| transient(e.into()))
     }
 
-    async fn observe(&self, uid: &AttemptUid, handle: &serde_json::Value) -> Result<Observation, ExecutorError> {
+    async fn observe(
+        &self,
+        uid: &AttemptUid,
+        handle: &serde_json::Value,
+    ) -> Result<Observation, ExecutorError> {
         let Some(note) = self.note(uid, handle) else { return Ok(Observation::Unknown) };
         if self.agent(uid, &note).is_some() {
             return Ok(Observation::Running);
@@ -282,13 +292,20 @@ impl Executor for Local {
                 exit_code: None,
                 reason: match last_line(&dir.join("agent.log")) {
                     Some(line) => format!("the agent ended without a result: {line}"),
-                    None => "the agent ended without a result: it was killed, or the machine was restarted".into(),
+                    None => {
+                        "the agent ended without a result: it was killed, or the machine was restarted".into()
+                    }
                 },
             },
         })
     }
 
-    async fn cancel(&self, uid: &AttemptUid, handle: &serde_json::Value, grace_ms: i64) -> Result<(), ExecutorError> {
+    async fn cancel(
+        &self,
+        uid: &AttemptUid,
+        handle: &serde_json::Value,
+        grace_ms: i64,
+    ) -> Result<(), ExecutorError> {
         let Some(note) = self.note(uid, handle) else { return Ok(()) };
         let dir = self.dir(&note);
         let Some(agent) = self.agent(uid, &note) else {
@@ -322,7 +339,8 @@ impl Executor for Local {
         let Some(note) = self.note(uid, handle) else { return Ok(()) };
         let dir = self.dir(&note);
         let agent = self.agent(uid, &note);
-        let failed = |e: std::io::Error| ExecutorError::Transient(format!("cannot remove {}: {e}", dir.display()));
+        let failed =
+            |e: std::io::Error| ExecutorError::Transient(format!("cannot remove {}: {e}", dir.display()));
         let mut tree: Vec<_> = agent.iter().flat_map(|a| proc::descendants(a.pid)).collect();
         tree.extend(agent);
         kill_now(tree);
@@ -335,7 +353,10 @@ impl Executor for Local {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let target = dir.clone();
-        tokio::task::spawn_blocking(move || remove_tree(&target)).await.map_err(|e| failed(e.into()))?.map_err(failed)?;
+        tokio::task::spawn_blocking(move || remove_tree(&target))
+            .await
+            .map_err(|e| failed(e.into()))?
+            .map_err(failed)?;
         match std::fs::remove_file(self.note_path(uid)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(error)),
             _ => Ok(()),

@@ -114,7 +114,9 @@ mod tests {
                     }
                 }
             }
-            let most = |window: i64| at.iter().map(|t| at.iter().filter(|u| (*t..t + window).contains(*u)).count()).max();
+            let most = |window: i64| {
+                at.iter().map(|t| at.iter().filter(|u| (*t..t + window).contains(*u)).count()).max()
+            };
             let (minute, hour) = (most(60_000).unwrap(), most(3_600_000).unwrap());
             assert!(minute <= 80, "{kind}: {minute} a minute");
             assert!(kind == OutboxKind::Status || hour <= 500, "{kind}: {hour} an hour");

@@ -58,12 +58,16 @@ impl Handler for Sender {
         let credential = &item.key;
         let Some(forge) = self.forges.get(credential) else {
             return Ok(WorkOutcome::Park {
-                error: format!("forge {credential} is not configured any more; add [forge.{credential}] again to send what waits for it"),
+                error: format!(
+                    "forge {credential} is not configured any more; add [forge.{credential}] again to send what waits for it"
+                ),
             });
         };
         for _ in 0..PASS {
             let now = self.clock.now_ms();
-            if let Some(at_ms) = self.memory.lock().await.lanes.entry(credential.clone()).or_default().resting(now) {
+            if let Some(at_ms) =
+                self.memory.lock().await.lanes.entry(credential.clone()).or_default().resting(now)
+            {
                 return Ok(WorkOutcome::Again { at_ms });
             }
             let due = self.store.outbox_due(credential, now, 20).await.context("cannot read the outbox")?;
@@ -139,11 +143,17 @@ impl Sender {
         }
     }
 
-    async fn send_status(&self, forge: &dyn Forge, repo: &RepoName, row: &OutboxRow) -> Result<String, Failure> {
+    async fn send_status(
+        &self,
+        forge: &dyn Forge,
+        repo: &RepoName,
+        row: &OutboxRow,
+    ) -> Result<String, Failure> {
         let broken = |what: &str| Failure::Broken(format!("the row cannot be read: {what}"));
         let (sha, _) = row.target.split_once('/').ok_or_else(|| broken("its target is not sha/context"))?;
         let sha = Sha::parse(sha).map_err(|e| broken(&e.to_string()))?;
-        let status: Status = serde_json::from_value(row.desired.clone()).map_err(|e| broken(&e.to_string()))?;
+        let status: Status =
+            serde_json::from_value(row.desired.clone()).map_err(|e| broken(&e.to_string()))?;
         forge.set_status(repo, &sha, &status).await?;
         Ok(String::new())
     }
@@ -169,7 +179,9 @@ impl Sender {
             match forge.edit_comment(repo, known, body).await {
                 Ok(()) => return Ok(row.remote_id.clone()),
                 Err(ForgeError::NotFound { .. } | ForgeError::Refused { status: 404 | 410, .. }) if again => {
-                    return Err(Failure::LeftAlone("its comment was deleted twice, so it stays deleted".into()));
+                    return Err(Failure::LeftAlone(
+                        "its comment was deleted twice, so it stays deleted".into(),
+                    ));
                 }
                 Err(ForgeError::NotFound { .. } | ForgeError::Refused { status: 404 | 410, .. }) => {}
                 Err(error) => return Err(error.into()),
@@ -213,7 +225,11 @@ impl Sender {
             ForgeError::Limited { wait_ms, .. } => {
                 let until = now + wait_ms.max(1_000);
                 lane.rest(until);
-                tracing::warn!(forge.name = credential, until_ms = until, "the forge asks to wait: all writes with this credential rest");
+                tracing::warn!(
+                    forge.name = credential,
+                    until_ms = until,
+                    "the forge asks to wait: all writes with this credential rest"
+                );
                 until
             }
             ForgeError::Transient { .. } => {

@@ -11,10 +11,10 @@ use super::node::{Kind, Node, first_line};
 use super::placeholder::{self, RUN_VARIABLES, Unresolved};
 use super::steps::{self, Draft};
 use super::{graph, text, values};
+use crate::model::Goal;
 use crate::model::plan::{
     Baseline, CommentMode, Concurrency, Gate, MetricsSpec, Paths, Plan, ReportSpec, SecretRef, When,
 };
-use crate::model::Goal;
 
 /// A run without `timeout` may take a day.
 const DEFAULT_TIMEOUT_MS: i64 = 24 * 3_600_000;
@@ -113,7 +113,12 @@ impl Builder<'_, '_> {
             && let Some(max) = bound(Some(max_node))
             && min > max
         {
-            self.add(code::GATE, max_node, "`max` is below `min`: nothing can be both".to_owned(), Some("swap them, or remove one".to_owned()));
+            self.add(
+                code::GATE,
+                max_node,
+                "`max` is below `min`: nothing can be both".to_owned(),
+                Some("swap them, or remove one".to_owned()),
+            );
         }
         match &node.kind {
             Kind::Map(entries) => entries.iter().for_each(|e| self.ranges(&e.value)),
@@ -129,7 +134,8 @@ impl Builder<'_, '_> {
         };
         let entries = node.items();
         if entries.is_empty() && matches!(node.kind, Kind::List(_)) {
-            let help = "remove `when` for the default: pull requests, and pushes to the default branch".to_owned();
+            let help =
+                "remove `when` for the default: pull requests, and pushes to the default branch".to_owned();
             self.add(code::MISSING_KEY, node, "an empty `when` would never run".to_owned(), Some(help));
         }
         let mut out = Vec::new();
@@ -139,19 +145,30 @@ impl Builder<'_, '_> {
             if event.is_empty() {
                 if let Some(events) = entry.get("event").filter(|n| matches!(n.kind, Kind::List(_))) {
                     let help = "remove `event` for push and pull_request".to_owned();
-                    self.add(code::MISSING_KEY, events, "an empty `event` would never run".to_owned(), Some(help));
+                    self.add(
+                        code::MISSING_KEY,
+                        events,
+                        "an empty `event` would never run".to_owned(),
+                        Some(help),
+                    );
                 }
                 event = if cron.is_some() { vec!["cron".to_owned()] } else { both() };
             }
             let is_cron = event.iter().any(|e| e == "cron");
             match cron {
                 None if is_cron => {
-                    let help = "add `cron: \"0 3 * * *\"`: minute, hour, day of month, month, day of week".to_owned();
+                    let help = "add `cron: \"0 3 * * *\"`: minute, hour, day of month, month, day of week"
+                        .to_owned();
                     self.add(code::CRON, entry, "`event: cron` needs `cron`".to_owned(), Some(help));
                 }
                 Some(node) if !is_cron => {
                     let message = "`cron` is read with `event: cron` only".to_owned();
-                    self.add(code::CRON, node, message, Some("add `cron` to `event`, or remove the expression".to_owned()));
+                    self.add(
+                        code::CRON,
+                        node,
+                        message,
+                        Some("add `cron` to `event`, or remove the expression".to_owned()),
+                    );
                 }
                 _ => {}
             }
@@ -163,7 +180,12 @@ impl Builder<'_, '_> {
                 let label = format!("when.event.{word}");
                 if !not_run.contains(&label) {
                     let at = entry.get("event").unwrap_or(entry);
-                    self.add(code::NOT_RUN_YET, at, format!("`event: {word}` is checked, but starts no runs in this version"), None);
+                    self.add(
+                        code::NOT_RUN_YET,
+                        at,
+                        format!("`event: {word}` is checked, but starts no runs in this version"),
+                        None,
+                    );
                     not_run.push(label);
                 }
             }
@@ -188,7 +210,10 @@ impl Builder<'_, '_> {
         let node = root.get("concurrency")?;
         let group = node.get("group").unwrap_or(node);
         self.placeholders(group, &[], false);
-        Some(Concurrency { group: group.text()?.to_owned(), cancel_in_progress: flag(node.get("cancel_in_progress")) })
+        Some(Concurrency {
+            group: group.text()?.to_owned(),
+            cancel_in_progress: flag(node.get("cancel_in_progress")),
+        })
     }
 
     /// The `env` of a pipeline or step. Values may name what the run knows and `known` (the matrix), never each
@@ -219,7 +244,12 @@ impl Builder<'_, '_> {
             };
             if let Some(by) = taken {
                 let message = format!("the variable {} is also set by {by}", quoted(variable));
-                self.add(code::ENVIRONMENT, place, message, Some("give it another name: `{name: ..., as: ...}`".to_owned()));
+                self.add(
+                    code::ENVIRONMENT,
+                    place,
+                    message,
+                    Some("give it another name: `{name: ..., as: ...}`".to_owned()),
+                );
             }
             out.push(SecretRef { name: name.to_owned(), env: variable.to_owned() });
         }
@@ -235,7 +265,10 @@ impl Builder<'_, '_> {
             Kind::Scalar { text, .. } => {
                 let Ok(names) = placeholder::names(text) else { return };
                 for (name, at) in names {
-                    if RUN_VARIABLES.contains(&name) || known.iter().any(|k| k == name) || (hash && name.starts_with("hash:")) {
+                    if RUN_VARIABLES.contains(&name)
+                        || known.iter().any(|k| k == name)
+                        || (hash && name.starts_with("hash:"))
+                    {
                         continue;
                     }
                     self.unknown_placeholder(node, name, &at, known);
@@ -244,9 +277,16 @@ impl Builder<'_, '_> {
         }
     }
 
-    pub fn unknown_placeholder(&mut self, node: &Node, name: &str, at: &std::ops::Range<usize>, known: &[String]) {
+    pub fn unknown_placeholder(
+        &mut self,
+        node: &Node,
+        name: &str,
+        at: &std::ops::Range<usize>,
+        known: &[String],
+    ) {
         let unknown = Unresolved::Unknown { name: name.to_owned(), at: at.clone() };
-        let mut names: Vec<&str> = known.iter().map(String::as_str).chain(RUN_VARIABLES.iter().copied()).collect();
+        let mut names: Vec<&str> =
+            known.iter().map(String::as_str).chain(RUN_VARIABLES.iter().copied()).collect();
         names.dedup();
         let help = match nearest(name, names.iter().copied()) {
             Some(near) => format!("did you mean `${{{near}}}`?"),
@@ -258,7 +298,11 @@ impl Builder<'_, '_> {
         let raw = self.source.get(node.span.clone()).unwrap_or_default();
         let quote = usize::from(raw.starts_with(['"', '\'']));
         let exact = start + quote..start + quote + at.len();
-        let span = if self.source.get(exact.clone()) == Some(&*format!("${{{name}}}")) { exact } else { first_line(self.source, &node.span) };
+        let span = if self.source.get(exact.clone()) == Some(&*format!("${{{name}}}")) {
+            exact
+        } else {
+            first_line(self.source, &node.span)
+        };
         self.findings.add(code::PLACEHOLDER, &span, unknown.to_string(), Some(help));
     }
 
@@ -271,10 +315,15 @@ impl Builder<'_, '_> {
                 && !drafts.iter().any(|d| d.name == step)
             {
                 let help = steps::did_you_mean(step, drafts);
-                let message = format!("{} is the metric of a step {}, which does not exist", quoted(&entry.key), quoted(step));
+                let message = format!(
+                    "{} is the metric of a step {}, which does not exist",
+                    quoted(&entry.key),
+                    quoted(step)
+                );
                 self.findings.add(code::UNKNOWN_STEP, &entry.key_span, message, Some(help));
             }
-            let tolerance = |key| entry.value.get(key).and_then(Node::text).and_then(|t| values::tolerance(t).ok());
+            let tolerance =
+                |key| entry.value.get(key).and_then(Node::text).and_then(|t| values::tolerance(t).ok());
             gates.push((
                 entry.key.clone(),
                 Gate {
@@ -313,9 +362,18 @@ impl Builder<'_, '_> {
             match named {
                 Some((name, None)) if !drafts.is_empty() => {
                     let help = steps::did_you_mean(name, drafts);
-                    self.add(code::UNKNOWN_STEP, step, format!("there is no step {}", quoted(name)), Some(help));
+                    self.add(
+                        code::UNKNOWN_STEP,
+                        step,
+                        format!("there is no step {}", quoted(name)),
+                        Some(help),
+                    );
                 }
-                Some((name, Some(draft))) if !draft.matrix.is_empty() && from.get("pick").is_none() && from.get("member").is_none() => {
+                Some((name, Some(draft)))
+                    if !draft.matrix.is_empty()
+                        && from.get("pick").is_none()
+                        && from.get("member").is_none() =>
+                {
                     let message = format!("{} has a matrix: `from` must say which member", quoted(name));
                     let help = format!("write `from: {{step: {name}, pick: best}}`");
                     self.add(code::MISSING_KEY, from, message, Some(help));

@@ -16,7 +16,9 @@ pub(super) fn check<'a>(source: &'a str, root: &Node, findings: &mut Findings<'a
     } else {
         let at = first_line(source, &root.span);
         let (message, help) = match &root.kind {
-            Kind::Null => ("the file is empty".to_owned(), "the smallest pipeline is `train: python train.py`"),
+            Kind::Null => {
+                ("the file is empty".to_owned(), "the smallest pipeline is `train: python train.py`")
+            }
             _ => (
                 format!("a pipeline is a mapping, found {}", root.describe()),
                 "write `key: value` lines; the smallest pipeline is `train: python train.py`",
@@ -93,7 +95,11 @@ impl Checker<'_, '_> {
             let help = if std::ptr::eq(section, &raw const PIPELINE) {
                 "the smallest pipeline is `train: python train.py`".to_owned()
             } else {
-                section.fields.iter().find(|f| f.key == one_of[0]).map_or_else(String::new, |f| f.doc.to_owned())
+                section
+                    .fields
+                    .iter()
+                    .find(|f| f.key == one_of[0])
+                    .map_or_else(String::new, |f| f.doc.to_owned())
             };
             self.findings.add(code::MISSING_KEY, &at, message, Some(help));
         }
@@ -126,9 +132,18 @@ impl Checker<'_, '_> {
                         self.text(*keys, &entry.key, &entry.key_span, "the key");
                         let name = quoted(&entry.key);
                         if matches!(entry.value.kind, Kind::Null) {
-                            let help = if matches!(value, Shape::Value) { "write \"\" for an empty text" } else { "give it a value" };
+                            let help = if matches!(value, Shape::Value) {
+                                "write \"\" for an empty text"
+                            } else {
+                                "give it a value"
+                            };
                             let message = format!("{name} has no value");
-                            self.findings.add(code::WRONG_TYPE, &entry.key_span, message, Some(help.to_owned()));
+                            self.findings.add(
+                                code::WRONG_TYPE,
+                                &entry.key_span,
+                                message,
+                                Some(help.to_owned()),
+                            );
                         } else {
                             self.shape(value, &entry.value, &name);
                         }
@@ -144,12 +159,18 @@ impl Checker<'_, '_> {
     }
 
     fn items(&mut self, item: &'static Shape, items: &[std::rc::Rc<Node>], what: &str) {
-        let what = if what.starts_with("an item of") { what.to_owned() } else { format!("an item of {what}") };
+        let what =
+            if what.starts_with("an item of") { what.to_owned() } else { format!("an item of {what}") };
         for node in items {
             if matches!(node.kind, Kind::Null) {
                 let message = format!("{what} has no value");
                 let at = node.span.start.saturating_sub(1)..node.span.end;
-                self.findings.add(code::WRONG_TYPE, &at, message, Some("write it, or remove the item".to_owned()));
+                self.findings.add(
+                    code::WRONG_TYPE,
+                    &at,
+                    message,
+                    Some("write it, or remove the item".to_owned()),
+                );
             } else {
                 self.shape(item, node, &what);
             }
@@ -159,12 +180,18 @@ impl Checker<'_, '_> {
     fn wrong(&mut self, shape: &'static Shape, node: &Node, what: &str) {
         let message = format!("{what} must be {}, found {}", expected(shape), node.describe());
         let help = match (shape, &node.kind) {
-            (Shape::List(Shape::Map(section)), Kind::Map(_)) if section.fields.iter().any(|f| f.key == "name") => {
+            (Shape::List(Shape::Map(section)), Kind::Map(_))
+                if section.fields.iter().any(|f| f.key == "name") =>
+            {
                 Some("write a list: `- name: ...` for each".to_owned())
             }
-            (Shape::List(_), _) => Some("write a list: `[a, b]`, or a line with `- ` for each item".to_owned()),
+            (Shape::List(_), _) => {
+                Some("write a list: `[a, b]`, or a line with `- ` for each item".to_owned())
+            }
             (Shape::Map(section), _) => Some(format!("its keys are {}", keys(section))),
-            (Shape::Text(_), Kind::Map(_)) => Some("quote a text that holds `: ` or begins with `{`".to_owned()),
+            (Shape::Text(_), Kind::Map(_)) => {
+                Some("quote a text that holds `: ` or begins with `{`".to_owned())
+            }
             (Shape::Text(_), Kind::List(_)) => Some("quote a text that begins with `[`".to_owned()),
             _ => None,
         };
@@ -221,7 +248,12 @@ impl Checker<'_, '_> {
         }
         self.warn_boolean(node, text, plain, what);
         if text.trim().is_empty() {
-            self.add(code::WRONG_TYPE, node, format!("{what} is empty"), Some("write it, or remove it".to_owned()));
+            self.add(
+                code::WRONG_TYPE,
+                node,
+                format!("{what} is empty"),
+                Some("write it, or remove it".to_owned()),
+            );
             return;
         }
         self.text(kind, text, &node.span.clone(), what);
@@ -360,7 +392,9 @@ fn keys(section: &Section) -> String {
 fn suggest(section: &'static Section, key: &str) -> (Option<&'static str>, String) {
     let plain = key.to_ascii_lowercase().replace('-', "_");
     let known = |k: &str| section.fields.iter().find(|f| f.key == k).map(|f| f.key);
-    if let Some((_, ours, help)) = FOREIGN.iter().find(|(foreign, ours, _)| *foreign == plain && known(ours).is_some()) {
+    if let Some((_, ours, help)) =
+        FOREIGN.iter().find(|(foreign, ours, _)| *foreign == plain && known(ours).is_some())
+    {
         return (known(ours), (*help).to_owned());
     }
     if let Some(near) = nearest(&plain, section.fields.iter().map(|f| f.key)) {
@@ -377,7 +411,12 @@ fn suggest(section: &'static Section, key: &str) -> (Option<&'static str>, Strin
 }
 
 /// Sections elsewhere that know this key.
-fn homes_of(key: &str, section: &'static Section, seen: &mut Vec<*const Section>, homes: &mut Vec<&'static str>) {
+fn homes_of(
+    key: &str,
+    section: &'static Section,
+    seen: &mut Vec<*const Section>,
+    homes: &mut Vec<&'static str>,
+) {
     let this: *const Section = section;
     if seen.contains(&this) {
         return;

@@ -60,7 +60,8 @@ impl Diagnostic {
         let cut: String = line_text.chars().skip(first).take(160).collect();
         let (mut shown, mut carets) = (String::new(), String::new());
         let start = self.column - 1 - first;
-        let length = source.get(self.span.clone()).map_or(1, |s| s.lines().next().unwrap_or("").chars().count());
+        let length =
+            source.get(self.span.clone()).map_or(1, |s| s.lines().next().unwrap_or("").chars().count());
         let end = start + length.max(1);
         for (i, c) in cut.chars().enumerate() {
             let visible = match c {
@@ -93,13 +94,25 @@ impl Diagnostic {
 
 /// Characters that move a cursor, hide or reorder text on a terminal or a page.
 fn is_hidden(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 /// Text of the file as a message may quote it: short, on one line, nothing hidden in it.
 pub(super) fn quoted(text: &str) -> String {
-    let mut out: String =
-        text.chars().take(60).map(|c| if c == '\n' { '⏎' } else if is_hidden(c) { '\u{fffd}' } else { c }).collect();
+    let mut out: String = text
+        .chars()
+        .take(60)
+        .map(|c| {
+            if c == '\n' {
+                '⏎'
+            } else if is_hidden(c) {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
+        .collect();
     if text.chars().nth(60).is_some() {
         out.push('…');
     }
@@ -263,7 +276,8 @@ pub fn codes_page() -> String {
     );
     for c in CODES {
         let cell = |t: &str| t.replace('|', "\\|");
-        let _ = writeln!(out, "| {} | {} | {} | {} |", c.id, c.severity.word(), cell(c.meaning), cell(c.remedy));
+        let _ =
+            writeln!(out, "| {} | {} | {} | {} |", c.id, c.severity.word(), cell(c.meaning), cell(c.remedy));
     }
     out
 }

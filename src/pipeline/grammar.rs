@@ -107,7 +107,16 @@ pub(super) const EVENTS_RUN: usize = 2;
 
 /// What may be retried: the words of [`EndClass`](crate::model::EndClass) that end an attempt badly.
 pub(super) const RETRY_WHEN: &[&str] = &[
-    "preempted", "node_lost", "oom", "storage_full", "source", "artifacts", "unschedulable", "internal", "failed", "timed_out",
+    "preempted",
+    "node_lost",
+    "oom",
+    "storage_full",
+    "source",
+    "artifacts",
+    "unschedulable",
+    "internal",
+    "failed",
+    "timed_out",
 ];
 
 pub(super) static PIPELINE: Section = Section {
@@ -115,21 +124,49 @@ pub(super) static PIPELINE: Section = Section {
     one_of: &["steps", "train"],
     fields: &[
         f("version", Shape::Int { min: 1, max: i64::MAX }, "Version of this grammar: 1."),
-        f("name", NAME, "Name of the pipeline; it stands in the commit status. Default: the file's name, or `default`."),
-        f("when", Shape::Many(&Shape::Map(&WHEN)), "What starts a run; a list means any of them. Default: pull requests, and pushes to the default branch."),
-        f("concurrency", Shape::Either(&[ANY, Shape::Map(&CONCURRENCY)]), "Runs of one group wait for each other."),
+        f(
+            "name",
+            NAME,
+            "Name of the pipeline; it stands in the commit status. Default: the file's name, or `default`.",
+        ),
+        f(
+            "when",
+            Shape::Many(&Shape::Map(&WHEN)),
+            "What starts a run; a list means any of them. Default: pull requests, and pushes to the default branch.",
+        ),
+        f(
+            "concurrency",
+            Shape::Either(&[ANY, Shape::Map(&CONCURRENCY)]),
+            "Runs of one group wait for each other.",
+        ),
         f("timeout", Shape::Duration, "Limit of the whole run. Default: 24h."),
         f("env", Shape::Open(Text::Variable, &Shape::Value), "Variables of every step."),
-        f("secrets", Shape::Many(&Shape::Either(&[Shape::Text(Text::Variable), Shape::Map(&SECRET)])), "Secrets of the daemon's configuration that every step gets as variables; never given to untrusted runs."),
+        f(
+            "secrets",
+            Shape::Many(&Shape::Either(&[Shape::Text(Text::Variable), Shape::Map(&SECRET)])),
+            "Secrets of the daemon's configuration that every step gets as variables; never given to untrusted runs.",
+        ),
         f("defaults", Shape::Map(&DEFAULTS), "What steps have unless they say otherwise."),
         later("data", Shape::Many(&Shape::Map(&DATA)), "Checks of data sets, run before a GPU is asked for."),
         later("features", Shape::Many(&Shape::Map(&FEATURE)), "Checks of feature transforms."),
-        f("train", Shape::Either(&[Shape::Text(Text::Command), Shape::List(&Shape::Text(Text::Command)), Shape::Map(&TRAIN)]), "Short for one step called `train`."),
+        f(
+            "train",
+            Shape::Either(&[
+                Shape::Text(Text::Command),
+                Shape::List(&Shape::Text(Text::Command)),
+                Shape::Map(&TRAIN),
+            ]),
+            "Short for one step called `train`.",
+        ),
         f("steps", Shape::List(&Shape::Map(&STEP)), "The steps of the run."),
         f("metrics", Shape::Map(&METRICS), "Which metrics count, and what they are held against."),
         f("report", Shape::Map(&REPORT), "The comment on the pull request."),
         later("model", Shape::Map(&MODEL), "The model that the run makes."),
-        later("deploy", Shape::Many(&Shape::Map(&DEPLOY)), "Environments that a model version is taken through, in order."),
+        later(
+            "deploy",
+            Shape::Many(&Shape::Map(&DEPLOY)),
+            "Environments that a model version is taken through, in order.",
+        ),
         later("monitor", Shape::Map(&MONITOR), "Watching the model that serves."),
         later("notify", Shape::Many(&Shape::Map(&NOTIFY)), "Who hears of what, beside the forge."),
     ],
@@ -140,8 +177,20 @@ static WHEN: Section = Section {
     one_of: &[],
     fields: &[
         f("event", Shape::Many(&Shape::Word(EVENTS)), "What happened. Default: push and pull_request."),
-        f("branch", Shape::Many(&Shape::Text(Text::Branch)), "Globs on the pushed branch, for a pull request on its base branch. Default: the default branch for pushes, any for pull requests."),
-        f("paths", Shape::Either(&[Shape::Text(Text::Glob), Shape::List(&Shape::Text(Text::Glob)), Shape::Map(&PATHS)]), "Only if a changed file matches; a list is `include`."),
+        f(
+            "branch",
+            Shape::Many(&Shape::Text(Text::Branch)),
+            "Globs on the pushed branch, for a pull request on its base branch. Default: the default branch for pushes, any for pull requests.",
+        ),
+        f(
+            "paths",
+            Shape::Either(&[
+                Shape::Text(Text::Glob),
+                Shape::List(&Shape::Text(Text::Glob)),
+                Shape::Map(&PATHS),
+            ]),
+            "Only if a changed file matches; a list is `include`.",
+        ),
         f("cron", Shape::Text(Text::Cron), "Five fields, for `event: cron`."),
         f("timezone", Shape::Text(Text::Timezone), "IANA name that `cron` is read in. Default: UTC."),
     ],
@@ -199,7 +248,11 @@ static RETRY: Section = Section {
     one_of: &[],
     fields: &[
         req("max", Shape::Int { min: 0, max: 20 }, "How many more attempts after the first."),
-        f("when", Shape::Many(&Shape::Word(RETRY_WHEN)), "Only after these ends. Default: those that the machines caused, not your commands."),
+        f(
+            "when",
+            Shape::Many(&Shape::Word(RETRY_WHEN)),
+            "Only after these ends. Default: those that the machines caused, not your commands.",
+        ),
     ],
 };
 
@@ -212,7 +265,11 @@ static DEFAULTS: Section = Section {
     fields: &[
         f("image", Shape::Text(Text::Image), "Container image of the steps."),
         f("pool", NAME, "Where the steps run: a pool of the daemon's configuration."),
-        f("resources", Shape::Map(&RESOURCES), "What a step asks for; a step's own `resources` replace them key by key."),
+        f(
+            "resources",
+            Shape::Map(&RESOURCES),
+            "What a step asks for; a step's own `resources` replace them key by key.",
+        ),
         f("gpu", Shape::Int { min: 0, max: 1024 }, "Short for `resources: {gpu: ...}`."),
         f("setup", COMMANDS, "Commands before those of each step."),
         later("cache", CACHE_SHAPE, "Directories kept between runs."),
@@ -247,11 +304,8 @@ macro_rules! step_fields {
     };
 }
 
-static STEP: Section = Section {
-    title: "a step",
-    one_of: &[],
-    fields: step_fields!(req("name", NAME, "Unique in the file.")),
-};
+static STEP: Section =
+    Section { title: "a step", one_of: &[], fields: step_fields!(req("name", NAME, "Unique in the file.")) };
 
 /// `train:` as a mapping is a step that has its name already.
 static TRAIN: Section = Section { title: "`train`", one_of: &[], fields: step_fields!() };
@@ -261,28 +315,30 @@ static NEED: Section = Section {
     one_of: &[],
     fields: &[
         req("step", NAME, "The step."),
-        f("as", PATH, "Directory under which its artifacts are unpacked; `${SEED}` is the needed member's value."),
+        f(
+            "as",
+            PATH,
+            "Directory under which its artifacts are unpacked; `${SEED}` is the needed member's value.",
+        ),
     ],
 };
 
-static CHECKPOINT: Section = Section {
-    title: "`checkpoint`",
-    one_of: &[],
-    fields: &[req("path", PATH, "The directory.")],
-};
+static CHECKPOINT: Section =
+    Section { title: "`checkpoint`", one_of: &[], fields: &[req("path", PATH, "The directory.")] };
 
-static REPORTS: Section = Section {
-    title: "`reports`",
-    one_of: &["junit"],
-    fields: &[f("junit", PATH, "A JUnit XML file.")],
-};
+static REPORTS: Section =
+    Section { title: "`reports`", one_of: &["junit"], fields: &[f("junit", PATH, "A JUnit XML file.")] };
 
 static DISTRIBUTED: Section = Section {
     title: "`distributed`",
     one_of: &[],
     fields: &[
         req("workers", Shape::Int { min: 1, max: 512 }, "How many pods."),
-        f("framework", Shape::Word(&["torchrun", "mpi", "tensorflow", "jax", "none"]), "Whose variables the pods get."),
+        f(
+            "framework",
+            Shape::Word(&["torchrun", "mpi", "tensorflow", "jax", "none"]),
+            "Whose variables the pods get.",
+        ),
     ],
 };
 
@@ -293,24 +349,40 @@ static METRICS: Section = Section {
         f("files", GLOBS, "Files with metrics, beside those that are found without it."),
         f("primary", Shape::Text(Text::Metric), "The metric that matters most."),
         f("compare", Shape::Map(&COMPARE), "What the metrics are held against."),
-        f("gates", Shape::Open(Text::Metric, &Shape::Map(&GATE)), "Rules by metric; a name may be a glob, `step:name` picks a step's."),
+        f(
+            "gates",
+            Shape::Open(Text::Metric, &Shape::Map(&GATE)),
+            "Rules by metric; a name may be a glob, `step:name` picks a step's.",
+        ),
     ],
 };
 
 static COMPARE: Section = Section {
     title: "`compare`",
     one_of: &[],
-    fields: &[f("baseline", Shape::Text(Text::Baseline), "`merge-base` (default), `branch:NAME`, `model:ALIAS` or `run:ID`.")],
+    fields: &[f(
+        "baseline",
+        Shape::Text(Text::Baseline),
+        "`merge-base` (default), `branch:NAME`, `model:ALIAS` or `run:ID`.",
+    )],
 };
 
 static GATE: Section = Section {
     title: "a gate",
     one_of: &[],
     fields: &[
-        f("goal", Shape::Word(&["max", "min"]), "Which way is better. Default: guessed from the name, and marked so."),
+        f(
+            "goal",
+            Shape::Word(&["max", "min"]),
+            "Which way is better. Default: guessed from the name, and marked so.",
+        ),
         f("min", Shape::Number, "Fails below."),
         f("max", Shape::Number, "Fails above."),
-        f("no_worse_than", Shape::Tolerance, "How much worse than the baseline it may be: `1%` relative, `0.01` absolute, `1pp` points."),
+        f(
+            "no_worse_than",
+            Shape::Tolerance,
+            "How much worse than the baseline it may be: `1%` relative, `0.01` absolute, `1pp` points.",
+        ),
         f("improve_by", Shape::Tolerance, "How much better than the baseline it must be."),
         f("on_fail", Shape::Word(&["fail", "warn"]), "What a failing gate does. Default: fail."),
     ],
@@ -320,8 +392,16 @@ static REPORT: Section = Section {
     title: "`report`",
     one_of: &[],
     fields: &[
-        f("comment", Shape::Word(&["update", "none"]), "One comment that is kept up to date, or none. Default: update."),
-        f("plots", Shape::Many(&Shape::Text(Text::Metric)), "Metrics drawn as curves. Default: the primary one and losses."),
+        f(
+            "comment",
+            Shape::Word(&["update", "none"]),
+            "One comment that is kept up to date, or none. Default: update.",
+        ),
+        f(
+            "plots",
+            Shape::Many(&Shape::Text(Text::Metric)),
+            "Metrics drawn as curves. Default: the primary one and losses.",
+        ),
     ],
 };
 
@@ -341,7 +421,22 @@ static COLUMN: Section = Section {
     title: "a column",
     one_of: &[],
     fields: &[
-        f("type", Shape::Word(&["int", "int32", "int64", "float", "float32", "float64", "text", "bool", "date", "timestamp"]), "Type of its values."),
+        f(
+            "type",
+            Shape::Word(&[
+                "int",
+                "int32",
+                "int64",
+                "float",
+                "float32",
+                "float64",
+                "text",
+                "bool",
+                "date",
+                "timestamp",
+            ]),
+            "Type of its values.",
+        ),
         f("unique", Shape::Bool, "No value twice."),
         f("min", Shape::Number, "Least value."),
         f("max", Shape::Number, "Greatest value."),
@@ -377,7 +472,11 @@ static FEATURE: Section = Section {
         req("name", NAME, "Its name."),
         req("command", Shape::Text(Text::Command), "Reads `$IN`, writes `$OUT`."),
         req("sample", PATH, "A file with rows to try it on."),
-        f("checks", Shape::Many(&Shape::Word(&["deterministic", "row_order", "batch_of_one", "serve_parity"])), "What must hold. Default: all but serve_parity."),
+        f(
+            "checks",
+            Shape::Many(&Shape::Word(&["deterministic", "row_order", "batch_of_one", "serve_parity"])),
+            "What must hold. Default: all but serve_parity.",
+        ),
         f("serve", Shape::Text(Text::Command), "The transform as it serves, for `serve_parity`."),
     ],
 };
@@ -387,7 +486,11 @@ static MODEL: Section = Section {
     one_of: &[],
     fields: &[
         req("name", NAME, "Its name in the registry."),
-        f("from", Shape::Either(&[NAME, Shape::Map(&MODEL_FROM)]), "The step that makes it; with a matrix, which member."),
+        f(
+            "from",
+            Shape::Either(&[NAME, Shape::Map(&MODEL_FROM)]),
+            "The step that makes it; with a matrix, which member.",
+        ),
         req("path", PATH, "Where it lies among the step's artifacts."),
         f("register", Shape::Map(&REGISTER), "When a version is registered."),
         f("package", Shape::Map(&PACKAGE), "The serving image."),
@@ -423,7 +526,11 @@ static PACKAGE: Section = Section {
 static SCAN: Section = Section {
     title: "`scan`",
     one_of: &[],
-    fields: &[f("fail_on", Shape::Word(&["low", "medium", "high", "critical"]), "The least severity that fails.")],
+    fields: &[f(
+        "fail_on",
+        Shape::Word(&["low", "medium", "high", "critical"]),
+        "The least severity that fails.",
+    )],
 };
 
 static DEPLOY: Section = Section {
@@ -433,7 +540,11 @@ static DEPLOY: Section = Section {
         req("environment", NAME, "Its name."),
         req("target", Shape::Map(&TARGET), "What serves there."),
         f("tests", COMMANDS, "Commands that must succeed against it."),
-        f("strategy", Shape::Word(&["canary", "blue_green", "ab", "shadow"]), "How traffic moves. Default: all at once."),
+        f(
+            "strategy",
+            Shape::Word(&["canary", "blue_green", "ab", "shadow"]),
+            "How traffic moves. Default: all at once.",
+        ),
         f("steps", Shape::List(&Shape::Map(&ROLLOUT_STEP)), "The shares of traffic, in order."),
         f("analysis", Shape::Many(&Shape::Map(&ANALYSIS)), "What must hold while it moves."),
         f("approval", Shape::Map(&APPROVAL), "Who must agree first."),
@@ -516,7 +627,20 @@ static NOTIFY: Section = Section {
         f("slack", ANY, "A channel."),
         f("email", ANY, "An address."),
         f("webhook", NAME, "A webhook of the daemon's configuration."),
-        f("when", Shape::Many(&Shape::Word(&["failed", "fixed", "succeeded", "regressed", "registered", "promoted", "rolled_back", "drift"])), "Of what. Default: failed and fixed."),
+        f(
+            "when",
+            Shape::Many(&Shape::Word(&[
+                "failed",
+                "fixed",
+                "succeeded",
+                "regressed",
+                "registered",
+                "promoted",
+                "rolled_back",
+                "drift",
+            ])),
+            "Of what. Default: failed and fixed.",
+        ),
     ],
 };
 

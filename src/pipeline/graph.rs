@@ -34,20 +34,32 @@ pub(super) fn expand(b: &mut Builder<'_, '_>, root: &Node, drafts: Vec<Draft<'_>
     for &i in &order {
         let draft = &drafts[i];
         members[i] = members_of(b, draft, &edges[i], &drafts, &members);
-        let variables: Vec<String> =
-            members[i].first().map(|m| m.iter().map(|(k, _)| k.to_ascii_uppercase()).collect()).unwrap_or_default();
+        let variables: Vec<String> = members[i]
+            .first()
+            .map(|m| m.iter().map(|(k, _)| k.to_ascii_uppercase()).collect())
+            .unwrap_or_default();
         check_texts(b, draft, &variables);
         check_artifacts(b, draft, &edges[i], &drafts, &members);
         if steps.len() + members[i].len() > MAX_MEMBERS {
             let message = format!("with `{}` the run has more than {MAX_MEMBERS} steps", draft.name);
-            b.findings.add(code::TOO_MANY_STEPS, &draft.at, message, Some("make a matrix smaller, or split the pipeline".to_owned()));
+            b.findings.add(
+                code::TOO_MANY_STEPS,
+                &draft.at,
+                message,
+                Some("make a matrix smaller, or split the pipeline".to_owned()),
+            );
             return steps;
         }
         for member in &members[i] {
             let name = member_name(&draft.name, member);
             if !names.insert(name.clone()) {
                 let message = format!("two members of the matrix are called {}", quoted(&name));
-                b.findings.add(code::SAME_NAME, &draft.at, message, Some("remove `,` and `=` from the values".to_owned()));
+                b.findings.add(
+                    code::SAME_NAME,
+                    &draft.at,
+                    message,
+                    Some("remove `,` and `=` from the values".to_owned()),
+                );
             }
             let mut spec = draft.spec.clone();
             spec.base.clone_from(&draft.name);
@@ -93,18 +105,29 @@ fn edges<'d>(b: &mut Builder<'_, '_>, root: &Node, drafts: &'d [Draft<'_>]) -> V
             if matches!(need.step.as_str(), "data" | "features") {
                 if root.get(&need.step).is_none() {
                     let message = format!("there is no `{}` section to wait for", need.step);
-                    b.add(code::UNKNOWN_NEED, need.node, message, Some(format!("add `{}:`, or remove it from `needs`", need.step)));
+                    b.add(
+                        code::UNKNOWN_NEED,
+                        need.node,
+                        message,
+                        Some(format!("add `{}:`, or remove it from `needs`", need.step)),
+                    );
                 }
                 continue;
             }
             match drafts.iter().position(|d| d.name == need.step) {
                 None => {
-                    let message = format!("{} needs {}, which is no step", quoted(&draft.name), quoted(&need.step));
+                    let message =
+                        format!("{} needs {}, which is no step", quoted(&draft.name), quoted(&need.step));
                     b.add(code::UNKNOWN_NEED, need.node, message, Some(did_you_mean(&need.step, drafts)));
                 }
                 Some(to) if to == i => {
                     let message = format!("{} needs itself", quoted(&draft.name));
-                    b.add(code::CYCLE, need.node, message, Some("remove it; `needs: []` starts a step at once".to_owned()));
+                    b.add(
+                        code::CYCLE,
+                        need.node,
+                        message,
+                        Some("remove it; `needs: []` starts a step at once".to_owned()),
+                    );
                 }
                 Some(to) if list.iter().any(|e| e.to == to) => {
                     let message = format!("{} stands twice in `needs`", quoted(&need.step));
@@ -123,7 +146,8 @@ fn order(b: &mut Builder<'_, '_>, drafts: &[Draft<'_>], edges: &[Vec<Edge<'_>>])
     let mut placed = vec![false; drafts.len()];
     let mut order = Vec::with_capacity(drafts.len());
     while order.len() < drafts.len() {
-        let Some(next) = (0..drafts.len()).find(|&i| !placed[i] && edges[i].iter().all(|e| placed[e.to])) else {
+        let Some(next) = (0..drafts.len()).find(|&i| !placed[i] && edges[i].iter().all(|e| placed[e.to]))
+        else {
             circle(b, drafts, edges, &placed);
             return None;
         };
@@ -146,17 +170,26 @@ fn circle(b: &mut Builder<'_, '_>, drafts: &[Draft<'_>], edges: &[Vec<Edge<'_>>]
     let circle = &walk[from..];
     // Told from its first step in the file.
     let first = circle.iter().enumerate().min_by_key(|(_, i)| **i).map_or(0, |(at, _)| at);
-    let names: Vec<&str> = circle[first..].iter().chain(&circle[..=first]).map(|&i| drafts[i].name.as_str()).collect();
+    let names: Vec<&str> =
+        circle[first..].iter().chain(&circle[..=first]).map(|&i| drafts[i].name.as_str()).collect();
     let names: Vec<String> = names.into_iter().map(|n| format!("`{n}`")).collect();
     let silent = circle.iter().find(|&&i| drafts[i].needs.is_none());
     let help = match silent {
-        Some(&i) => format!("{} has no `needs`, so it waits for the step before it; give it `needs: []`", quoted(&drafts[i].name)),
+        Some(&i) => format!(
+            "{} has no `needs`, so it waits for the step before it; give it `needs: []`",
+            quoted(&drafts[i].name)
+        ),
         None => "remove one of these needs".to_owned(),
     };
     let head = circle[first];
     let place = edges[head].iter().find(|e| !placed[e.to] && circle.contains(&e.to)).and_then(|e| e.node);
     let at = place.map_or_else(|| drafts[head].at.clone(), |n| first_line(b.source, &n.span));
-    b.findings.add(code::CYCLE, &at, format!("steps need each other in a circle: {}", names.join(" needs ")), Some(help));
+    b.findings.add(
+        code::CYCLE,
+        &at,
+        format!("steps need each other in a circle: {}", names.join(" needs ")),
+        Some(help),
+    );
 }
 
 fn members_of(
@@ -170,7 +203,9 @@ fn members_of(
     for (key, values) in &draft.matrix {
         own = own
             .iter()
-            .flat_map(|m| values.iter().map(move |v| m.iter().cloned().chain([(key.clone(), v.clone())]).collect()))
+            .flat_map(|m| {
+                values.iter().map(move |v| m.iter().cloned().chain([(key.clone(), v.clone())]).collect())
+            })
             .collect();
     }
     if draft.gather {
@@ -184,20 +219,31 @@ fn members_of(
                 if joined.len() > MAX_MEMBERS {
                     break;
                 }
-                let new = needed.iter().filter(|(k, _)| !member.iter().any(|(k2, _)| k.eq_ignore_ascii_case(k2)));
+                let new =
+                    needed.iter().filter(|(k, _)| !member.iter().any(|(k2, _)| k.eq_ignore_ascii_case(k2)));
                 joined.push(member.iter().chain(new).cloned().collect());
             }
         }
         let at = edge.node.map_or_else(|| draft.at.clone(), |n| first_line(b.source, &n.span));
         let needed = &drafts[edge.to].name;
         if joined.len() > MAX_MEMBERS {
-            let message = format!("{} would run more than {MAX_MEMBERS} times, once per member of what it needs", quoted(&draft.name));
-            b.findings.add(code::MATRIX, &at, message, Some("set `gather: true` to run it once over all members".to_owned()));
+            let message = format!(
+                "{} would run more than {MAX_MEMBERS} times, once per member of what it needs",
+                quoted(&draft.name)
+            );
+            b.findings.add(
+                code::MATRIX,
+                &at,
+                message,
+                Some("set `gather: true` to run it once over all members".to_owned()),
+            );
             return own;
         }
         let lost = own.iter().find(|o| !joined.iter().any(|j| agree(o, j)));
         // A need that shares no key with the step's own matrix must be used whole.
-        let shares = |n: &Member| n.iter().any(|(k, _)| draft.matrix.iter().any(|(own, _)| own.eq_ignore_ascii_case(k)));
+        let shares = |n: &Member| {
+            n.iter().any(|(k, _)| draft.matrix.iter().any(|(own, _)| own.eq_ignore_ascii_case(k)))
+        };
         let unused = members[edge.to].iter().find(|n| !shares(n) && !joined.iter().any(|j| agree(j, n)));
         if lost.is_some() || unused.is_some() {
             let message = match (lost, unused) {
@@ -211,7 +257,8 @@ fn members_of(
                 ),
                 _ => format!("the matrices that {} needs have no member in common", quoted(&draft.name)),
             };
-            let help = "give both the same values, or set `gather: true` to run once over all members".to_owned();
+            let help =
+                "give both the same values, or set `gather: true` to run once over all members".to_owned();
             b.findings.add(code::MATRICES_DISAGREE, &at, message, Some(help));
             return own;
         }
@@ -225,7 +272,9 @@ fn check_texts(b: &mut Builder<'_, '_>, draft: &Draft<'_>, variables: &[String])
     let Some(node) = draft.node else { return };
     b.env(node, variables);
     let known: Vec<String> = variables.iter().chain(&draft.env_names).cloned().collect();
-    for (key, hash) in [("image", false), ("artifacts", false), ("checkpoint", false), ("reports", false), ("cache", true)] {
+    for (key, hash) in
+        [("image", false), ("artifacts", false), ("checkpoint", false), ("reports", false), ("cache", true)]
+    {
         if let Some(value) = node.get(key) {
             b.placeholders(value, &known, hash);
         }
@@ -276,8 +325,12 @@ fn check_artifacts(
                     .first()
                     .map(|m| m.iter().map(|(k, _)| format!("${{{}}}", k.to_ascii_uppercase())).collect())
                     .unwrap_or_default();
-                let message = format!("the members of {} put their artifacts at the same paths", quoted(&producer.name));
-                let help = format!("write `needs: [{{step: {0}, as: \"{0}/{1}\"}}]`", producer.name, keys.join("/"));
+                let message = format!(
+                    "the members of {} put their artifacts at the same paths",
+                    quoted(&producer.name)
+                );
+                let help =
+                    format!("write `needs: [{{step: {0}, as: \"{0}/{1}\"}}]`", producer.name, keys.join("/"));
                 b.findings.add(code::SAME_ARTIFACT, &at, message, Some(help));
                 continue;
             }
@@ -294,9 +347,15 @@ fn check_artifacts(
                 }
             }
             let other = &drafts[other.to].name;
-            let help = format!("read one of them elsewhere: `needs: [{{step: {0}, as: {0}}}]`", producer.name);
+            let help =
+                format!("read one of them elsewhere: `needs: [{{step: {0}, as: {0}}}]`", producer.name);
             if let Some((mine, _)) = certain {
-                let message = format!("{} and {} both make the artifact {}", quoted(other), quoted(&producer.name), quoted(&mine));
+                let message = format!(
+                    "{} and {} both make the artifact {}",
+                    quoted(other),
+                    quoted(&producer.name),
+                    quoted(&mine)
+                );
                 b.findings.add(code::SAME_ARTIFACT, &at, message, Some(help));
             } else if let Some((mine, theirs)) = possible {
                 let message = format!(
@@ -316,7 +375,13 @@ fn check_artifacts(
 fn placed(edge: &Edge<'_>, producer: &Draft<'_>) -> Vec<String> {
     let into = edge.into.map(|(text, _)| format!("{}/", text.trim_end_matches('/'))).unwrap_or_default();
     // Enough to find a clash; a thousand globs on each side would only cost time.
-    producer.spec.artifacts.iter().take(64).map(|glob| format!("{into}{}", glob.trim_start_matches("./"))).collect()
+    producer
+        .spec
+        .artifacts
+        .iter()
+        .take(64)
+        .map(|glob| format!("{into}{}", glob.trim_start_matches("./")))
+        .collect()
 }
 
 /// Replaces what is known and leaves the rest.
@@ -337,7 +402,8 @@ fn overlap(a: &str, b: &str) -> Overlap {
     if a == b {
         return Overlap::Certain;
     }
-    let matches = |glob: &str, path: &str| compile_glob(glob).is_ok_and(|g| g.compile_matcher().is_match(path));
+    let matches =
+        |glob: &str, path: &str| compile_glob(glob).is_ok_and(|g| g.compile_matcher().is_match(path));
     if (is_literal(a) && matches(b, a)) || (is_literal(b) && matches(a, b)) {
         return Overlap::Certain;
     }
@@ -378,7 +444,8 @@ fn segments_meet(a: &str, b: &str) -> bool {
         return a == b;
     }
     let ((head_a, tail_a), (head_b, tail_b)) = (fixed(a), fixed(b));
-    (head_a.starts_with(&head_b) || head_b.starts_with(&head_a)) && (tail_a.ends_with(&tail_b) || tail_b.ends_with(&tail_a))
+    (head_a.starts_with(&head_b) || head_b.starts_with(&head_a))
+        && (tail_a.ends_with(&tail_b) || tail_b.ends_with(&tail_a))
 }
 
 #[cfg(test)]

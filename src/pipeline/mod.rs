@@ -48,7 +48,12 @@ pub fn parse(file_name: &str, bytes: &[u8]) -> Result<Checked, Vec<Diagnostic>> 
     if bytes.len() > node::MAX_BYTES {
         let mut findings = Findings::new("");
         let message = format!("the file has {} bytes, at most {} are allowed", bytes.len(), node::MAX_BYTES);
-        findings.add(code::TOO_LARGE, &(0..0), message, Some("move scripts into files of the repository".to_owned()));
+        findings.add(
+            code::TOO_LARGE,
+            &(0..0),
+            message,
+            Some("move scripts into files of the repository".to_owned()),
+        );
         return Err(findings.finish());
     }
     let source = match std::str::from_utf8(bytes) {
@@ -57,7 +62,12 @@ pub fn parse(file_name: &str, bytes: &[u8]) -> Result<Checked, Vec<Diagnostic>> 
             let good = std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default();
             let mut findings = Findings::new(good);
             let message = format!("byte {} is not UTF-8 text", error.valid_up_to() + 1);
-            findings.add(code::NOT_TEXT, &(good.len()..good.len()), message, Some("save the file as UTF-8".to_owned()));
+            findings.add(
+                code::NOT_TEXT,
+                &(good.len()..good.len()),
+                message,
+                Some("save the file as UTF-8".to_owned()),
+            );
             return Err(findings.finish());
         }
     };
@@ -71,7 +81,11 @@ pub fn parse(file_name: &str, bytes: &[u8]) -> Result<Checked, Vec<Diagnostic>> 
     };
     let not_run = check::check(source, &root, &mut findings);
     let plan = build::build(file_name, source, &root, not_run, &mut findings);
-    if findings.has_errors() { Err(findings.finish()) } else { Ok(Checked { plan, warnings: findings.finish() }) }
+    if findings.has_errors() {
+        Err(findings.finish())
+    } else {
+        Ok(Checked { plan, warnings: findings.finish() })
+    }
 }
 
 /// The name of the pipeline in a file that has errors, as far as it can be told: its status must stand where that of the

@@ -122,7 +122,15 @@ pub(super) fn is_number(text: &str) -> bool {
 
 /// Builds the tree. None when there is none to go on with; the reason is then in `findings`.
 pub(super) fn read<'a>(text: &'a str, findings: &mut Findings<'a>) -> Option<Rc<Node>> {
-    let mut builder = Builder { text, findings, stack: Vec::new(), anchors: HashMap::new(), aliases: 0, nodes: 0, root: None };
+    let mut builder = Builder {
+        text,
+        findings,
+        stack: Vec::new(),
+        anchors: HashMap::new(),
+        aliases: 0,
+        nodes: 0,
+        root: None,
+    };
     builder.run()
 }
 
@@ -180,7 +188,9 @@ impl Builder<'_, '_> {
                         code::MANY_DOCUMENTS,
                         &(at..(at + 3).min(self.text.len())),
                         "a second YAML document begins here",
-                        Some("one file is one pipeline: put the others into `.trainyard/NAME.yaml`".to_owned()),
+                        Some(
+                            "one file is one pipeline: put the others into `.trainyard/NAME.yaml`".to_owned(),
+                        ),
                     );
                     return self.root.take();
                 }
@@ -214,7 +224,8 @@ impl Builder<'_, '_> {
             Event::MappingStart(_, anchor, tag) => {
                 self.refuse_tag(tag.is_some(), span);
                 self.open(&bytes, anchor)?;
-                let frame = Frame::Map { start: bytes.start, anchor, entries: Vec::new(), key: Key::Next, size: 1 };
+                let frame =
+                    Frame::Map { start: bytes.start, anchor, entries: Vec::new(), key: Key::Next, size: 1 };
                 self.stack.push(frame);
                 Ok(())
             }
@@ -225,7 +236,10 @@ impl Builder<'_, '_> {
                     code::ALIAS,
                     &bytes,
                     format!("no anchor is called {}", quoted(&name)),
-                    Some(format!("a text that begins with `*` must be quoted: \"*{}\"", name.trim_end_matches([',', ']']))),
+                    Some(format!(
+                        "a text that begins with `*` must be quoted: \"*{}\"",
+                        name.trim_end_matches([',', ']'])
+                    )),
                 );
                 self.attach(Rc::new(Node { span: bytes, kind: Kind::Null, size: 1 }), 0)
             }
@@ -420,29 +434,45 @@ pub(super) fn first_line(text: &str, span: &Range<usize>) -> Range<usize> {
 fn explain(kind: &ErrorKind) -> (Option<&'static str>, Option<&'static str>) {
     use ErrorKind as E;
     match kind {
-        E::TabNotAllowed | E::TabInBlockIndentation | E::TabInIndentation | E::TabAtBlockScalarStart => {
-            (Some("a tab is used for indentation"), Some("YAML allows spaces only; set your editor to indent by two spaces"))
-        }
-        E::UnclosedQuotedScalar => (Some("a quote is opened but never closed"), Some("close it, or use the other kind of quote around it")),
+        E::TabNotAllowed | E::TabInBlockIndentation | E::TabInIndentation | E::TabAtBlockScalarStart => (
+            Some("a tab is used for indentation"),
+            Some("YAML allows spaces only; set your editor to indent by two spaces"),
+        ),
+        E::UnclosedQuotedScalar => (
+            Some("a quote is opened but never closed"),
+            Some("close it, or use the other kind of quote around it"),
+        ),
         E::UnclosedFlowCollection { open: '[' } | E::UnexpectedEofFlowSequence => {
             (Some("a `[` is opened but never closed"), Some("add the `]`"))
         }
-        E::UnclosedFlowCollection { .. } | E::UnexpectedEofFlowMapping | E::UnexpectedEofImplicitFlowMapping => {
+        E::UnclosedFlowCollection { .. }
+        | E::UnexpectedEofFlowMapping
+        | E::UnexpectedEofImplicitFlowMapping => {
             (Some("a `{` is opened but never closed"), Some("add the `}`"))
         }
-        E::MappingValueNotAllowed => {
-            (Some("a `:` is not expected here"), Some("quote a text that holds `: `, and check the indentation"))
-        }
-        E::SimpleKeyExpected | E::InvalidSimpleKey | E::ExpectedBlockMappingKey => {
-            (Some("a `key: value` is expected here"), Some("check the indentation, and that a `:` with a space follows the key"))
-        }
+        E::MappingValueNotAllowed => (
+            Some("a `:` is not expected here"),
+            Some("quote a text that holds `: `, and check the indentation"),
+        ),
+        E::SimpleKeyExpected | E::InvalidSimpleKey | E::ExpectedBlockMappingKey => (
+            Some("a `key: value` is expected here"),
+            Some("check the indentation, and that a `:` with a space follows the key"),
+        ),
         E::InvalidIndentation => (None, Some("lines of one level must begin in the same column")),
-        E::UnexpectedCharacter { .. } | E::PlainScalarStartsWithDashFlowIndicator => (None, Some("quote texts that begin with a special character")),
-        E::DirectiveDisallowed => (Some("a line that begins with `%` is a YAML directive, which is not supported"), Some("remove it, or quote the text")),
+        E::UnexpectedCharacter { .. } | E::PlainScalarStartsWithDashFlowIndicator => {
+            (None, Some("quote texts that begin with a special character"))
+        }
+        E::DirectiveDisallowed => (
+            Some("a line that begins with `%` is a YAML directive, which is not supported"),
+            Some("remove it, or quote the text"),
+        ),
         E::InvalidTrailingDoubleQuotedScalar | E::InvalidTrailingSingleQuotedScalar => {
             (Some("text follows the closing quote"), Some("put the quotes around the whole value"))
         }
-        E::UnknownQuotedScalarEscape => (Some("an unknown `\\` escape in double quotes"), Some("write `\\\\` for a backslash, or use single quotes")),
+        E::UnknownQuotedScalarEscape => (
+            Some("an unknown `\\` escape in double quotes"),
+            Some("write `\\\\` for a backslash, or use single quotes"),
+        ),
         E::ExpectedFlowMappingSeparator => (Some("a `,` or `}` is expected here"), None),
         E::ExpectedFlowSequenceSeparator => (Some("a `,` or `]` is expected here"), None),
         _ => (None, None),

@@ -96,7 +96,8 @@ fn parts(text: &str) -> impl Iterator<Item = Result<Part<'_>, Unresolved>> {
 }
 
 fn is_placeholder(name: &str) -> bool {
-    name.strip_prefix("hash:").map_or_else(|| is_variable(name), |path| !path.is_empty() && !path.contains("${"))
+    name.strip_prefix("hash:")
+        .map_or_else(|| is_variable(name), |path| !path.is_empty() && !path.contains("${"))
 }
 
 /// A name that a shell takes as a variable.
@@ -110,7 +111,9 @@ mod tests {
     use super::*;
 
     fn vars() -> BTreeMap<String, String> {
-        [("SEED", "1"), ("A", "${SEED}"), ("hash:r.txt", "beef")].map(|(k, v)| (k.to_owned(), v.to_owned())).into()
+        [("SEED", "1"), ("A", "${SEED}"), ("hash:r.txt", "beef")]
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .into()
     }
 
     #[test]

@@ -49,7 +49,8 @@ fn section(section: &'static Section, defs: &mut BTreeMap<String, Value>) -> Val
 
 /// A name for `$defs`, from the section's title and its place in memory's stead: its keys.
 fn def_name(section: &'static Section) -> String {
-    let words: String = section.title.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { ' ' }).collect();
+    let words: String =
+        section.title.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { ' ' }).collect();
     let skip = ["a", "an", "the", "entry", "of"];
     let name: Vec<&str> = words.split_whitespace().filter(|w| !skip.contains(w)).collect();
     let base = name.join("_");
@@ -72,11 +73,19 @@ fn shape(it: &'static Shape, defs: &mut BTreeMap<String, Value>) -> Value {
         Shape::Int { min, max } if *max == i64::MAX => json!({"type": "integer", "minimum": min}),
         Shape::Int { min, max } => json!({"type": "integer", "minimum": min, "maximum": max}),
         Shape::Number => json!({"type": "number"}),
-        Shape::Duration => json!({"type": "string", "pattern": "^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?$", "minLength": 2}),
+        Shape::Duration => {
+            json!({"type": "string", "pattern": "^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?$", "minLength": 2})
+        }
         Shape::Size => json!({"type": "string", "pattern": "^[0-9]+(\\.[0-9]+)?(Ki|Mi|Gi|Ti|K|k|M|G|T)$"}),
-        Shape::Cpu => json!({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "pattern": "^[0-9]+(\\.[0-9]+)?m?$"}]}),
-        Shape::Tolerance => json!({"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": "^[0-9.eE+-]+ ?(%|pp)?$"}]}),
-        Shape::Share => json!({"anyOf": [{"type": "number"}, {"type": "string", "pattern": "^<?=? ?[0-9.eE+-]+ ?%?$"}]}),
+        Shape::Cpu => {
+            json!({"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"type": "string", "pattern": "^[0-9]+(\\.[0-9]+)?m?$"}]})
+        }
+        Shape::Tolerance => {
+            json!({"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": "^[0-9.eE+-]+ ?(%|pp)?$"}]})
+        }
+        Shape::Share => {
+            json!({"anyOf": [{"type": "number"}, {"type": "string", "pattern": "^<?=? ?[0-9.eE+-]+ ?%?$"}]})
+        }
         Shape::Word(words) => json!({"enum": words}),
         Shape::Many(item) => {
             let one = shape(item, defs);
@@ -120,7 +129,12 @@ pub fn reference() -> String {
             let mark = if field.required { " **(required)**" } else { "" };
             let later = if field.later { " *(checked, not run yet)*" } else { "" };
             let doc = field.doc.replace('|', "\\|");
-            let _ = writeln!(out, "| `{}` | {} | {doc}{mark}{later} |", field.key, say(&field.shape).replace('|', "\\|"));
+            let _ = writeln!(
+                out,
+                "| `{}` | {} | {doc}{mark}{later} |",
+                field.key,
+                say(&field.shape).replace('|', "\\|")
+            );
             below(&field.shape, &mut queue);
         }
         out.push('\n');

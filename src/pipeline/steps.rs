@@ -42,7 +42,10 @@ const RESERVED: &[&str] = &["data", "features"];
 pub(super) fn did_you_mean(name: &str, drafts: &[Draft<'_>]) -> String {
     match nearest(name, drafts.iter().map(|d| d.name.as_str())) {
         Some(near) => format!("did you mean `{near}`?"),
-        None => format!("the steps are {}", drafts.iter().take(20).map(|d| format!("`{}`", d.name)).collect::<Vec<_>>().join(", ")),
+        None => format!(
+            "the steps are {}",
+            drafts.iter().take(20).map(|d| format!("`{}`", d.name)).collect::<Vec<_>>().join(", ")
+        ),
     }
 }
 
@@ -60,8 +63,14 @@ pub(super) fn drafts<'n>(
         (Some(train), Some(steps)) => {
             let line = b.findings.line_of(train.key_span.start.min(steps.key_span.start));
             let second = if train.key_span.start > steps.key_span.start { train } else { steps };
-            let help = format!("`train:` is short for one step called `train`; the other stands in line {line}");
-            b.findings.add(code::EXCLUSIVE, &second.key_span, "`train` and `steps` exclude each other", Some(help));
+            let help =
+                format!("`train:` is short for one step called `train`; the other stands in line {line}");
+            b.findings.add(
+                code::EXCLUSIVE,
+                &second.key_span,
+                "`train` and `steps` exclude each other",
+                Some(help),
+            );
         }
         (Some(train), None) => {
             let node = Some(&*train.value).filter(|n| matches!(n.kind, Kind::Map(_)));
@@ -81,7 +90,12 @@ pub(super) fn drafts<'n>(
                 let Some(name_node) = node.get("name") else { continue };
                 let Some(name) = name_node.text() else { continue };
                 if out.len() >= MAX_MEMBERS {
-                    b.add(code::TOO_MANY_STEPS, name_node, format!("more than {MAX_MEMBERS} steps"), Some("split the pipeline into several files".to_owned()));
+                    b.add(
+                        code::TOO_MANY_STEPS,
+                        name_node,
+                        format!("more than {MAX_MEMBERS} steps"),
+                        Some("split the pipeline into several files".to_owned()),
+                    );
                     break;
                 }
                 check_name(b, name, name_node, &out);
@@ -108,7 +122,12 @@ fn check_name(b: &mut Builder<'_, '_>, name: &str, node: &Node, before: &[Draft<
         } else {
             format!("{} and {} are the same name in Kubernetes: `{clean}`", quoted(&other.name), quoted(name))
         };
-        b.add(code::SAME_NAME, node, message, Some(format!("the other stands in line {line}; rename one of them")));
+        b.add(
+            code::SAME_NAME,
+            node,
+            message,
+            Some(format!("the other stands in line {line}; rename one of them")),
+        );
     }
 }
 
@@ -166,7 +185,8 @@ fn shared(b: &mut Builder<'_, '_>, node: &Node, spec: &mut StepSpec) {
         let size = |key| resources.get(key).and_then(Node::text).and_then(|t| values::size_bytes(t).ok());
         r.memory_bytes = size("memory").or(r.memory_bytes);
         r.shm_bytes = size("shm").or(r.shm_bytes);
-        r.cpu_milli = resources.get("cpu").and_then(Node::text).and_then(|t| values::cpu_milli(t).ok()).or(r.cpu_milli);
+        r.cpu_milli =
+            resources.get("cpu").and_then(Node::text).and_then(|t| values::cpu_milli(t).ok()).or(r.cpu_milli);
         r.gpu = resources.get("gpu").and_then(count).unwrap_or(r.gpu);
     }
     if let Some(gpu) = node.get("gpu") {
@@ -181,7 +201,11 @@ fn shared(b: &mut Builder<'_, '_>, node: &Node, spec: &mut StepSpec) {
     }
     if let Some(cache) = node.get("cache") {
         let text = |n: &Node, key| n.get(key).and_then(Node::text).map(str::to_owned);
-        spec.cache = cache.items().iter().filter_map(|c| Some(Cache { key: text(c, "key")?, path: text(c, "path")? })).collect();
+        spec.cache = cache
+            .items()
+            .iter()
+            .filter_map(|c| Some(Cache { key: text(c, "key")?, path: text(c, "path")? }))
+            .collect();
     }
     if let Some(ms) = node.get("timeout").and_then(duration) {
         spec.timeout_ms = ms;
@@ -222,7 +246,8 @@ fn draft<'n>(
         }
         spec.artifacts = texts(node.get("artifacts"));
         spec.junit = node.get("reports").and_then(|r| r.get("junit")).and_then(Node::text).map(str::to_owned);
-        spec.checkpoint = node.get("checkpoint").and_then(|c| c.get("path").unwrap_or(c).text()).map(str::to_owned);
+        spec.checkpoint =
+            node.get("checkpoint").and_then(|c| c.get("path").unwrap_or(c).text()).map(str::to_owned);
         if let Some(workers) = node.get("distributed").and_then(|d| d.get("workers")).and_then(count) {
             spec.workers = workers;
         }
@@ -253,14 +278,24 @@ fn read_matrix(b: &mut Builder<'_, '_>, step: &Node) -> Vec<(String, Vec<String>
     let Some(matrix) = step.get("matrix") else { return Vec::new() };
     let mut out: Vec<(String, Vec<String>)> = Vec::new();
     if matrix.entries().is_empty() && matches!(matrix.kind, Kind::Map(_)) {
-        b.add(code::MATRIX, matrix, "`matrix` is empty".to_owned(), Some("add a key with a list of values, such as `seed: [1, 2, 3]`".to_owned()));
+        b.add(
+            code::MATRIX,
+            matrix,
+            "`matrix` is empty".to_owned(),
+            Some("add a key with a list of values, such as `seed: [1, 2, 3]`".to_owned()),
+        );
     }
     let mut product = 1_usize;
     for entry in matrix.entries() {
         let Kind::List(items) = &entry.value.kind else { continue };
         let key = quoted(&entry.key);
         if items.is_empty() {
-            b.add(code::MATRIX, &entry.value, format!("{key} has no values"), Some("add one, or remove the key".to_owned()));
+            b.add(
+                code::MATRIX,
+                &entry.value,
+                format!("{key} has no values"),
+                Some("add one, or remove the key".to_owned()),
+            );
         }
         if let Some((other, _)) = out.iter().find(|(k, _)| k.eq_ignore_ascii_case(&entry.key)) {
             let message = format!("{key} and {} set the same variable", quoted(other));
@@ -270,7 +305,12 @@ fn read_matrix(b: &mut Builder<'_, '_>, step: &Node) -> Vec<(String, Vec<String>
         if let Some(env) = step.get("env").and_then(|e| e.entry(&variable)) {
             let line = b.findings.line_of(env.key_span.start);
             let message = format!("{key} sets the variable `{variable}`, which `env` sets too");
-            b.findings.add(code::ENVIRONMENT, &entry.key_span, message, Some(format!("remove it from `env` in line {line}")));
+            b.findings.add(
+                code::ENVIRONMENT,
+                &entry.key_span,
+                message,
+                Some(format!("remove it from `env` in line {line}")),
+            );
         }
         let mut values: Vec<String> = Vec::new();
         for item in items {
@@ -279,7 +319,12 @@ fn read_matrix(b: &mut Builder<'_, '_>, step: &Node) -> Vec<(String, Vec<String>
                 let message = format!("a value of {key} must be one line of 1 to 128 bytes");
                 b.add(code::MATRIX, item, message, Some("it becomes part of the step's name".to_owned()));
             } else if values.iter().any(|v| v == value) {
-                b.add(code::MATRIX, item, format!("{key} has the value {} twice", quoted(value)), Some("remove one of them".to_owned()));
+                b.add(
+                    code::MATRIX,
+                    item,
+                    format!("{key} has the value {} twice", quoted(value)),
+                    Some("remove one of them".to_owned()),
+                );
             }
             // Beyond the limit the count alone matters.
             if values.len() <= MAX_MEMBERS {
@@ -292,7 +337,12 @@ fn read_matrix(b: &mut Builder<'_, '_>, step: &Node) -> Vec<(String, Vec<String>
     if product > MAX_MEMBERS {
         let entry = step.entry("matrix").map_or(0..0, |e| e.key_span.clone());
         let message = format!("the matrix has {product} members, at most {MAX_MEMBERS} are allowed");
-        b.findings.add(code::MATRIX, &entry, message, Some("take values away, or spread them over several runs".to_owned()));
+        b.findings.add(
+            code::MATRIX,
+            &entry,
+            message,
+            Some("take values away, or spread them over several runs".to_owned()),
+        );
         return Vec::new();
     }
     out

@@ -15,7 +15,17 @@ pub(super) struct Wrong {
 
 /// Is `${NAME}` replaced in this kind of text?
 pub(super) fn replaces(kind: Text) -> bool {
-    !matches!(kind, Text::Command | Text::Pattern | Text::Cron | Text::Timezone | Text::Branch | Text::Name | Text::Variable | Text::MatrixKey)
+    !matches!(
+        kind,
+        Text::Command
+            | Text::Pattern
+            | Text::Cron
+            | Text::Timezone
+            | Text::Branch
+            | Text::Name
+            | Text::Variable
+            | Text::MatrixKey
+    )
 }
 
 /// What editors may check of it, as a regular expression.
@@ -39,30 +49,60 @@ pub(super) fn check(kind: Text, text: &str) -> Result<(), Wrong> {
         Text::Name => name(text),
         Text::Variable | Text::MatrixKey => variable(text),
         Text::Branch => glob(text).or_else(|why| {
-            wrong(code::GLOB, format!("is not a valid glob: {why}"), "write a branch such as `main`, or a glob such as `release/*`")
+            wrong(
+                code::GLOB,
+                format!("is not a valid glob: {why}"),
+                "write a branch such as `main`, or a glob such as `release/*`",
+            )
         }),
         Text::Glob => {
             relative(text)?;
-            glob(text).or_else(|why| wrong(code::GLOB, format!("is not a valid glob: {why}"), "`*` matches within a directory, `**` across, `{a,b}` either"))
+            glob(text).or_else(|why| {
+                wrong(
+                    code::GLOB,
+                    format!("is not a valid glob: {why}"),
+                    "`*` matches within a directory, `**` across, `{a,b}` either",
+                )
+            })
         }
         Text::Path => relative(text),
         Text::CachePath => relative(text.strip_prefix("~/").unwrap_or(text)),
         Text::Image => image(text),
-        Text::Metric => glob(text).or_else(|why| wrong(code::GLOB, format!("is not a metric or a glob of metrics: {why}"), "write `accuracy` or `f1/by/*`")),
+        Text::Metric => glob(text).or_else(|why| {
+            wrong(
+                code::GLOB,
+                format!("is not a metric or a glob of metrics: {why}"),
+                "write `accuracy` or `f1/by/*`",
+            )
+        }),
         Text::Cron => cron(text),
         Text::Timezone => match jiff::tz::TimeZone::get(text) {
             Ok(_) => Ok(()),
-            Err(_) => wrong(code::TIMEZONE, format!("is not a known time zone: {}", quoted(text)), "write an IANA name such as `Europe/Berlin` or `UTC`"),
+            Err(_) => wrong(
+                code::TIMEZONE,
+                format!("is not a known time zone: {}", quoted(text)),
+                "write an IANA name such as `Europe/Berlin` or `UTC`",
+            ),
         },
         Text::Baseline => match text.split_once(':') {
             None if text == "merge-base" => Ok(()),
             Some(("branch" | "model" | "run", rest)) if !rest.trim().is_empty() => Ok(()),
-            _ => wrong(code::UNKNOWN_WORD, format!("cannot be {}", quoted(text)), "write `merge-base`, `branch:main`, `model:production` or `run:ID`"),
+            _ => wrong(
+                code::UNKNOWN_WORD,
+                format!("cannot be {}", quoted(text)),
+                "write `merge-base`, `branch:main`, `model:production` or `run:ID`",
+            ),
         },
         Text::Pattern => match regex::RegexBuilder::new(text).size_limit(1 << 18).nest_limit(50).build() {
             Ok(_) => Ok(()),
-            Err(regex::Error::CompiledTooBig(_)) => wrong(code::PATTERN, "is a regular expression that is too large".to_owned(), "simplify it"),
-            Err(_) => wrong(code::PATTERN, format!("is not a regular expression: {}", quoted(text)), "check brackets and backslashes; single quotes keep backslashes"),
+            Err(regex::Error::CompiledTooBig(_)) => {
+                wrong(code::PATTERN, "is a regular expression that is too large".to_owned(), "simplify it")
+            }
+            Err(_) => wrong(
+                code::PATTERN,
+                format!("is not a regular expression: {}", quoted(text)),
+                "check brackets and backslashes; single quotes keep backslashes",
+            ),
         },
     }
 }
@@ -96,7 +136,8 @@ pub(super) fn sanitised(name: &str) -> String {
 }
 
 fn variable(text: &str) -> Result<(), Wrong> {
-    let wrong = |message: String, help: &str| Err(Wrong { code: code::ENVIRONMENT, message, help: help.to_owned() });
+    let wrong =
+        |message: String, help: &str| Err(Wrong { code: code::ENVIRONMENT, message, help: help.to_owned() });
     if !is_variable(text) || text.len() > 128 {
         return wrong(
             format!("{} is not the name of a variable", quoted(text)),
@@ -104,7 +145,10 @@ fn variable(text: &str) -> Result<(), Wrong> {
         );
     }
     if text.to_ascii_uppercase().starts_with("TRAINYARD_") {
-        return wrong(format!("{} is reserved", quoted(text)), "names that begin with `TRAINYARD_` are set by trainyard");
+        return wrong(
+            format!("{} is reserved", quoted(text)),
+            "names that begin with `TRAINYARD_` are set by trainyard",
+        );
     }
     Ok(())
 }
@@ -112,13 +156,19 @@ fn variable(text: &str) -> Result<(), Wrong> {
 fn relative(text: &str) -> Result<(), Wrong> {
     let wrong = |message: String, help: &str| Err(Wrong { code: code::PATH, message, help: help.to_owned() });
     if text.starts_with('/') || text.starts_with('~') {
-        return wrong(format!("must be relative, found {}", quoted(text)), "write it from the repository's root, without a leading `/`");
+        return wrong(
+            format!("must be relative, found {}", quoted(text)),
+            "write it from the repository's root, without a leading `/`",
+        );
     }
     if text.split(['/', '\\']).any(|part| part == "..") {
         return wrong(format!("must not leave the source tree, found {}", quoted(text)), "remove `..`");
     }
     if text.contains("://") {
-        return wrong(format!("must be a path, found the URL {}", quoted(text)), "write it from the repository's root");
+        return wrong(
+            format!("must be a path, found the URL {}", quoted(text)),
+            "write it from the repository's root",
+        );
     }
     Ok(())
 }
@@ -151,7 +201,12 @@ fn image(text: &str) -> Result<(), Wrong> {
     let digest = bare.split_once("@sha256:").map(|(_, d)| d);
     let help = "write `registry/name:tag` or `registry/name@sha256:...`".to_owned();
     let wrong = |message| Err(Wrong { code: code::IMAGE, message, help: help.clone() });
-    if bare.len() > 512 || bare.starts_with(['-', '/', ':', '@', '.']) || bare.contains("://") || bare.contains("//") || !bare.chars().all(good) {
+    if bare.len() > 512
+        || bare.starts_with(['-', '/', ':', '@', '.'])
+        || bare.contains("://")
+        || bare.contains("//")
+        || !bare.chars().all(good)
+    {
         return wrong(format!("is not an image reference: {}", quoted(text)));
     }
     if let Some(digest) = digest
@@ -165,7 +220,8 @@ fn image(text: &str) -> Result<(), Wrong> {
 
 fn cron(text: &str) -> Result<(), Wrong> {
     let wrong = |message: String, help: &str| Err(Wrong { code: code::CRON, message, help: help.to_owned() });
-    let help = "five fields: minute, hour, day of month, month, day of week; `0 3 * * *` is every day at three";
+    let help =
+        "five fields: minute, hour, day of month, month, day of week; `0 3 * * *` is every day at three";
     let fields = text.split_whitespace().count();
     if fields != 5 || text.len() > 256 {
         return wrong(format!("needs five fields, found {fields} in {}", quoted(text)), help);
@@ -188,7 +244,10 @@ mod tests {
             (Text::Branch, "release/*"),
             (Text::Glob, "out/${SEED}/**"),
             (Text::CachePath, "~/.cache/pip"),
-            (Text::Image, "registry.example:5000/a/b:1@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"),
+            (
+                Text::Image,
+                "registry.example:5000/a/b:1@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
+            ),
             (Text::Image, "python:3.12-slim"),
             (Text::Cron, "0 3 * * 1-5"),
             (Text::Timezone, "Europe/Berlin"),

@@ -131,7 +131,9 @@ pub(super) fn share(text: &str) -> Result<f64, String> {
     let text = text.trim();
     let bare = text.strip_prefix("<=").or_else(|| text.strip_prefix('<')).unwrap_or(text).trim();
     let (number, factor) = bare.strip_suffix('%').map_or((bare, 1.0), |n| (n.trim_end(), 0.01));
-    decimal(number).map(|x| x * factor).ok_or_else(|| "write a number such as `0.01`, or a share such as `1%` or `<1%`".to_owned())
+    decimal(number)
+        .map(|x| x * factor)
+        .ok_or_else(|| "write a number such as `0.01`, or a share such as `1%` or `<1%`".to_owned())
 }
 
 /// A finite decimal number, as JSON and YAML write it.
@@ -152,7 +154,22 @@ mod tests {
         assert_eq!(duration_ms("10m"), Ok(600_000));
         assert_eq!(duration_ms("1h30m"), Ok(5_400_000));
         assert_eq!(duration_ms("2d"), Ok(172_800_000));
-        for bad in ["", "0s", "0m", "-1h", "10", "1.5h", "10 m", "10min", "30m1h", "1m1m", "99999999999999999999h", "31d", "1:30", "m"] {
+        for bad in [
+            "",
+            "0s",
+            "0m",
+            "-1h",
+            "10",
+            "1.5h",
+            "10 m",
+            "10min",
+            "30m1h",
+            "1m1m",
+            "99999999999999999999h",
+            "31d",
+            "1:30",
+            "m",
+        ] {
             assert!(duration_ms(bad).is_err(), "{bad}");
         }
         assert_eq!(duration_ms("600").unwrap_err(), "it has no unit: write `600s`, `600m` or `600h`");

@@ -49,15 +49,21 @@ pub fn matches(when: &[When], facts: &TriggerFacts<'_>) -> Match {
 
 /// Why an entry does not match; None when it does.
 fn no(when: &When, facts: &TriggerFacts<'_>) -> Option<String> {
-    let events: Vec<&str> =
-        if when.event.is_empty() { vec!["push", "pull_request"] } else { when.event.iter().map(String::as_str).collect() };
+    let events: Vec<&str> = if when.event.is_empty() {
+        vec!["push", "pull_request"]
+    } else {
+        when.event.iter().map(String::as_str).collect()
+    };
     if !events.contains(&facts.event) {
         return Some(format!("`when` asks for {}, and this is a {}", events.join(" or "), facts.event));
     }
     match facts.event {
         "push" if when.branch.is_empty() => {
             if facts.branch != facts.default_branch {
-                return Some(format!("`{}` is not the default branch `{}`", facts.branch, facts.default_branch));
+                return Some(format!(
+                    "`{}` is not the default branch `{}`",
+                    facts.branch, facts.default_branch
+                ));
             }
         }
         "pull_request" => {
@@ -72,7 +78,9 @@ fn no(when: &When, facts: &TriggerFacts<'_>) -> Option<String> {
         _ => {}
     }
     let paths = &when.paths;
-    let Some(changed) = facts.changed.filter(|_| matches!(facts.event, "push" | "pull_request")) else { return None };
+    let Some(changed) = facts.changed.filter(|_| matches!(facts.event, "push" | "pull_request")) else {
+        return None;
+    };
     if paths.include.is_empty() && paths.exclude.is_empty() {
         return None;
     }
@@ -154,7 +162,10 @@ mod tests {
         let run = |changed: &[&str]| matches(&when, &facts("push", "main", Some(&texts(changed))));
         assert!(run(&["README.md", "src/a/b.py"]).is_yes());
         assert!(run(&["params.yaml"]).is_yes());
-        assert_eq!(run(&["src/a.md"]), Match::No("the changed file `src/a.md` does not match `paths`".into()));
+        assert_eq!(
+            run(&["src/a.md"]),
+            Match::No("the changed file `src/a.md` does not match `paths`".into())
+        );
         assert_eq!(run(&[]), Match::No("no file changed".into()));
         assert!(matches(&when, &facts("push", "main", None)).is_yes(), "unknown changes run");
         let mut many: Vec<String> = (0..6000).map(|i| format!("docs/{i}.txt")).collect();
@@ -172,7 +183,9 @@ mod tests {
         let push = When { event: texts(&["push"]), branch: texts(&["dev"]), ..When::default() };
         assert_eq!(
             matches(&[cron.clone(), push.clone()], &facts("push", "main", None)),
-            Match::No("`when` asks for cron, and this is a push; the branch `main` is not among `dev`".into())
+            Match::No(
+                "`when` asks for cron, and this is a push; the branch `main` is not among `dev`".into()
+            )
         );
         assert!(matches(&[cron, push], &facts("push", "dev", None)).is_yes());
     }

@@ -32,7 +32,9 @@ pub fn render(curve: &Curve) -> Option<String> {
     let name = escape::mermaid(&curve.name, 60);
 
     let mut out = String::from("```mermaid\n");
-    out.push_str("%%{init: {\"themeVariables\": {\"xyChart\": {\"plotColorPalette\": \"#2563eb, #9ca3af\"}}}}%%\n");
+    out.push_str(
+        "%%{init: {\"themeVariables\": {\"xyChart\": {\"plotColorPalette\": \"#2563eb, #9ca3af\"}}}}%%\n",
+    );
     out.push_str("xychart-beta\n");
     out.push_str(&format!("    title \"{name}\"\n"));
     out.push_str(&format!("    x-axis \"training step\" {} --> {}\n", first.0, last.0));
@@ -64,7 +66,8 @@ fn legend(curve: &Curve, covers: bool) -> String {
         )
     };
     let mean = if curve.members > 1 { format!(", mean of {}", curve.members) } else { String::new() };
-    let mut out = format!("{}{mean}: blue, this run {}", escape::code(&curve.name, 60), describe(&curve.this));
+    let mut out =
+        format!("{}{mean}: blue, this run {}", escape::code(&curve.name, 60), describe(&curve.this));
     if !curve.baseline.is_empty() {
         let how = if covers { "grey, baseline" } else { "not drawn (other training steps), baseline" };
         out.push_str(&format!("; {how} {}", describe(&curve.baseline)));

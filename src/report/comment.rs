@@ -45,7 +45,10 @@ pub fn render(view: &View) -> String {
         body.push_str(&block.text);
     }
     if !all && let Some(section) = view.sections.first() {
-        body.push_str(&format!("\n\n> Cut to fit into a comment. [Everything is in the full report]({}).", section.run_url));
+        body.push_str(&format!(
+            "\n\n> Cut to fit into a comment. [Everything is in the full report]({}).",
+            section.run_url
+        ));
     }
     body.push('\n');
     body
@@ -102,12 +105,15 @@ fn succeeded_line(section: &Section, name: &str) -> String {
         return format!("### ⏳ {name} succeeded and waits for its baseline");
     };
     let gates: Vec<_> = outcome.metrics.iter().filter_map(|m| m.gate.as_ref()).collect();
-    let count = |v: Verdict, warn: bool| gates.iter().filter(|g| g.verdict == v && g.warn_only == warn).count();
+    let count =
+        |v: Verdict, warn: bool| gates.iter().filter(|g| g.verdict == v && g.warn_only == warn).count();
     let of = |n: usize| format!("{n} of {} {}", gates.len(), plural(gates.len(), "gate"));
     let warned = count(Verdict::Fail, true);
     let (icon, words) = match verdict {
         Verdict::Fail => ("❌", format!("{} failed", of(count(Verdict::Fail, false)))),
-        Verdict::Inconclusive => ("⚪", format!("inconclusive, {} cannot be judged", of(count(Verdict::Inconclusive, false)))),
+        Verdict::Inconclusive => {
+            ("⚪", format!("inconclusive, {} cannot be judged", of(count(Verdict::Inconclusive, false))))
+        }
         Verdict::Pass if warned > 0 => ("⚠️", format!("passed with {warned} {}", plural(warned, "warning"))),
         Verdict::Pass if gates.is_empty() => ("✅", "succeeded".to_owned()),
         Verdict::Pass if gates.len() == 1 => ("✅", "passed its gate".to_owned()),
@@ -119,7 +125,11 @@ fn succeeded_line(section: &Section, name: &str) -> String {
         && let Some(this) = &metric.candidate
     {
         let decimals = decimals(metric);
-        line.push_str(&format!(" · {} {}", escape::text(&metric.name, NAME), numbers::value(this.value(), decimals)));
+        line.push_str(&format!(
+            " · {} {}",
+            escape::text(&metric.name, NAME),
+            numbers::value(this.value(), decimals)
+        ));
         if metric.delta.is_some() {
             line.push_str(&format!(" ({})", change(metric)));
         }
@@ -145,7 +155,8 @@ fn subline(section: &Section) -> String {
             let seeds = outcome.seeds();
             if seeds > 0 {
                 let base = outcome.baseline_seeds();
-                let other = if base > 0 && base != seeds { format!(" against {base}") } else { String::new() };
+                let other =
+                    if base > 0 && base != seeds { format!(" against {base}") } else { String::new() };
                 let alone = if seeds == 1 { ", unreplicated" } else { "" };
                 parts.push(format!("point comparison, {seeds} {}{other}{alone}", plural(seeds, "seed")));
             }
@@ -168,7 +179,8 @@ fn explanation(section: &Section) -> Option<String> {
         )),
         RunState::Succeeded => {
             let outcome = section.comparison.as_ref()?.outcome.as_ref()?;
-            let shown = outcome.metrics.iter().filter_map(|m| m.gate.as_ref()).filter(|g| !g.reasons.is_empty());
+            let shown =
+                outcome.metrics.iter().filter_map(|m| m.gate.as_ref()).filter(|g| !g.reasons.is_empty());
             let lines: Vec<String> = shown
                 .flat_map(|g| g.reasons.iter().map(move |r| (gate_icon(g.verdict, g.warn_only), r)))
                 .map(|(icon, reason)| format!("- {icon} {}", escape::text(reason, SENTENCE)))
@@ -220,7 +232,9 @@ fn end_words(step: &FailedStep) -> String {
         Some(EndClass::Preempted) => "lost its machine (preempted)".to_owned(),
         Some(EndClass::NodeLost) => "lost its machine".to_owned(),
         Some(EndClass::Unschedulable) => "could not be started".to_owned(),
-        Some(EndClass::Succeeded | EndClass::Checkpointed | EndClass::Internal) | None => "did not end well".to_owned(),
+        Some(EndClass::Succeeded | EndClass::Checkpointed | EndClass::Internal) | None => {
+            "did not end well".to_owned()
+        }
     }
 }
 
@@ -239,7 +253,10 @@ fn metrics_table(outcome: &Outcome, comparison: Option<&ComparisonView>) -> Opti
         text.push_str(&metric_row(metric));
     }
     if outcome.metrics.len() > MAX_METRICS {
-        text.push_str(&format!("\n| and {} more in the full report | | | | |", outcome.metrics.len() - MAX_METRICS));
+        text.push_str(&format!(
+            "\n| and {} more in the full report | | | | |",
+            outcome.metrics.len() - MAX_METRICS
+        ));
     }
     Some(text)
 }
@@ -251,7 +268,8 @@ fn metric_row(metric: &MetricOutcome) -> String {
     };
     let assumed = if metric.assumed { " <sub>assumed</sub>" } else { "" };
     let decimals = decimals(metric);
-    let show = |a: &Option<Aggregate>| a.as_ref().map_or("–".to_owned(), |a| numbers::value(a.value(), decimals));
+    let show =
+        |a: &Option<Aggregate>| a.as_ref().map_or("–".to_owned(), |a| numbers::value(a.value(), decimals));
     let name = escape::text(&metric.name, NAME);
     let bold = |text: String| if metric.primary { format!("**{text}**") } else { text };
     let moved = metric.delta.map_or("–".to_owned(), |_| change(metric));
@@ -318,7 +336,8 @@ fn seeds_table(outcome: &Outcome) -> Option<String> {
     if seeds < 2 {
         return None;
     }
-    let mut text = "| metric | side | mean | lowest | highest | values |\n|:--|:--|--:|--:|--:|:--|".to_owned();
+    let mut text =
+        "| metric | side | mean | lowest | highest | values |\n|:--|:--|--:|--:|--:|:--|".to_owned();
     let mut rows = 0;
     for metric in outcome.metrics.iter().filter(|m| m.gate.is_some() || m.primary).take(12) {
         let decimals = decimals(metric);
@@ -336,7 +355,8 @@ fn seeds_table(outcome: &Outcome) -> Option<String> {
             } else {
                 format!("{} seeds", values.len())
             };
-            let extreme = |pick: fn(f64, f64) -> f64| show(values.iter().copied().reduce(pick).unwrap_or(f64::NAN));
+            let extreme =
+                |pick: fn(f64, f64) -> f64| show(values.iter().copied().reduce(pick).unwrap_or(f64::NAN));
             text.push_str(&format!(
                 "\n| {} | {side} | {} | {} | {} | {listed} |",
                 escape::text(&metric.name, NAME),

@@ -13,7 +13,8 @@ pub fn text(raw: &str, limit: usize) -> String {
     let quiet: Vec<char> = quiet(&cut(&one_line(raw), limit)).chars().collect();
     let mut out = String::with_capacity(quiet.len() + 16);
     for (i, &c) in quiet.iter().enumerate() {
-        let alphanumeric = |at: Option<usize>| at.and_then(|at| quiet.get(at)).is_some_and(|n| n.is_alphanumeric());
+        let alphanumeric =
+            |at: Option<usize>| at.and_then(|at| quiet.get(at)).is_some_and(|n| n.is_alphanumeric());
         match c {
             '&' => out.push_str("&amp;"),
             '<' => out.push_str("&lt;"),

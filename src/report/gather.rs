@@ -73,7 +73,9 @@ impl Gatherer<'_> {
         section.failed = self.failed_step(&view).await?;
 
         let baseline = match comparison.and_then(|c| c.baseline.as_ref()) {
-            Some(id) if section.comparison.as_ref().is_some_and(|c| c.outcome.is_some()) => self.store.run(id).await?,
+            Some(id) if section.comparison.as_ref().is_some_and(|c| c.outcome.is_some()) => {
+                self.store.run(id).await?
+            }
             _ => None,
         };
         let baseline = baseline.filter(|b| b.state == RunState::Succeeded);
@@ -103,7 +105,9 @@ impl Gatherer<'_> {
             None => None,
         };
         let outcome: Option<Outcome> = match row.verdict {
-            Some(_) => Some(serde_json::from_value(row.result.clone()).context("cannot read a comparison's result")?),
+            Some(_) => Some(
+                serde_json::from_value(row.result.clone()).context("cannot read a comparison's result")?,
+            ),
             None => None,
         };
         Ok(ComparisonView {
@@ -119,7 +123,10 @@ impl Gatherer<'_> {
         let bad = |s: StepState| matches!(s, StepState::Failed | StepState::Errored);
         let Some(step) = view.steps.iter().find(|s| bad(s.state)) else { return Ok(None) };
         let attempt = view.attempts.iter().filter(|a| a.step_id == step.id).max_by_key(|a| a.number);
-        let reason = attempt.map(|a| a.reason.clone()).filter(|r| !r.is_empty()).unwrap_or_else(|| step.reason.clone());
+        let reason = attempt
+            .map(|a| a.reason.clone())
+            .filter(|r| !r.is_empty())
+            .unwrap_or_else(|| step.reason.clone());
         Ok(Some(FailedStep {
             name: step.name.clone(),
             class: attempt.and_then(|a| a.class),
@@ -235,8 +242,11 @@ fn curves(run: &RunRow, this: &[StoredMetric], baseline: Option<(&[StoredMetric]
     let mut names: Vec<String> = run.plan.report.plots.clone();
     if names.is_empty() {
         names.extend(run.plan.metrics.primary.clone());
-        let losses: BTreeSet<&str> =
-            this.iter().map(|m| m.point.name.as_str()).filter(|n| n.to_ascii_lowercase().contains("loss")).collect();
+        let losses: BTreeSet<&str> = this
+            .iter()
+            .map(|m| m.point.name.as_str())
+            .filter(|n| n.to_ascii_lowercase().contains("loss"))
+            .collect();
         names.extend(losses.into_iter().map(str::to_owned));
         names.dedup();
     }
@@ -261,7 +271,8 @@ fn curve(name: &str, metrics: &[StoredMetric], plan: &Plan) -> (Vec<(f64, f64)>,
     for metric in metrics.iter().filter(|m| m.point.name == name) {
         let base = usize::try_from(metric.step_position).ok().and_then(|i| plan.steps.get(i));
         let base = base.map_or(metric.step_name.as_str(), |s| s.base.as_str());
-        let member = by_base.entry((last_position(base), base)).or_default().entry(metric.step_position).or_default();
+        let member =
+            by_base.entry((last_position(base), base)).or_default().entry(metric.step_position).or_default();
         let x = match (stepped, metric.point.step) {
             (true, Some(step)) => step,
             (true, None) => continue, // a final word has no place on this axis
@@ -269,7 +280,8 @@ fn curve(name: &str, metrics: &[StoredMetric], plan: &Plan) -> (Vec<(f64, f64)>,
         };
         member.insert(x, metric.point.value);
     }
-    let Some(members) = by_base.into_values().rev().find(|members| members.values().any(|m| m.len() >= 3)) else {
+    let Some(members) = by_base.into_values().rev().find(|members| members.values().any(|m| m.len() >= 3))
+    else {
         return (Vec::new(), 0);
     };
     let count = members.len();

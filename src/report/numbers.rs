@@ -70,5 +70,9 @@ pub fn duration(ms: Millis) -> String {
 
 /// `0.42 EUR`.
 pub fn money(amount: f64, currency: &str) -> String {
-    if amount > 0.0 && amount < 0.005 { format!("<0.01 {currency}") } else { format!("{amount:.2} {currency}") }
+    if amount > 0.0 && amount < 0.005 {
+        format!("<0.01 {currency}")
+    } else {
+        format!("{amount:.2} {currency}")
+    }
 }

@@ -15,9 +15,9 @@ use crate::forge::Forges;
 use crate::model::plan::CommentMode;
 use crate::model::{RepoId, RunState, Sha};
 use crate::queue::Handler;
+use crate::store::Instance;
 use crate::store::Store;
 use crate::store::comparisons::ComparisonRow;
-use crate::store::Instance;
 use crate::store::outbox::{Desire, OutboxKind};
 use crate::store::pulls::{PullRow, RepoRow};
 use crate::store::runs::RunRow;
@@ -46,10 +46,13 @@ impl Handler for Reporter {
         let Some((repo, sha)) = self.subject(&item.key).await? else {
             return Ok(WorkOutcome::Done);
         };
-        let Some(repo) = self.store.repo(&repo).await.context("cannot read the repository to report to")? else {
+        let Some(repo) = self.store.repo(&repo).await.context("cannot read the repository to report to")?
+        else {
             return Ok(WorkOutcome::Done);
         };
-        self.report(&repo, &sha).await.with_context(|| format!("cannot report on {} {}", repo.name, sha.short()))?;
+        self.report(&repo, &sha)
+            .await
+            .with_context(|| format!("cannot report on {} {}", repo.name, sha.short()))?;
         Ok(WorkOutcome::Done)
     }
 }
@@ -73,7 +76,8 @@ impl Reporter {
         }
         let Some((repo, number)) = key.split_once('#') else { return Ok(None) };
         let (repo, Ok(number)) = (RepoId::from_text(repo), number.parse()) else { return Ok(None) };
-        let pull = self.store.pull(&repo, number).await.context("cannot read the pull request to report on")?;
+        let pull =
+            self.store.pull(&repo, number).await.context("cannot read the pull request to report on")?;
         Ok(pull.map(|p| (repo, p.pull.head_sha)))
     }
 
@@ -83,7 +87,10 @@ impl Reporter {
             return Ok(());
         }
         let pulls = self.store.open_pulls_with_head(&repo.id, sha).await?;
-        let forge = self.forges.get(&repo.forge).with_context(|| format!("forge {} is not configured", repo.forge))?;
+        let forge = self
+            .forges
+            .get(&repo.forge)
+            .with_context(|| format!("forge {} is not configured", repo.forge))?;
         let pools = self.config.pools();
         let gatherer = Gatherer {
             store: &self.store,
@@ -140,12 +147,16 @@ impl Reporter {
     ) -> anyhow::Result<()> {
         let target = format!("pr:{}", pull.pull.number);
         let mut sections = Vec::new();
-        for (run, comparisons) in reported.iter().filter(|(run, _)| run.plan.report.comment == CommentMode::Update) {
+        for (run, comparisons) in
+            reported.iter().filter(|(run, _)| run.plan.report.comment == CommentMode::Update)
+        {
             let comparison = comparisons.iter().find(|c| c.target == target);
             sections.push(gatherer.full(run, comparison).await?);
         }
         let number = pull.pull.number.to_string();
-        let telling = sections.iter().any(|s| (s.is_final() && s.state != RunState::Skipped) || s.state == RunState::Held);
+        let telling = sections
+            .iter()
+            .any(|s| (s.is_final() && s.state != RunState::Skipped) || s.state == RunState::Held);
         let posted = self.store.outbox_row(&repo.id, OutboxKind::Comment, &number).await?.is_some();
         if sections.is_empty() || !(telling || posted) {
             return Ok(());

@@ -20,9 +20,9 @@ pub fn status(section: &Section) -> Option<Status> {
         reason => format!("{word}: {reason}"),
     };
     let (state, description) = match section.state {
-        RunState::Held => {
-            pending("waiting for release: an untrusted head, someone with write access must let it run".to_owned())
-        }
+        RunState::Held => pending(
+            "waiting for release: an untrusted head, someone with write access must let it run".to_owned(),
+        ),
         // After a release the forge has heard of it already: queued and running are one word there, to save a write.
         RunState::Queued | RunState::Running if !section.trusted => pending("released, running".to_owned()),
         RunState::Queued => pending("queued".to_owned()),

@@ -42,7 +42,14 @@ fn metric(name: &str, goal: Goal, this: &[f64], base: &[f64], rules: &[&str]) ->
 }
 
 fn step(name: &str, state: StepState, ms: i64) -> StepLine {
-    StepLine { name: name.into(), state, reason: String::new(), attempts: 1, duration_ms: Some(ms), gpu_ms: 0 }
+    StepLine {
+        name: name.into(),
+        state,
+        reason: String::new(),
+        attempts: 1,
+        duration_ms: Some(ms),
+        gpu_ms: 0,
+    }
 }
 
 /// A change that makes the churn model better.
@@ -52,8 +59,20 @@ fn churn() -> Section {
         verdict: Verdict::Pass,
         reasons: vec![],
         metrics: vec![
-            metric("accuracy", Goal::Max, &[0.8618, 0.8609, 0.8609], &[0.8484, 0.8479, 0.8480], &["≥ 0.75", "at most 0.5% worse"]),
-            metric("log_loss", Goal::Min, &[0.3391, 0.3402, 0.3401], &[0.3709, 0.3713, 0.3714], &["at most 2% worse"]),
+            metric(
+                "accuracy",
+                Goal::Max,
+                &[0.8618, 0.8609, 0.8609],
+                &[0.8484, 0.8479, 0.8480],
+                &["≥ 0.75", "at most 0.5% worse"],
+            ),
+            metric(
+                "log_loss",
+                Goal::Min,
+                &[0.3391, 0.3402, 0.3401],
+                &[0.3709, 0.3713, 0.3714],
+                &["at most 2% worse"],
+            ),
             metric("precision", Goal::Max, &[0.7810, 0.7795, 0.7804], &[0.7822, 0.7819, 0.7811], &[]),
             metric("recall", Goal::Max, &[0.6912, 0.6899, 0.6904], &[0.6403, 0.6390, 0.6400], &[]),
         ],
@@ -103,9 +122,12 @@ fn churn() -> Section {
             this: Some("0.2".into()),
         }],
         params_total: 4,
-        curves: vec![
-            Curve { name: "loss".into(), members: 3, this: fall(0.61, 0.34), baseline: fall(0.66, 0.37) },
-        ],
+        curves: vec![Curve {
+            name: "loss".into(),
+            members: 3,
+            this: fall(0.61, 0.34),
+            baseline: fall(0.66, 0.37),
+        }],
         duration_ms: Some(26_400),
         gpu_ms: 35_200,
         costs: vec![Cost { currency: "EUR".into(), amount: 0.0244 }],
@@ -378,7 +400,9 @@ fn outside_text_stays_text() {
     ];
     let parse = |body: &str| {
         let options = pulldown_cmark::Options::ENABLE_TABLES | pulldown_cmark::Options::ENABLE_STRIKETHROUGH;
-        pulldown_cmark::Parser::new_ext(body, options).map(pulldown_cmark::Event::into_static).collect::<Vec<_>>()
+        pulldown_cmark::Parser::new_ext(body, options)
+            .map(pulldown_cmark::Event::into_static)
+            .collect::<Vec<_>>()
     };
     // The same comment with harmless text: hostile text may change words, never the structure.
     let shape = |body: &str| -> Vec<String> {
@@ -446,7 +470,10 @@ fn outside_text_stays_text() {
         check(body.len() <= comment::MAX_BYTES, "too long");
         check(body.starts_with("<!-- trainyard:report pr=12 mac="), "our marker is not first");
         check(!body.chars().any(|c| c.is_control() && c != '\n'), "a control character is left");
-        check(!body.contains(['\u{202e}', '\u{2066}', '\u{200f}', '\u{feff}', '\u{200d}', '\u{2028}']), "an invisible character is left");
+        check(
+            !body.contains(['\u{202e}', '\u{2066}', '\u{200f}', '\u{feff}', '\u{200d}', '\u{2028}']),
+            "an invisible character is left",
+        );
         // What is neither code nor ours must not call anyone or link anywhere.
         let mut text = String::new();
         let (mut depth, mut events) = (0, parse(&body).into_iter());
@@ -461,15 +488,27 @@ fn outside_text_stays_text() {
             }
         }
         check(text.matches("<!--").count() == 1, "a marker was forged");
-        for pattern in [r"@[a-zA-Z0-9]", r"#\d", r"(?i)gh-\d", r"!\d", r"https?://[a-z]*evil", r"(?i)www\.", r":(tada|skull|\+1):"] {
+        for pattern in [
+            r"@[a-zA-Z0-9]",
+            r"#\d",
+            r"(?i)gh-\d",
+            r"!\d",
+            r"https?://[a-z]*evil",
+            r"(?i)www\.",
+            r":(tada|skull|\+1):",
+        ] {
             check(!regex::Regex::new(pattern).unwrap().is_match(&text), pattern);
         }
         let status = status::status(&hostile(case).sections[1]).unwrap();
         check(status.description.chars().count() <= 140 && !status.description.contains('\n'), "status");
         check(status.context.chars().count() <= 255, "context");
         if !wrong.is_empty() {
-            let diff: Vec<_> = shape(&body).into_iter().zip(plain.iter()).find(|(a, b)| a != *b).into_iter().collect();
-            failed.push(format!("case {n} {:?}: {wrong:?} {diff:?}", &case.chars().take(60).collect::<String>()));
+            let diff: Vec<_> =
+                shape(&body).into_iter().zip(plain.iter()).find(|(a, b)| a != *b).into_iter().collect();
+            failed.push(format!(
+                "case {n} {:?}: {wrong:?} {diff:?}",
+                &case.chars().take(60).collect::<String>()
+            ));
         }
     }
     println!("SEC S14 cases={} failed={}", cases.len(), failed.len());

@@ -48,14 +48,17 @@ impl Chooser<'_> {
             Baseline::MergeBase => match pull {
                 Some(pull) => self.merge_base(&pull.pull.base_branch).await,
                 None if self.candidate.branch == self.repo.default_branch => {
-                    self.ancestor_of(&self.candidate.head_sha, &self.repo.default_branch, "this commit", None).await
+                    self.ancestor_of(&self.candidate.head_sha, &self.repo.default_branch, "this commit", None)
+                        .await
                 }
                 None => self.merge_base(&self.repo.default_branch).await,
             },
             Baseline::Branch(name) => self.newest_of(name).await,
             Baseline::Run(text) => self.named(text).await,
             Baseline::Model(name) => Ok(Choice::None {
-                note: format!("no baseline: model:{name} needs a model registry, which this version does not have"),
+                note: format!(
+                    "no baseline: model:{name} needs a model registry, which this version does not have"
+                ),
             }),
         };
         match chosen {
@@ -70,7 +73,9 @@ impl Chooser<'_> {
     async fn merge_base(&self, base: &str) -> Result<Choice, ChooseError> {
         let head = &self.candidate.head_sha;
         let Some(sha) = self.forge.merge_base(&self.repo.name, base, head).await? else {
-            return Ok(Choice::None { note: format!("no baseline: {base} and this commit share no history") });
+            return Ok(Choice::None {
+                note: format!("no baseline: {base} and this commit share no history"),
+            });
         };
         if sha == *head {
             let why = format!("this commit is part of {base} already");
@@ -107,7 +112,8 @@ impl Chooser<'_> {
                 && run.trusted
                 && run.state == RunState::Succeeded
             {
-                let commits = if distance == 0 { "1 commit".to_owned() } else { format!("{} commits", distance + 1) };
+                let commits =
+                    if distance == 0 { "1 commit".to_owned() } else { format!("{} commits", distance + 1) };
                 let note = format!("{branch} at {}, {commits} before {place}{because}", short(earlier));
                 return Ok(Choice::Use { run: run.id, note });
             }
@@ -147,7 +153,9 @@ impl Chooser<'_> {
                 note: format!("{branch} at {}, its newest run", short(&run.head_sha)),
                 state: run.state,
             },
-            None => Choice::None { note: format!("no baseline: branch {branch} has no good run of this pipeline") },
+            None => Choice::None {
+                note: format!("no baseline: branch {branch} has no good run of this pipeline"),
+            },
         })
     }
 

@@ -29,9 +29,9 @@ pub fn compare(
             judge(&name, candidate.get(&name), baseline.and_then(|b| b.get(&name)), baseline.is_some(), gate)
         })
         .collect();
-    let primary = primary
-        .map(str::to_owned)
-        .or_else(|| metrics.iter().find(|m| m.gate.is_some() && m.candidate.is_some()).map(|m| m.name.clone()));
+    let primary = primary.map(str::to_owned).or_else(|| {
+        metrics.iter().find(|m| m.gate.is_some() && m.candidate.is_some()).map(|m| m.name.clone())
+    });
     if let Some(at) = primary.and_then(|p| metrics.iter().position(|m| m.name == p)) {
         let mut first = metrics.remove(at);
         first.primary = true;
@@ -58,7 +58,8 @@ fn rows<'g>(
     baseline: Option<&Summary>,
     gates: &'g [(String, Gate)],
 ) -> Vec<(String, Option<&'g Gate>)> {
-    let mut names: Vec<&str> = candidate.names().chain(baseline.into_iter().flat_map(Summary::names)).collect();
+    let mut names: Vec<&str> =
+        candidate.names().chain(baseline.into_iter().flat_map(Summary::names)).collect();
     names.sort_unstable();
     names.dedup();
 
@@ -173,7 +174,11 @@ fn judge_gate(
         None => miss(Verdict::Fail, format!("{name} was not reported by this run")),
         Some(c) if !c.is_finite() => {
             let bad = c.values.iter().filter(|v| !v.value.0.is_finite()).count();
-            let of = if c.values.len() > 1 { format!(" in {bad} of {} members", c.values.len()) } else { String::new() };
+            let of = if c.values.len() > 1 {
+                format!(" in {bad} of {} members", c.values.len())
+            } else {
+                String::new()
+            };
             miss(Verdict::Fail, format!("{name} is not a finite number{of}"));
         }
         Some(c) => {
@@ -200,7 +205,9 @@ fn judge_gate(
                             }
                         }
                     }
-                    Some(_) => miss(Verdict::Inconclusive, format!("{name} of the baseline is not a finite number")),
+                    Some(_) => {
+                        miss(Verdict::Inconclusive, format!("{name} of the baseline is not a finite number"))
+                    }
                     None if has_baseline => {
                         miss(Verdict::Inconclusive, format!("{name} was not reported by the baseline"));
                     }

@@ -84,7 +84,10 @@ impl Comparer {
         let metrics = self.store.run_metrics(&run.id).await?;
         let summary = summarise(&metrics, &run.plan);
         let live = self.store.comparisons_of(&run.id).await?;
-        let forge = self.forges.get(&repo.forge).with_context(|| format!("forge {} is not configured", repo.forge))?;
+        let forge = self
+            .forges
+            .get(&repo.forge)
+            .with_context(|| format!("forge {} is not configured", repo.forge))?;
         let chooser = Chooser { store: &self.store, forge: forge.as_ref(), repo: &repo, candidate: run };
         let mut again: Option<Millis> = None;
         for (target, pull) in targets {
@@ -114,7 +117,8 @@ impl Comparer {
     ) -> anyhow::Result<ComparisonRow> {
         let spec = &run.plan.metrics;
         let digest = gates_digest(run);
-        let against = |baseline: Option<&Summary>| compare(summary, baseline, &spec.gates, spec.primary.as_deref());
+        let against =
+            |baseline: Option<&Summary>| compare(summary, baseline, &spec.gates, spec.primary.as_deref());
         let wanted = match &choice {
             Choice::Use { run, .. } | Choice::Wait { run, .. } => Some(run.clone()),
             Choice::None { .. } => None,

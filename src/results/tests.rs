@@ -65,7 +65,10 @@ fn a_metrics_value_is_its_last_and_members_are_averaged() {
         &plan(),
     );
     assert!((s.get("loss").unwrap().value() - 0.4).abs() < 1e-12);
-    assert_eq!(s.get("loss").unwrap().values.iter().map(|v| v.member.as_str()).collect::<Vec<_>>(), ["seed=1", "seed=2"]);
+    assert_eq!(
+        s.get("loss").unwrap().values.iter().map(|v| v.member.as_str()).collect::<Vec<_>>(),
+        ["seed=1", "seed=2"]
+    );
     // Two steps report `acc`: the last in graph order counts, the other has a name of its own.
     assert_eq!(s.get("acc").unwrap().step, "eval");
     assert_eq!(s.get("train:acc").unwrap().value(), 0.8);
@@ -146,7 +149,13 @@ fn a_metric_that_only_the_baseline_lacks_is_inconclusive_and_rows_keep_their_ord
         ("accuracy".to_owned(), gate(|g| g.min = Some(0.5))),
         ("ghost/*".to_owned(), gate(|g| g.warn_only = true)),
     ];
-    let this = summary(&[(2, "f1/by/plan", 0.7), (2, "f1/by/age", 0.6), (2, "accuracy", 0.8), (2, "auc", 0.9), (0, "loss", 0.2)]);
+    let this = summary(&[
+        (2, "f1/by/plan", 0.7),
+        (2, "f1/by/age", 0.6),
+        (2, "accuracy", 0.8),
+        (2, "auc", 0.9),
+        (0, "loss", 0.2),
+    ]);
     let base = summary(&[(2, "f1/by/age", 0.6), (2, "accuracy", 0.7), (0, "loss", 0.3)]);
     let out = compare(&this, Some(&base), &gates, Some("accuracy"));
     let names: Vec<_> = out.metrics.iter().map(|m| m.name.as_str()).collect();
@@ -164,7 +173,12 @@ fn a_metric_that_only_the_baseline_lacks_is_inconclusive_and_rows_keep_their_ord
 #[test]
 fn a_reason_says_how_far_and_from_what() {
     let gates = vec![("accuracy".to_owned(), gate(|g| g.no_worse_than = Some(Tolerance::Relative(0.005))))];
-    let out = compare(&summary(&[(2, "accuracy", 0.7721)]), Some(&summary(&[(2, "accuracy", 0.8481)])), &gates, None);
+    let out = compare(
+        &summary(&[(2, "accuracy", 0.7721)]),
+        Some(&summary(&[(2, "accuracy", 0.8481)])),
+        &gates,
+        None,
+    );
     assert_eq!(
         out.reasons,
         ["accuracy is 0.076 (8.96%) worse than the baseline 0.8481; it may be worse by at most 0.5%"]

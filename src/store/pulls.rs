@@ -126,7 +126,13 @@ impl Store {
     pub async fn repo_by_forge_id(&self, forge: &str, forge_id: &str) -> Result<Option<RepoRow>, StoreError> {
         let id: Option<RepoId> = {
             let mut conn = self.read().await?;
-            one!(conn, |row| row.get("id"), "SELECT id FROM repos WHERE forge = $1 AND forge_id = $2", forge, forge_id)?
+            one!(
+                conn,
+                |row| row.get("id"),
+                "SELECT id FROM repos WHERE forge = $1 AND forge_id = $2",
+                forge,
+                forge_id
+            )?
         };
         match id {
             Some(id) => self.repo(&id).await,

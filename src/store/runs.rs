@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
-use super::attempts::{attempt_has_ended, attempts_of_run, move_attempt_in, AttemptMove, AttemptRow};
+use super::attempts::{AttemptMove, AttemptRow, attempt_has_ended, attempts_of_run, move_attempt_in};
 use super::conn::{Conn, Fields, all, execute, one, to_json};
 use super::work::{WorkAsk, ask_in};
 use super::{Store, StoreError};

@@ -8,7 +8,8 @@ use super::{Collector, Found, MAX_OUTPUTS};
 pub struct OutputFile(pub PathBuf);
 
 /// Names that would change how the programs of a later step behave, were they set there (a known way to attack runners).
-const REFUSED: &[&str] = &["PATH", "HOME", "IFS", "ENV", "BASH_ENV", "SHELLOPTS", "PS4", "NODE_OPTIONS", "PERL5OPT"];
+const REFUSED: &[&str] =
+    &["PATH", "HOME", "IFS", "ENV", "BASH_ENV", "SHELLOPTS", "PS4", "NODE_OPTIONS", "PERL5OPT"];
 const REFUSED_PREFIXES: &[&str] = &["LD_", "GIT_", "DYLD_", "PYTHON", "TRAINYARD_", "BASH_FUNC_"];
 
 impl Collector for OutputFile {
@@ -49,10 +50,13 @@ fn take(name: &str, value: &str, found: &mut Found) {
     }
     let upper = name.to_ascii_uppercase();
     if REFUSED.contains(&upper.as_str()) || REFUSED_PREFIXES.iter().any(|p| upper.starts_with(p)) {
-        return found.note(format!("$TRAINYARD_OUTPUT: {name} was refused, since it would steer programs of later steps"));
+        return found.note(format!(
+            "$TRAINYARD_OUTPUT: {name} was refused, since it would steer programs of later steps"
+        ));
     }
     if found.outputs.len() >= MAX_OUTPUTS {
-        return found.note(format!("$TRAINYARD_OUTPUT: more than {MAX_OUTPUTS} outputs, the rest was passed over"));
+        return found
+            .note(format!("$TRAINYARD_OUTPUT: more than {MAX_OUTPUTS} outputs, the rest was passed over"));
     }
     let number = value.parse::<f64>().ok().or_else(|| crate::model::metric::from_nonfinite_word(value));
     if let Some(number) = number {

@@ -1,0 +1,198 @@
+//! The daemon: opens the store, connects the forges, binds the four listeners and keeps the worker going. `serve` and `demo`
+//! start it; nothing else does.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio_util::task::TaskTracker;
+
+use crate::blob::Blobs;
+use crate::clock::{SharedClock, SystemClock};
+use crate::config::{Config, ConfigError, ForgeKind};
+use crate::executor::Executor;
+use crate::executor::local::{Local, LocalOptions, StepUser};
+use crate::forge::{Forge, Forges};
+use crate::http::{self, App};
+use crate::outbox::Sender;
+use crate::queue::{Handler, Worker};
+use crate::report::Reporter;
+use crate::results::Comparer;
+use crate::retention::Sweeper;
+use crate::run::{Reconciler, Scheduler, Settings};
+use crate::store::work::{WorkAsk, WorkKind};
+use crate::store::{Instance, OpenOptions, Store};
+
+/// How long the worker's handlers may take to come to an end after a stop was asked for.
+const STOP: Duration = Duration::from_secs(10);
+
+/// A running daemon.
+pub struct Daemon {
+    pub app: App,
+    pub hooks: SocketAddr,
+    pub people: SocketAddr,
+    pub agents: SocketAddr,
+    pub ops: SocketAddr,
+    tasks: TaskTracker,
+}
+
+impl Daemon {
+    /// Starts everything. On an error nothing is left running.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        let clock: SharedClock = Arc::new(SystemClock);
+        private_dir(&config.data_dir)?;
+        let store = Store::open(&OpenOptions {
+            url: config.database_url(),
+            synchronous: crate::store::Synchronous::Full,
+            connections: 4,
+        })
+        .await?;
+        let instance = Arc::new(Instance::load(&store).await.context("cannot read this installation's key")?);
+        let blob_dir = config.data_dir.join("blobs");
+        let blobs = Blobs::local(&blob_dir).with_context(|| format!("cannot use {}", blob_dir.display()))?;
+        let forges = connect(&config)?;
+        let config = Arc::new(config);
+        let app = App::new(store, blobs, forges, Arc::clone(&config), clock, instance)?;
+
+        let hooks = bind(config.listen.hooks, "listen.hooks").await?;
+        let people = bind(config.listen.app, "listen.app").await?;
+        let agents = bind(config.listen.agent, "listen.agent").await?;
+        let ops = bind(config.listen.ops, "listen.ops").await?;
+        let daemon = Self {
+            hooks: hooks.local_addr()?,
+            people: people.local_addr()?,
+            agents: agents.local_addr()?,
+            ops: ops.local_addr()?,
+            tasks: TaskTracker::new(),
+            app,
+        };
+        let worker = daemon.worker(executors(&config)?);
+        daemon.wake().await?;
+
+        let stopping = &daemon.app.stopping;
+        let app = || daemon.app.clone();
+        daemon.tasks.spawn(http::hooks::serve_hooks(hooks, app(), stopping.clone()));
+        daemon.tasks.spawn(http::ops::serve_ops(ops, app(), stopping.clone()));
+        let (agent_app, agent_stop) = (app(), stopping.clone());
+        daemon.tasks.spawn(async move {
+            if let Err(error) = http::agent_api::serve_agents(agents, agent_app, agent_stop).await {
+                tracing::error!("the agent listener cannot serve: {error:#}");
+            }
+        });
+        let worker_stop = stopping.clone();
+        daemon.tasks.spawn(async move { worker.run(worker_stop).await });
+        Ok(daemon)
+    }
+
+    fn worker(&self, executors: BTreeMap<String, Arc<dyn Executor>>) -> Worker {
+        let App { store, blobs, forges, config, clock, instance, .. } = self.app.clone();
+        let forges = Arc::new(forges);
+        let settings = Settings { instance: instance.clone(), agent_url: format!("http://{}", self.agents) };
+        let holder = format!("{}-{}", std::process::id(), clock.now_ms());
+        // Each handler with the number of items it looks at together.
+        let handlers: Vec<(Arc<dyn Handler>, usize)> = vec![
+            (Arc::new(Reconciler::new(store.clone(), clock.clone(), config.clone(), settings, executors)), 8),
+            (Arc::new(Scheduler::new(store.clone(), clock.clone(), config.clone(), instance.clone())), 1),
+            (Arc::new(Comparer::new(store.clone(), forges.clone(), clock.clone(), config.clone())), 4),
+            (
+                Arc::new(Reporter::new(
+                    store.clone(),
+                    forges.clone(),
+                    blobs.clone(),
+                    clock.clone(),
+                    config.clone(),
+                    instance,
+                )),
+                4,
+            ),
+            (Arc::new(Sender::new(store.clone(), forges, clock.clone())), 4),
+            (
+                Arc::new(Sweeper {
+                    store: store.clone(),
+                    blobs,
+                    clock: clock.clone(),
+                    keep: config.retention,
+                }),
+                1,
+            ),
+        ];
+        handlers.into_iter().fold(Worker::new(store, clock, holder), |worker, (handler, at_once)| {
+            worker.register(handler, at_once)
+        })
+    }
+
+    /// Asks for everything that may have happened while nobody looked.
+    async fn wake(&self) -> anyhow::Result<()> {
+        let now = self.app.clock.now_ms();
+        let mut asks: Vec<WorkAsk> =
+            self.app.store.open_runs().await?.iter().map(|id| WorkAsk::run(id, now)).collect();
+        asks.push(WorkAsk::schedule(now));
+        asks.push(WorkAsk { kind: WorkKind::Retention, key: "retention".into(), at_ms: now });
+        for forge in self.app.forges.names() {
+            asks.push(WorkAsk { kind: WorkKind::Outbox, key: forge.to_owned(), at_ms: now });
+        }
+        self.app.store.ask(asks, now).await.context("cannot ask for the work that is open")
+    }
+
+    /// Stops taking requests, lets what is in progress end, closes the store. Trainings go on.
+    pub async fn stop(self) {
+        self.app.stopping.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(STOP, self.tasks.wait()).await.is_err() {
+            tracing::warn!(
+                "some requests or handlers did not end within {} s; they are taken up at the next start",
+                STOP.as_secs()
+            );
+        }
+        self.app.store.close().await;
+    }
+}
+
+fn private_dir(dir: &Path) -> Result<(), ConfigError> {
+    let fail = |e: std::io::Error| {
+        ConfigError(format!(
+            "cannot use data_dir {}: {e}; make it, owned by the user of the daemon",
+            dir.display()
+        ))
+    };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(fail)?;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).map_err(fail)
+}
+
+fn connect(config: &Config) -> Result<Forges, ConfigError> {
+    let mut forges = Forges::default();
+    for (name, forge) in &config.forge {
+        let token = forge.token.read()?;
+        let client: Arc<dyn Forge> = match forge.kind {
+            ForgeKind::Github => Arc::new(crate::forge::github::GitHub::connect(forge, token)?),
+        };
+        forges.insert(name, client);
+    }
+    Ok(forges)
+}
+
+fn executors(config: &Config) -> Result<BTreeMap<String, Arc<dyn Executor>>, ConfigError> {
+    let refuse = |e: anyhow::Error| ConfigError(format!("executor.local: {e:#}"));
+    let user = config.executor.local.user.as_deref().map(StepUser::lookup).transpose().map_err(refuse)?;
+    let agent_binary = std::env::current_exe()
+        .map_err(|e| ConfigError(format!("cannot find this program's own file: {e}")))?;
+    let local = Local::new(LocalOptions { agent_binary, workspace_root: config.workspace(), user })
+        .map_err(refuse)?;
+    Ok(BTreeMap::from([("local".to_owned(), Arc::new(local) as Arc<dyn Executor>)]))
+}
+
+async fn bind(address: SocketAddr, key: &str) -> Result<TcpListener, ConfigError> {
+    TcpListener::bind(address).await.map_err(|e| {
+        let hint = if e.kind() == std::io::ErrorKind::AddrInUse {
+            "another process has it; stop that one or choose another port"
+        } else {
+            "choose an address of this machine"
+        };
+        ConfigError(format!("cannot listen on {address} ({key}): {e}; {hint}"))
+    })
+}
