@@ -19,6 +19,7 @@ use crate::executor::Executor;
 use crate::executor::local::{Local, LocalOptions, StepUser};
 use crate::forge::{Forge, Forges};
 use crate::http::{self, App};
+use crate::intake::Intake;
 use crate::outbox::Sender;
 use crate::queue::{Handler, Worker};
 use crate::report::Reporter;
@@ -96,6 +97,7 @@ impl Daemon {
         let holder = format!("{}-{}", std::process::id(), clock.now_ms());
         // Each handler with the number of items it looks at together.
         let handlers: Vec<(Arc<dyn Handler>, usize)> = vec![
+            (Arc::new(Intake::new(store.clone(), clock.clone(), config.clone(), (*forges).clone())), 4),
             (Arc::new(Reconciler::new(store.clone(), clock.clone(), config.clone(), settings, executors)), 8),
             (Arc::new(Scheduler::new(store.clone(), clock.clone(), config.clone(), instance.clone())), 1),
             (Arc::new(Comparer::new(store.clone(), forges.clone(), clock.clone(), config.clone())), 4),

@@ -19,7 +19,13 @@ use crate::store::{OpenOptions, Store, Synchronous};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The daemon's configuration
-    #[arg(long, global = true, env = "TRAINYARD_CONFIG", default_value = "/etc/trainyard/trainyard.toml", value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        env = "TRAINYARD_CONFIG",
+        default_value = "/etc/trainyard/trainyard.toml",
+        value_name = "FILE"
+    )]
     config: PathBuf,
     #[command(subcommand)]
     command: Command,
@@ -87,7 +93,9 @@ async fn run_async(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn missing(id: &str) -> ExitCode {
-    eprintln!("trainyard: there is no delivery {id:?}, or more than one hook received it; `trainyard deliveries list` shows our ids");
+    eprintln!(
+        "trainyard: there is no delivery {id:?}, or more than one hook received it; `trainyard deliveries list` shows our ids"
+    );
     ExitCode::from(4)
 }
 
@@ -124,12 +132,19 @@ async fn show(store: &Store, row: &DeliveryRow) -> anyhow::Result<()> {
 }
 
 fn line(row: &DeliveryRow) -> String {
-    let when = jiff::Timestamp::from_millisecond(row.received_ms).map(|t| format!("{t:.0}")).unwrap_or_default();
+    let when =
+        jiff::Timestamp::from_millisecond(row.received_ms).map(|t| format!("{t:.0}")).unwrap_or_default();
     let reason = match (row.state, row.reason.as_str()) {
         (DeliveryState::Stored, "") => "not decided yet",
         (_, reason) => reason,
     };
-    safe(&format!("{} {when} {:<12} {:<11} {}", row.id, row.event, row.state.word(), reason.lines().next().unwrap_or_default()))
+    safe(&format!(
+        "{} {when} {:<12} {:<11} {}",
+        row.id,
+        row.event,
+        row.state.word(),
+        reason.lines().next().unwrap_or_default()
+    ))
 }
 
 /// Text from outside, without what a terminal would obey.

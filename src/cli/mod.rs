@@ -4,8 +4,10 @@
 
 mod agent;
 mod daemon;
+mod deliveries;
 mod init;
 mod lint;
+mod plan;
 mod schema;
 mod serve;
 
@@ -32,6 +34,10 @@ enum Command {
     Init(init::Args),
     /// Check pipeline files.
     Lint(lint::Args),
+    /// Show what an event would do, from the files of this directory.
+    Plan(plan::Args),
+    /// Webhook deliveries: list, show, replay.
+    Deliveries(deliveries::Args),
     /// Print the JSON Schema of the pipeline file.
     Schema(schema::Args),
     /// First process of an attempt; executors start it.
@@ -57,6 +63,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Serve(args) => block_on(serve::run(args)),
         Command::Init(args) => init::run(&args),
         Command::Lint(args) => lint::run(&args),
+        Command::Plan(args) => plan::run(&args),
+        Command::Deliveries(args) => deliveries::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Agent(args) => agent::run(&args),
     }

@@ -58,7 +58,8 @@ fn pipelines(dir: &std::path::Path) -> anyhow::Result<Vec<PipelineFile>> {
     let mut names = vec![pipeline::FILE.to_owned()];
     if let Ok(folder) = std::fs::read_dir(dir.join(pipeline::DIRECTORY)) {
         for entry in folder {
-            let name = entry.context("cannot list the pipeline folder")?.file_name().to_string_lossy().into_owned();
+            let name =
+                entry.context("cannot list the pipeline folder")?.file_name().to_string_lossy().into_owned();
             if name.ends_with(".yaml") {
                 names.push(format!("{}/{name}", pipeline::DIRECTORY));
             }
@@ -70,7 +71,9 @@ fn pipelines(dir: &std::path::Path) -> anyhow::Result<Vec<PipelineFile>> {
         match std::fs::read(dir.join(&name)) {
             Ok(bytes) => files.push(read_pipeline(&name, &bytes)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error).with_context(|| format!("cannot read {}", dir.join(&name).display())),
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", dir.join(&name).display()));
+            }
         }
     }
     Ok(files)

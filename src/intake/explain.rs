@@ -9,7 +9,13 @@ use crate::model::{DeliveryState, Event, EventKind};
 pub fn explain(event: Option<&Event>, plan: &IntakePlan) -> String {
     let mut out = String::new();
     if let Some(event) = event {
-        let _ = writeln!(out, "event:    {} of {} by {}", describe(&event.kind), event.repo.name, event.actor.login);
+        let _ = writeln!(
+            out,
+            "event:    {} of {} by {}",
+            describe(&event.kind),
+            event.repo.name,
+            event.actor.login
+        );
     }
     let verdict = match plan.state {
         DeliveryState::Done => "acted on",
@@ -33,7 +39,8 @@ pub fn explain(event: Option<&Event>, plan: &IntakePlan) -> String {
         }
         for step in &run.plan.steps {
             let needs: Vec<&str> = step.needs.iter().map(|n| n.step.as_str()).collect();
-            let needs = if needs.is_empty() { "at once".to_owned() } else { format!("after {}", needs.join(", ")) };
+            let needs =
+                if needs.is_empty() { "at once".to_owned() } else { format!("after {}", needs.join(", ")) };
             let pool = step.pool.as_deref().unwrap_or("the default pool");
             let _ = writeln!(out, "  step    {} {needs}, on {pool}, {} GPUs", step.name, step.resources.gpu);
         }
@@ -51,7 +58,12 @@ fn describe(kind: &EventKind) -> String {
             None => format!("deletion of `{}`", push.branch),
         },
         EventKind::PullRequest(pull) => {
-            format!("pull request #{} at {} onto `{}`", pull.pull.number, pull.pull.head_sha.short(), pull.pull.base_branch)
+            format!(
+                "pull request #{} at {} onto `{}`",
+                pull.pull.number,
+                pull.pull.head_sha.short(),
+                pull.pull.base_branch
+            )
         }
         EventKind::Comment(comment) => format!("comment on #{}", comment.pull_number),
         EventKind::Ping => "ping".into(),

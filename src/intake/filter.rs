@@ -8,16 +8,24 @@ use crate::pipeline::{Match, TriggerFacts, matches};
 pub enum Fit {
     Wanted,
     /// Event and branch fit, no changed path does: there is a run, which is skipped, so that no required check waits for ever.
-    Paths { why: String },
-    Unwanted { why: String },
+    Paths {
+        why: String,
+    },
+    Unwanted {
+        why: String,
+    },
 }
 
 /// Holds an event against `when:`. `changed` None means unknown, which fits every path filter.
 pub fn fit(plan: &Plan, event: &EventKind, default_branch: &str, changed: Option<&[String]>) -> Fit {
     let facts = match event {
-        EventKind::Push(push) => {
-            TriggerFacts { event: event.word(), branch: &push.branch, base_branch: None, default_branch, changed }
-        }
+        EventKind::Push(push) => TriggerFacts {
+            event: event.word(),
+            branch: &push.branch,
+            base_branch: None,
+            default_branch,
+            changed,
+        },
         EventKind::PullRequest(pull) => TriggerFacts {
             event: event.word(),
             branch: &pull.pull.head_branch,
@@ -29,7 +37,9 @@ pub fn fit(plan: &Plan, event: &EventKind, default_branch: &str, changed: Option
     };
     match matches(&plan.when, &facts) {
         Match::Yes => Fit::Wanted,
-        Match::No(why) if matches(&plan.when, &TriggerFacts { changed: None, ..facts }).is_yes() => Fit::Paths { why },
+        Match::No(why) if matches(&plan.when, &TriggerFacts { changed: None, ..facts }).is_yes() => {
+            Fit::Paths { why }
+        }
         Match::No(why) => Fit::Unwanted { why },
     }
 }

@@ -24,7 +24,12 @@ pub enum GatherError {
 }
 
 /// What the forge knows of an event: the slow part, done before anything is locked.
-pub async fn from_forge(event: &Event, forge: &dyn Forge, repo_id: RepoId, now: Millis) -> Result<Facts, GatherError> {
+pub async fn from_forge(
+    event: &Event,
+    forge: &dyn Forge,
+    repo_id: RepoId,
+    now: Millis,
+) -> Result<Facts, GatherError> {
     let mut facts = Facts::new(repo_id, now);
     let repo = &event.repo.name;
     if let EventKind::PullRequest(pull) = &event.kind {
@@ -40,7 +45,8 @@ pub async fn from_forge(event: &Event, forge: &dyn Forge, repo_id: RepoId, now: 
     if !trusted(event, facts.permission)
         && let Some(base) = base_of(forge, event, &sha).await?
     {
-        facts.base = pipelines(forge, event, &base).await?.into_iter().filter_map(|file| file.parsed.ok()).collect();
+        facts.base =
+            pipelines(forge, event, &base).await?.into_iter().filter_map(|file| file.parsed.ok()).collect();
     }
     if facts.pipelines.iter().any(|file| file.parsed.as_ref().is_ok_and(has_paths)) {
         facts.changed = changed(forge, event, &sha).await?;
@@ -49,7 +55,12 @@ pub async fn from_forge(event: &Event, forge: &dyn Forge, repo_id: RepoId, now: 
 }
 
 /// What the store knows: quick, read right before the decision is committed.
-pub async fn from_store(event: &Event, forge: &dyn Forge, store: &Store, facts: &mut Facts) -> Result<(), GatherError> {
+pub async fn from_store(
+    event: &Event,
+    forge: &dyn Forge,
+    store: &Store,
+    facts: &mut Facts,
+) -> Result<(), GatherError> {
     let repo_id = facts.repo_id.clone();
     if let EventKind::PullRequest(pull) = &event.kind
         && pull.action == PullRequestAction::Closed
@@ -140,7 +151,9 @@ async fn changed(forge: &dyn Forge, event: &Event, sha: &Sha) -> Result<Option<V
             None if push.branch == event.repo.default_branch => None,
             None => optional(forge.merge_base(repo, &event.repo.default_branch, sha).await)?.flatten(),
         },
-        EventKind::PullRequest(pull) => optional(forge.merge_base(repo, pull.pull.base_sha.as_str(), sha).await)?.flatten(),
+        EventKind::PullRequest(pull) => {
+            optional(forge.merge_base(repo, pull.pull.base_sha.as_str(), sha).await)?.flatten()
+        }
         _ => None,
     };
     let Some(base) = base else { return Ok(None) };
@@ -158,7 +171,8 @@ async fn pipelines(forge: &dyn Forge, event: &Event, sha: &Sha) -> Result<Vec<Pi
             TreeKind::File if entry.name == pipeline::FILE => paths.push(pipeline::FILE.to_owned()),
             TreeKind::Folder if entry.name == pipeline::DIRECTORY => {
                 let folder: Vec<TreeEntry> = optional(forge.tree(repo, &entry.id).await)?.unwrap_or_default();
-                let files = folder.iter().filter(|file| file.kind == TreeKind::File && file.name.ends_with(".yaml"));
+                let files =
+                    folder.iter().filter(|file| file.kind == TreeKind::File && file.name.ends_with(".yaml"));
                 paths.extend(files.map(|file| format!("{}/{}", pipeline::DIRECTORY, file.name)));
             }
             _ => {}

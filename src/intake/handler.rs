@@ -41,7 +41,10 @@ enum Said {
 /// Why there is no decision yet.
 enum Trouble {
     /// Outside of us; it passes.
-    Later { wait_ms: i64, error: String },
+    Later {
+        wait_ms: i64,
+        error: String,
+    },
     Failed(anyhow::Error),
 }
 
@@ -84,14 +87,23 @@ impl Intake {
             }
             Said::Event(event) => *event,
         };
-        let repo_id = self.store.upsert_repo(&delivery.forge, &event.repo, now).await.map_err(failed("cannot note the repository"))?;
+        let repo_id = self
+            .store
+            .upsert_repo(&delivery.forge, &event.repo, now)
+            .await
+            .map_err(failed("cannot note the repository"))?;
         match self.facts(delivery, &event, repo_id.clone(), tries).await? {
             Err(plan) => self.commit(delivery, &repo_id, plan).await,
             Ok((facts, _guard)) => self.commit(delivery, &repo_id, plan(&event, &facts)).await,
         }
     }
 
-    async fn commit(&self, delivery: &DeliveryRow, repo_id: &RepoId, plan: IntakePlan) -> Result<(), Trouble> {
+    async fn commit(
+        &self,
+        delivery: &DeliveryRow,
+        repo_id: &RepoId,
+        plan: IntakePlan,
+    ) -> Result<(), Trouble> {
         let now = self.clock.now_ms();
         tracing::info!(delivery.id = %delivery.id, forge.delivery_id = delivery.delivery_id, decision = plan.reason, runs = plan.runs.len(), "decided a delivery");
         let commit = plan.commit(delivery.id.clone(), repo_id, now, || RunId::generate(now));
@@ -105,11 +117,16 @@ impl Intake {
     async fn said(&self, delivery: &DeliveryRow) -> anyhow::Result<Said> {
         let decided = |plan| Ok(Said::Decided(plan));
         let Some(hook) = self.hook(delivery) else {
-            return decided(IntakePlan::ignored(format!("hook `{}` is not configured any more", delivery.hook_id)));
+            return decided(IntakePlan::ignored(format!(
+                "hook `{}` is not configured any more",
+                delivery.hook_id
+            )));
         };
         let body = self.store.delivery_body(&delivery.id).await.context("cannot read the delivery's body")?;
         let Some(body) = body else {
-            return decided(IntakePlan::ignored("its body is older than the configured retention and was deleted"));
+            return decided(IntakePlan::ignored(
+                "its body is older than the configured retention and was deleted",
+            ));
         };
         let payload = match github::payload(&delivery.content_type, &body) {
             Ok(payload) => payload,
@@ -142,14 +159,19 @@ impl Intake {
         tries: i64,
     ) -> Result<Result<(Facts, tokio::sync::OwnedMutexGuard<()>), IntakePlan>, Trouble> {
         let Some(forge) = self.forges.get(&delivery.forge) else {
-            return Ok(Err(IntakePlan::ignored(format!("forge `{}` is not configured any more", delivery.forge))));
+            return Ok(Err(IntakePlan::ignored(format!(
+                "forge `{}` is not configured any more",
+                delivery.forge
+            ))));
         };
         let gathered = self.gather(forge.as_ref(), event, repo_id).await;
         match gathered {
             Ok(found) => Ok(Ok(found)),
-            Err(GatherError::Forge(ForgeError::NotFound { what })) if tries >= TRIES_FOR_MISSING => Ok(Err(
-                IntakePlan::ignored(format!("{what}: the forge does not have it, or the token may not read it")),
-            )),
+            Err(GatherError::Forge(ForgeError::NotFound { what })) if tries >= TRIES_FOR_MISSING => {
+                Ok(Err(IntakePlan::ignored(format!(
+                    "{what}: the forge does not have it, or the token may not read it"
+                ))))
+            }
             Err(GatherError::Forge(ForgeError::Limited { what, wait_ms })) => Err(Trouble::Later {
                 wait_ms: wait_ms.max(1000),
                 error: format!("{what}: the forge asks to wait {} s", wait_ms / 1000),
@@ -157,7 +179,9 @@ impl Intake {
             Err(GatherError::Forge(error @ (ForgeError::Transient { .. } | ForgeError::NotFound { .. }))) => {
                 Err(Trouble::Later { wait_ms: backoff(tries), error: error.to_string() })
             }
-            Err(error) => Err(Trouble::Failed(anyhow::Error::new(error).context("cannot learn what the event is about"))),
+            Err(error) => Err(Trouble::Failed(
+                anyhow::Error::new(error).context("cannot learn what the event is about"),
+            )),
         }
     }
 

@@ -9,8 +9,8 @@ use super::facts::{Broken, Facts, PipelineFile};
 use super::filter::{Fit, fit};
 use crate::forge::Permission;
 use crate::model::{
-    DeliveryState, Event, EventKind, Plan, PullRequest, PullRequestAction, PullRequestEvent, Push, RepoId, RepoRef,
-    RunId, RunState, Sha,
+    DeliveryState, Event, EventKind, Plan, PullRequest, PullRequestAction, PullRequestEvent, Push, RepoId,
+    RepoRef, RunId, RunState, Sha,
 };
 use crate::pipeline;
 use crate::store::deliveries::IntakeCommit;
@@ -145,7 +145,8 @@ pub fn head_of(event: &Event) -> Option<(Sha, String)> {
     match &event.kind {
         EventKind::Push(Push { after: Some(sha), branch, .. }) => Some((sha.clone(), branch.clone())),
         EventKind::PullRequest(PullRequestEvent { action, pull }) if *action != PullRequestAction::Closed => {
-            let branch = if pull.fork { format!("pull/{}/head", pull.number) } else { pull.head_branch.clone() };
+            let branch =
+                if pull.fork { format!("pull/{}/head", pull.number) } else { pull.head_branch.clone() };
             Some((pull.head_sha.clone(), branch))
         }
         _ => None,
@@ -155,7 +156,8 @@ pub fn head_of(event: &Event) -> Option<(Sha, String)> {
 /// Variables of a head run: from repository, commit and branch alone, so that every delivery that could have made the run
 /// sets the same.
 pub fn variables(repo: &RepoRef, sha: &Sha, branch: &str, pipeline: &str) -> BTreeMap<String, String> {
-    let reference = if is_pull_head(branch) { format!("refs/{branch}") } else { format!("refs/heads/{branch}") };
+    let reference =
+        if is_pull_head(branch) { format!("refs/{branch}") } else { format!("refs/heads/{branch}") };
     [
         ("CI", "true"),
         ("CI_COMMIT_BRANCH", branch),
@@ -218,25 +220,35 @@ pub fn plan(event: &Event, facts: &Facts) -> IntakePlan {
 /// after a merge the base may. Only a fork's head that no other open pull request has is held by nothing.
 fn closed(pull: &PullRequest, facts: &Facts) -> IntakePlan {
     let now = facts.pull_now.as_ref().unwrap_or(pull);
-    let mut plan = IntakePlan { state: DeliveryState::Done, pull: Some(now.clone()), ..IntakePlan::nothing("") };
+    let mut plan =
+        IntakePlan { state: DeliveryState::Done, pull: Some(now.clone()), ..IntakePlan::nothing("") };
     plan.then.push(Then::ReportPull(pull.number));
     plan.then.extend(facts.existing.iter().map(|run| Then::Compare(run.id.clone())));
     if now.open {
         plan.reason = format!("pull request #{} is open again by now: nothing to stop", pull.number);
         return plan;
     }
-    let open: Vec<&RunRow> =
-        facts.existing.iter().filter(|run| !run.state.is_terminal() && run.cancel_request.is_none()).collect();
+    let open: Vec<&RunRow> = facts
+        .existing
+        .iter()
+        .filter(|run| !run.state.is_terminal() && run.cancel_request.is_none())
+        .collect();
     if open.is_empty() {
         plan.reason = format!("pull request #{} was closed: nothing of it runs", pull.number);
     } else if !pull.fork {
-        plan.reason = format!("pull request #{} was closed: its runs go on, a branch holds their commit", pull.number);
+        plan.reason =
+            format!("pull request #{} was closed: its runs go on, a branch holds their commit", pull.number);
     } else if facts.other_open_pull {
-        plan.reason = format!("pull request #{} was closed: another one has the same head, its runs go on", pull.number);
+        plan.reason = format!(
+            "pull request #{} was closed: another one has the same head, its runs go on",
+            pull.number
+        );
     } else if open.iter().any(|run| run.trusted) {
-        plan.reason = format!("pull request #{} was closed: its runs go on, they were pushed here too", pull.number);
+        plan.reason =
+            format!("pull request #{} was closed: its runs go on, they were pushed here too", pull.number);
     } else {
-        plan.reason = format!("pull request #{} was closed: {} of it stop", pull.number, count(open.len(), "run"));
+        plan.reason =
+            format!("pull request #{} was closed: {} of it stop", pull.number, count(open.len(), "run"));
         let why = format!("pull request #{} was closed", pull.number);
         plan.cancel = open.iter().map(|run| (run.id.clone(), why.clone())).collect();
     }
@@ -263,8 +275,12 @@ fn opened(event: &Event, facts: &Facts) -> IntakePlan {
         sentences.push(sentence);
     }
     out.reason = sentences.join("; ");
-    let acts = !out.runs.is_empty() || !out.cancel.is_empty() || !out.supersede_held.is_empty() || out.pull.is_some();
-    let known = facts.pipelines.iter().any(|file| facts.existing.iter().any(|run| run.pipeline == name_of(file)));
+    let acts = !out.runs.is_empty()
+        || !out.cancel.is_empty()
+        || !out.supersede_held.is_empty()
+        || out.pull.is_some();
+    let known =
+        facts.pipelines.iter().any(|file| facts.existing.iter().any(|run| run.pipeline == name_of(file)));
     if acts || known {
         out.state = DeliveryState::Done;
     }
@@ -380,8 +396,14 @@ fn order_in_group(run: &mut PlannedRun, facts: &Facts, out: &mut IntakePlan) {
         run.reason = format!("the newer commit {} runs in its concurrency group", newer.sha.short());
         return;
     }
-    for other in others.iter().filter(|other| !other.newer && other.sha != run.sha && other.state != RunState::Held) {
-        let why = format!("{}the newer commit {} runs in its concurrency group", RunState::SUPERSEDED_BY, run.sha.short());
+    for other in
+        others.iter().filter(|other| !other.newer && other.sha != run.sha && other.state != RunState::Held)
+    {
+        let why = format!(
+            "{}the newer commit {} runs in its concurrency group",
+            RunState::SUPERSEDED_BY,
+            run.sha.short()
+        );
         out.cancel.push((other.id.clone(), why));
     }
 }

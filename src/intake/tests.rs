@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use super::explain;
 use super::facts::{Broken, Facts, GroupRun, PipelineFile};
 use super::filter::{Fit, fit};
 use super::plan::{IntakePlan, Then, plan, variables};
-use super::explain;
 use crate::forge::Permission;
-use crate::model::plan::{Concurrency, MetricsSpec, Need, Paths, ReportSpec, Resources, Retry, SecretRef, When};
+use crate::model::plan::{
+    Concurrency, MetricsSpec, Need, Paths, ReportSpec, Resources, Retry, SecretRef, When,
+};
 use crate::model::*;
 use crate::store::runs::RunRow;
 
@@ -69,7 +71,11 @@ fn when(event: &[&str], branch: &[&str], include: &[&str], exclude: &[&str]) -> 
 
 fn event(kind: EventKind) -> Event {
     Event {
-        repo: RepoRef { forge_id: "1".into(), name: RepoName::parse("acme/churn").unwrap(), default_branch: "main".into() },
+        repo: RepoRef {
+            forge_id: "1".into(),
+            name: RepoName::parse("acme/churn").unwrap(),
+            default_branch: "main".into(),
+        },
         actor: Actor { id: "7".into(), login: "ann".into() },
         kind,
     }
@@ -189,7 +195,8 @@ fn plan_decides_what_the_table_says() {
             f.groups.insert("repo/c-refs/heads/layers".into(), others);
         })
     };
-    let other = |id: &str, state, digit, newer| GroupRun { id: RunId::from_text(id), state, sha: sha(digit), newer };
+    let other =
+        |id: &str, state, digit, newer| GroupRun { id: RunId::from_text(id), state, sha: sha(digit), newer };
     let broken = |lines: &[&str]| {
         let lines = words(lines);
         with(move |f| f.pipelines[0].parsed = Err(Broken { name: "churn".into(), lines }))
@@ -316,7 +323,9 @@ fn edit_push(mut event: Event, change: impl FnOnce(&mut Push)) -> Event {
 #[test]
 fn a_late_event_keeps_the_pull_request_as_the_forge_shows_it() {
     let facts = with(|f| {
-        let EventKind::PullRequest(mut now) = pr(PullRequestAction::Synchronized).kind else { unreachable!() };
+        let EventKind::PullRequest(mut now) = pr(PullRequestAction::Synchronized).kind else {
+            unreachable!()
+        };
         now.pull.head_sha = sha('f');
         f.pull_now = Some(now.pull);
     });
@@ -363,7 +372,10 @@ fn variables_come_from_repository_commit_and_branch() {
     assert_eq!(vars["CI_REF"], "refs/heads/layers");
     assert_eq!((vars["CI_REPO_OWNER"].as_str(), vars["CI_REPO_NAME"].as_str()), ("acme", "churn"));
     // A branch of that odd name is a branch all the same, unless it looks exactly like a pull request's head.
-    assert_eq!(variables(&push("main").repo, &sha('a'), "pull/x/head", "p")["CI_REF"], "refs/heads/pull/x/head");
+    assert_eq!(
+        variables(&push("main").repo, &sha('a'), "pull/x/head", "p")["CI_REF"],
+        "refs/heads/pull/x/head"
+    );
 }
 
 #[test]
@@ -394,7 +406,10 @@ fn the_commit_asks_for_what_follows() {
     asks.sort();
     asks.dedup();
     let sha = "a".repeat(40);
-    assert_eq!(asks, ["compare run1".to_owned(), "report repo#12".into(), format!("report repo/{sha}"), "run run1".into()]);
+    assert_eq!(
+        asks,
+        ["compare run1".to_owned(), "report repo#12".into(), format!("report repo/{sha}"), "run run1".into()]
+    );
     assert_eq!((commit.runs.len(), commit.runs[0].trigger_key.as_str(), commit.pulls.len()), (1, "head", 1));
 }
 
