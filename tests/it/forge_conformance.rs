@@ -1,0 +1,570 @@
+//! What every [`Forge`] must do, run on the GitHub client against the sandbox. Everything said on the way is held against GitHub's
+//! own descriptions (Show 3).
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use trainyard::clock::SystemClock;
+use trainyard::config::SecretSource;
+use trainyard::forge::github::GitHub;
+use trainyard::forge::webhook::github::{parse, verify};
+use trainyard::forge::{Forge, ForgeError, Permission, Status, StatusState, TreeKind, tree_diff};
+use trainyard::model::{Actor, EventKind, Parsed, PullRequestAction, RepoName, Sha};
+use trainyard::sandbox::{BOT, Fault, FaultKind, NewPull, STRANGER, Sandbox, SandboxOptions, WRITER};
+
+use crate::github_shapes::hold_against_github;
+use crate::worktree::WorkTree;
+
+const SECRET: &str = "a secret of the conformance suite";
+
+struct Stage {
+    sandbox: Sandbox,
+    forge: GitHub,
+    repo: RepoName,
+    tree: WorkTree,
+    _dir: TempDir,
+}
+
+async fn stage() -> Stage {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let sandbox = Sandbox::start(SandboxOptions::new(dir.path(), Arc::new(SystemClock))).await.expect("a sandbox");
+    let repo = RepoName::parse("acme/churn").expect("a name");
+    sandbox.create_repo(&repo, "main").await.expect("a repository");
+    let config = sandbox.forge_config(SecretSource::Env("UNUSED".into()), Vec::new());
+    let forge = GitHub::connect(&config, sandbox.token()).expect("a client");
+    let tree = WorkTree::new(&sandbox.git_url(&repo, WRITER));
+    Stage { sandbox, forge, repo, tree, _dir: dir }
+}
+
+fn absent() -> Sha {
+    Sha::parse(&"d".repeat(40)).expect("a commit id")
+}
+
+fn new_pull(title: &str, branch: &str) -> NewPull {
+    NewPull {
+        title: title.into(),
+        author: WRITER.into(),
+        head_branch: branch.into(),
+        head_repo: None,
+        base_branch: "main".into(),
+        draft: false,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_github_client_does_what_a_forge_must() {
+    let s = stage().await;
+    s.tree.write("train.py", "print('accuracy', 0.8)\n");
+    s.tree.write("src/a b/#1%.txt", "odd name");
+    s.tree.write("big.bin", vec![7u8; (1 << 20) + 1]);
+    s.tree.write("run.sh", "#!/bin/sh\n");
+    std::fs::set_permissions(s.tree.file("run.sh"), PermissionsExt::from_mode(0o755)).expect("a mode");
+    std::os::unix::fs::symlink("train.py", s.tree.file("link")).expect("a link");
+    let first = s.tree.commit("First\n\nWith a body. 🚀");
+    s.tree.push(&["main"]).await;
+    s.tree.git(&["switch", "--quiet", "-c", "feature/x-y"]);
+    s.tree.write("train.py", "print('accuracy', 0.9)\n");
+    let second = s.tree.commit("Second");
+    s.tree.push(&["feature/x-y"]).await;
+    s.tree.git(&["switch", "--quiet", "--orphan", "island"]);
+    let island = s.tree.commit("No common history");
+    s.tree.push(&["island"]).await;
+    let number = s.sandbox.open_pull(&s.repo, new_pull("Better", "feature/x-y")).await.expect("a pull request");
+
+    suite(&s.forge, &s, &first, &second, &island, number).await;
+
+    let shapes = hold_against_github(&s.sandbox);
+    assert_eq!(shapes.operations.len(), 12, "{:?}", shapes.operations);
+    println!("FIGURE openapi operations={} exchanges={} violations=0", shapes.operations.len(), shapes.exchanges);
+}
+
+/// The contract of the trait, on whatever forge has this content.
+async fn suite(forge: &dyn Forge, s: &Stage, first: &Sha, second: &Sha, island: &Sha, number: i64) {
+    let repo = &s.repo;
+    let nowhere = RepoName::parse("acme/nothing").expect("a name");
+    let not_found = |e: ForgeError| assert!(matches!(e, ForgeError::NotFound { .. }), "{e}");
+
+    let me = forge.whoami().await.expect("whoami");
+    assert_eq!(me, s.sandbox.account(BOT).actor());
+    let asked = || s.sandbox.exchanges().iter().filter(|e| e.path == "/user").count();
+    let before = asked();
+    forge.whoami().await.expect("whoami");
+    assert_eq!(asked(), before, "the account is looked up once");
+
+    let commit = forge.commit(repo, first).await.expect("the first commit");
+    assert_eq!((commit.parents.as_slice(), commit.message.as_str()), ([].as_slice(), "First\n\nWith a body. 🚀"));
+    assert_eq!(forge.commit(repo, second).await.expect("the second commit").parents, [first.clone()]);
+    not_found(forge.commit(repo, &absent()).await.expect_err("no such commit"));
+    not_found(forge.commit(&nowhere, first).await.expect_err("no such repository"));
+
+    let root = forge.tree(repo, &commit.tree).await.expect("the root");
+    let shown: Vec<(&str, TreeKind, bool)> = root.iter().map(|e| (e.name.as_str(), e.kind, e.executable)).collect();
+    assert_eq!(
+        shown,
+        [
+            ("big.bin", TreeKind::File, false),
+            ("link", TreeKind::Other, false),
+            ("run.sh", TreeKind::File, true),
+            ("src", TreeKind::Folder, false),
+            ("train.py", TreeKind::File, false),
+        ]
+    );
+    not_found(forge.tree(repo, absent().as_str()).await.expect_err("no such tree"));
+    not_found(forge.tree(repo, "..").await.expect_err("not a tree"));
+
+    assert_eq!(forge.file(repo, first, "train.py").await.expect("a file"), b"print('accuracy', 0.8)\n");
+    assert_eq!(forge.file(repo, second, "train.py").await.expect("a file"), b"print('accuracy', 0.9)\n");
+    assert_eq!(forge.file(repo, first, "src/a b/#1%.txt").await.expect("an odd name"), b"odd name");
+    for path in ["nothing", "src", "src/nothing", "", "/train.py", "../train.py", "src/../train.py", "link", "."] {
+        not_found(forge.file(repo, first, path).await.expect_err(path));
+    }
+    let too_big = forge.file(repo, first, "big.bin").await.expect_err("over 1 MiB");
+    assert!(too_big.is_permanent(), "{too_big}");
+
+    assert_eq!(forge.merge_base(repo, "main", second).await.expect("a base").as_ref(), Some(first));
+    assert_eq!(forge.merge_base(repo, "feature/x-y", first).await.expect("a base").as_ref(), Some(first));
+    assert_eq!(forge.merge_base(repo, first.as_str(), second).await.expect("a base").as_ref(), Some(first));
+    assert_eq!(forge.merge_base(repo, "main", island).await.expect("no base"), None);
+    not_found(forge.merge_base(repo, "nothing", second).await.expect_err("no such branch"));
+
+    assert_eq!(forge.history(repo, second, 10).await.expect("history"), [second.clone(), first.clone()]);
+    assert_eq!(forge.history(repo, second, 1).await.expect("history"), [second.clone()]);
+    not_found(forge.history(repo, &absent(), 10).await.expect_err("no such commit"));
+
+    let may = async |login: &str| forge.permission(repo, &s.sandbox.account(login).actor()).await.expect("permission");
+    assert_eq!(may(WRITER).await, Permission::Write);
+    assert_eq!(may(STRANGER).await, Permission::None);
+    s.sandbox.set_permission(repo, STRANGER, Permission::Read);
+    assert_eq!(may(STRANGER).await, Permission::Read);
+    s.sandbox.set_permission(repo, STRANGER, Permission::Admin);
+    assert_eq!(may(STRANGER).await, Permission::Admin);
+    let stranger = s.sandbox.account(STRANGER).actor();
+    s.sandbox.give_login_away(STRANGER);
+    assert_eq!(forge.permission(repo, &stranger).await.expect("permission"), Permission::None, "another's login");
+    for login in ["nobody", "..", "a/b", "x?y"] {
+        let who = Actor { id: "1".into(), login: login.into() };
+        assert_eq!(forge.permission(repo, &who).await.expect("permission"), Permission::None, "{login}");
+    }
+
+    let pull = forge.pull(repo, number).await.expect("the pull request");
+    assert_eq!((pull.number, pull.title.as_str(), &pull.head_sha, &pull.base_sha), (number, "Better", second, first));
+    assert_eq!((pull.head_branch.as_str(), pull.base_branch.as_str()), ("feature/x-y", "main"));
+    assert_eq!((pull.fork, pull.draft, pull.open), (false, false, true));
+    assert_eq!(pull.author, s.sandbox.account(WRITER).actor());
+    not_found(forge.pull(repo, 999).await.expect_err("no such pull request"));
+
+    let mut status = Status {
+        context: "trainyard/default".into(),
+        state: StatusState::Pending,
+        description: "é".repeat(140),
+        target_url: "https://trainyard.example.org/runs/1".into(),
+    };
+    for state in [StatusState::Pending, StatusState::Success, StatusState::Failure, StatusState::Error] {
+        status.state = state;
+        forge.set_status(repo, second, &status).await.expect("a status");
+    }
+    status.target_url.clear();
+    forge.set_status(repo, second, &status).await.expect("a status without a link");
+    let posted = s.sandbox.statuses(repo, second);
+    let states: Vec<&str> = posted.iter().map(|p| p.state.as_str()).collect();
+    assert_eq!(states, ["pending", "success", "failure", "error", "error"]);
+    assert_eq!(posted[0].description.as_deref(), Some("é".repeat(140).as_str()));
+    let gone = forge.set_status(repo, &absent(), &status).await.expect_err("no such commit");
+    assert!(matches!(gone, ForgeError::Refused { status: 422, .. }), "{gone}");
+    status.description = "x".repeat(141);
+    assert!(forge.set_status(repo, second, &status).await.expect_err("too long").is_permanent());
+
+    assert!(forge.comments(repo, number).await.expect("no comments").is_empty());
+    let id = forge.create_comment(repo, number, "First version <!-- marker -->").await.expect("a comment");
+    forge.edit_comment(repo, &id, "Second version").await.expect("an edit");
+    s.sandbox.comment(repo, number, WRITER, "Thank you").await.expect("a comment");
+    let comments = forge.comments(repo, number).await.expect("comments");
+    let shown: Vec<(&str, &str)> = comments.iter().map(|c| (c.author.login.as_str(), c.body.as_str())).collect();
+    assert_eq!(shown, [(BOT, "Second version"), (WRITER, "Thank you")]);
+    assert_eq!((comments[0].id.as_str(), &comments[0].author), (id.as_str(), &me));
+    assert_eq!(s.sandbox.comments(repo, number)[0].versions.len(), 2);
+    for (what, refused) in [
+        ("edit", forge.edit_comment(repo, "999999", "x").await),
+        ("odd id", forge.edit_comment(repo, "..", "x").await),
+        ("no pull request", forge.create_comment(repo, 999, "x").await.map(drop)),
+        ("blank", forge.create_comment(repo, number, " ").await.map(drop)),
+        ("too long", forge.create_comment(repo, number, &"x".repeat(65_537)).await.map(drop)),
+    ] {
+        let refused = refused.expect_err(what);
+        assert!(matches!(refused, ForgeError::Refused { .. }), "{what}: {refused}");
+    }
+    for i in 0..105 {
+        s.sandbox.comment(repo, number, WRITER, &format!("{i}")).await.expect("a comment");
+    }
+    let all = forge.comments(repo, number).await.expect("two pages");
+    assert_eq!((all.len(), all.last().map(|c| c.body.as_str())), (107, Some("104")));
+
+    assert_eq!(forge.pull_url(repo, number), format!("{}/acme/churn/pull/{number}", s.sandbox.url()));
+    assert_eq!(forge.commit_url(repo, first), format!("{}/acme/churn/commit/{first}", s.sandbox.url()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn git_is_fetched_with_the_forges_own_address_and_header() {
+    use secrecy::ExposeSecret;
+    let s = stage().await;
+    s.tree.write("a", "1");
+    let first = s.tree.commit("one");
+    s.tree.push(&["main"]).await;
+    let access = s.forge.git(&s.repo);
+    assert_eq!(access.url, format!("{}/acme/churn.git", s.sandbox.url()));
+    let header = access.authorization.expect("a header");
+    let fetch = |header: &str| {
+        let elsewhere = WorkTree::new(&access.url);
+        let config = format!("http.extraHeader=Authorization: {header}");
+        let out = elsewhere.command(&["-c", &config, "fetch", "--quiet", "--depth=1", &access.url, first.as_str()]).output();
+        out.expect("git").status.success()
+    };
+    tokio::task::block_in_place(|| {
+        assert!(fetch(header.expose_secret()), "any commit can be fetched by its id");
+        assert!(!fetch("Basic bm9ib2R5Om5vdGhpbmc="), "a wrong password is refused");
+    });
+    assert!(!format!("{:?}", s.forge).contains(s.sandbox.account(BOT).token.as_str()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_are_told_apart_and_never_tried_again() {
+    let s = stage().await;
+    s.tree.write("a", "1");
+    let head = s.tree.commit("one");
+    s.tree.push(&["main"]).await;
+    let status = Status {
+        context: "trainyard/default".into(),
+        state: StatusState::Pending,
+        description: "d".into(),
+        target_url: String::new(),
+    };
+    let answer = |status: u16, headers: &[(&str, &str)], body: &str| FaultKind::Answer {
+        status,
+        headers: headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        body: body.to_owned(),
+    };
+    let denied = r#"{"message":"Resource not accessible"}"#;
+    let secondary = r#"{"message":"You have exceeded a secondary rate limit"}"#;
+    let rows = [
+        (answer(403, &[], denied), "refused"),
+        (answer(401, &[], r#"{"message":"Bad credentials"}"#), "refused"),
+        (answer(404, &[], "{}"), "refused"),
+        (answer(410, &[], "{}"), "refused"),
+        (answer(422, &[], "{}"), "refused"),
+        (answer(451, &[], "{}"), "refused"),
+        (answer(403, &[], secondary), "limited 60000"),
+        (answer(403, &[("retry-after", "5")], denied), "limited 5000"),
+        (answer(429, &[("retry-after", "120")], ""), "limited 120000"),
+        (answer(429, &[], ""), "limited 60000"),
+        (answer(403, &[("x-ratelimit-remaining", "0")], "{}"), "limited 60000"),
+        (answer(500, &[], "<html>"), "transient"),
+        (answer(502, &[], ""), "transient"),
+        (answer(503, &[("retry-after", "1")], ""), "transient"),
+        (answer(200, &[], "this is no JSON"), "transient"),
+        (answer(301, &[("location", "http://127.0.0.1:1/steal")], ""), "refused"),
+        (answer(307, &[("location", "http://127.0.0.1:1/steal")], ""), "refused"),
+        (answer(307, &[("location", "//127.0.0.1:1/steal")], ""), "refused"),
+        (FaultKind::DropBefore, "transient"),
+        (FaultKind::DropAfter, "transient"),
+    ];
+    let cases = rows.len();
+    for (kind, want) in rows {
+        let calls = s.sandbox.exchanges().len();
+        let shown = format!("{kind:?}");
+        s.sandbox.inject(Fault::next(1, kind));
+        let got = match s.forge.set_status(&s.repo, &head, &status).await {
+            Ok(()) => "ok".to_owned(),
+            Err(ForgeError::NotFound { .. }) => "not found".to_owned(),
+            Err(ForgeError::Refused { .. }) => "refused".to_owned(),
+            Err(ForgeError::Limited { wait_ms, .. }) => format!("limited {wait_ms}"),
+            Err(ForgeError::Transient { message, .. }) => {
+                assert!(!message.contains("http://"), "no URL in an error: {message}");
+                "transient".to_owned()
+            }
+        };
+        assert_eq!(got, want, "{shown}");
+        assert_eq!(s.sandbox.exchanges().len(), calls + 1, "one attempt: {shown}");
+    }
+    assert_eq!(s.sandbox.statuses(&s.repo, &head).len(), 1, "only the dropped answer took effect");
+    println!("FIGURE forge_failures cases={cases} failed=0");
+}
+
+/// A server that keeps what it is asked and answers every call with one redirect.
+async fn trap(location: String) -> (String, mpsc::UnboundedReceiver<HeaderMap>) {
+    let (seen, asked) = mpsc::unbounded_channel();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let app = axum::Router::new().fallback(move |headers: HeaderMap| {
+        let (seen, location) = (seen.clone(), location.clone());
+        async move {
+            seen.send(headers).expect("the test listens");
+            (StatusCode::MOVED_PERMANENTLY, [("location", location)], "")
+        }
+    });
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    (url, asked)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_token_goes_to_the_configured_host_alone() {
+    let s = stage().await;
+    s.tree.write("a", "1");
+    let head = s.tree.commit("one");
+    s.tree.push(&["main"]).await;
+    let (other, mut asked) = trap("http://127.0.0.1:1/".into()).await;
+    let redirect = |location: String| Fault::next(1, FaultKind::Answer {
+        status: 301,
+        headers: vec![("location".into(), location)],
+        body: String::new(),
+    });
+    let api = s.sandbox.api_url();
+    let mut cases = 0;
+    for location in [
+        other.clone(),
+        format!("{other}/api/v3/user"),
+        format!("{api}.evil.example/user"),
+        format!("{api}@127.0.0.1/user"),
+        s.sandbox.url().to_owned(),
+        format!("{}/api/v4/user", s.sandbox.url()),
+        format!("//{}", other.trim_start_matches("http://")),
+        "https://127.0.0.1:1/".into(),
+        String::new(),
+        "file:///etc/passwd".into(),
+    ] {
+        s.sandbox.inject(redirect(location.clone()));
+        let refused = s.forge.commit(&s.repo, &head).await.expect_err("a redirect elsewhere");
+        assert!(matches!(refused, ForgeError::Refused { .. }), "{location}: {refused}");
+        cases += 1;
+    }
+    asked.try_recv().expect_err("nothing reached the other host");
+
+    s.sandbox.inject(redirect(format!("{api}/repos/acme/churn/git/commits/{head}")));
+    s.forge.commit(&s.repo, &head).await.expect("a redirect within the API is followed");
+    let around = redirect(format!("{api}/user"));
+    s.sandbox.inject(Fault { times: 10, ..around });
+    let endless = s.forge.commit(&s.repo, &head).await.expect_err("an endless redirect");
+    assert!(matches!(endless, ForgeError::Transient { .. }), "{endless}");
+    println!("SEC S12 cases={} failed=0", cases + 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_paths_come_from_trees() {
+    let s = stage().await;
+    for folder in 0..60 {
+        for file in 0..100 {
+            s.tree.write(&format!("data/part{folder:02}/f{file:03}.txt"), format!("{folder} {file}"));
+        }
+    }
+    s.tree.write("train.py", "1");
+    s.tree.write("docs/a.md", "1");
+    let base = s.tree.commit("base");
+    s.tree.push(&["main"]).await;
+
+    // 6,000 files change, in 60 folders; a payload or a comparison would list 300 or 3,000 of them.
+    for folder in 0..60 {
+        for file in 0..100 {
+            s.tree.write(&format!("data/part{folder:02}/f{file:03}.txt"), format!("{folder} {file} changed"));
+        }
+    }
+    let wide = s.tree.commit("6,000 files");
+    s.tree.push(&["main"]).await;
+    let (from, to) = (base.as_str().to_owned(), wide.as_str().to_owned());
+    let by_git = |from: &str, to: &str| -> Vec<String> {
+        let text = s.tree.git(&["diff", "--name-only", "--no-renames", "-z", from, to]);
+        let mut paths: Vec<String> = text.split('\0').filter(|p| !p.is_empty()).map(str::to_owned).collect();
+        paths.sort();
+        paths
+    };
+    let calls = s.sandbox.exchanges().len();
+    let paths = tree_diff(&s.forge, &s.repo, Some(&base), &wide).await.expect("a diff").expect("not too many");
+    let calls = s.sandbox.exchanges().len() - calls;
+    assert_eq!(paths, by_git(&from, &to));
+    assert_eq!(paths.len(), 6_000);
+    println!("FIGURE tree_diff files={} tree_calls={calls} equal_to_git=true", paths.len());
+
+    // Every kind of small change, against git's own answer.
+    s.tree.git(&["rm", "--quiet", "-r", "data/part00"]);
+    s.tree.git(&["mv", "data/part01/f000.txt", "moved.txt"]);
+    s.tree.git(&["update-index", "--chmod=+x", "train.py"]);
+    s.tree.write("docs/new/deep/er.md", "x");
+    std::fs::remove_dir_all(s.tree.file("data/part02")).expect("a folder");
+    s.tree.write("data/part02", "a file where a folder was");
+    s.tree.git(&["config", "core.fileMode", "false"]);
+    let mixed = s.tree.commit("mixed");
+    s.tree.push(&["main"]).await;
+    for (from, to) in [(&wide, &mixed), (&mixed, &wide), (&base, &mixed)] {
+        let paths = tree_diff(&s.forge, &s.repo, Some(from), to).await.expect("a diff").expect("not too many");
+        assert_eq!(paths, by_git(from.as_str(), to.as_str()));
+    }
+    assert_eq!(tree_diff(&s.forge, &s.repo, Some(&wide), &wide).await.expect("a diff"), Some(Vec::new()));
+    let all = tree_diff(&s.forge, &s.repo, None, &base).await.expect("a diff").expect("not too many");
+    assert_eq!(all.len(), 6_002);
+    hold_against_github(&s.sandbox);
+}
+
+type Got = (HeaderMap, Vec<u8>);
+
+/// A receiver of webhooks that answers 202 and hands them on.
+async fn receiver() -> (String, mpsc::UnboundedReceiver<Got>) {
+    let (send, got) = mpsc::unbounded_channel();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/hooks/github/one", listener.local_addr().expect("an address"));
+    let take = |State(send): State<mpsc::UnboundedSender<Got>>, headers: HeaderMap, body: axum::body::Bytes| async move {
+        send.send((headers, body.to_vec())).expect("the test listens");
+        StatusCode::ACCEPTED
+    };
+    let app = axum::Router::new().route("/hooks/github/one", axum::routing::post(take)).with_state(send);
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    (url, got)
+}
+
+fn read(got: &Got) -> (String, Parsed) {
+    let (headers, body) = got;
+    let text = |name: &str| headers[name].to_str().expect("text").to_owned();
+    verify(&[text("x-hub-signature-256").as_bytes()], body, &[SECRET.as_bytes()]).expect("a right signature");
+    assert_eq!((text("content-type").as_str(), text("x-github-delivery").len()), ("application/json", 36));
+    let event = text("x-github-event");
+    let parsed = parse(&event, body);
+    (event, parsed)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sandbox_sends_githubs_webhooks() {
+    let s = stage().await;
+    let (url, mut got) = receiver().await;
+    s.sandbox.set_hook(url, SECRET);
+    let mut seen = Vec::new();
+    let mut next = || {
+        let got = got.try_recv().expect("a webhook");
+        seen.push(got.0["x-github-delivery"].to_str().expect("text").to_owned());
+        read(&got)
+    };
+    let push = |parsed: Parsed| match parsed {
+        Parsed::Event(event) => {
+            assert_eq!(event.actor, s.sandbox.account(WRITER).actor());
+            match event.kind {
+                EventKind::Push(push) => push,
+                other => panic!("{other:?}"),
+            }
+        }
+        other => panic!("{other:?}"),
+    };
+    let pull = |parsed: Parsed| match parsed {
+        Parsed::Event(event) => match event.kind {
+            EventKind::PullRequest(pull) => pull,
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    };
+
+    s.sandbox.ping(&s.repo).await;
+    assert!(matches!(next().1, Parsed::Event(event) if event.kind == EventKind::Ping));
+
+    s.tree.write("a", "1");
+    let first = s.tree.commit("one");
+    s.tree.push(&["main"]).await;
+    let new = push(next().1);
+    assert_eq!((new.branch.as_str(), new.before, new.after), ("main", None, Some(first.clone())));
+
+    s.tree.git(&["switch", "--quiet", "-c", "try"]);
+    s.tree.write("a", "2");
+    let second = s.tree.commit("two <b>&amp;\u{1b}[31m");
+    s.tree.push(&["try"]).await;
+    assert_eq!(push(next().1).after.as_ref(), Some(&second));
+    let number = s.sandbox.open_pull(&s.repo, new_pull("Try it", "try")).await.expect("a pull request");
+    let opened = pull(next().1);
+    assert_eq!((opened.action, &opened.pull.head_sha, opened.pull.fork), (PullRequestAction::Opened, &second, false));
+
+    s.tree.git(&["commit", "--quiet", "--amend", "-m", "two again"]);
+    let third = s.tree.head();
+    s.tree.push(&["+try"]).await;
+    let forced = push(next().1);
+    assert_eq!((forced.forced, forced.before, forced.message.as_str()), (true, Some(second), "two again"));
+    let synchronized = pull(next().1);
+    assert_eq!((synchronized.action, synchronized.pull.head_sha), (PullRequestAction::Synchronized, third.clone()));
+
+    s.tree.push(&["try:refs/heads/other", "try:refs/tags/v1"]).await;
+    assert_eq!(push(next().1).branch, "other");
+    assert!(matches!(next().1, Parsed::Ignored { .. }), "a tag");
+
+    s.sandbox.retarget_pull(&s.repo, number, "other").await.expect("another base");
+    let retargeted = pull(next().1);
+    assert_eq!((retargeted.action, retargeted.pull.base_branch.as_str()), (PullRequestAction::Retargeted, "other"));
+    s.sandbox.rename_pull(&s.repo, number, "Another title").await.expect("another title");
+    assert!(matches!(next().1, Parsed::Ignored { .. }), "only the title");
+    s.sandbox.comment(&s.repo, number, STRANGER, "/trainyard run").await.expect("a comment");
+    match next().1 {
+        Parsed::Event(event) => {
+            assert_eq!(event.actor, s.sandbox.account(STRANGER).actor());
+            assert!(matches!(event.kind, EventKind::Comment(c) if c.body == "/trainyard run" && c.pull_number == number));
+        }
+        other => panic!("{other:?}"),
+    }
+    s.sandbox.close_pull(&s.repo, number).await.expect("closed");
+    assert_eq!((pull(next().1).action, s.forge.pull(&s.repo, number).await.expect("it").open), (PullRequestAction::Closed, false));
+    s.sandbox.reopen_pull(&s.repo, number).await.expect("reopened");
+    assert_eq!(pull(next().1).action, PullRequestAction::Reopened);
+    s.tree.push(&[":try"]).await;
+    let gone = push(next().1);
+    assert_eq!((gone.before, gone.after), (Some(third), None));
+    assert_eq!(pull(next().1).action, PullRequestAction::Closed, "its branch is gone");
+
+    // A fork: its own pushes are not told, its pull requests are.
+    let fork = RepoName::parse("eve/churn").expect("a name");
+    s.sandbox.fork_repo(&s.repo, &fork).await.expect("a fork");
+    let theirs = WorkTree::new(&s.sandbox.git_url(&fork, STRANGER));
+    theirs.git(&["pull", "--quiet", &s.sandbox.git_url(&fork, STRANGER), "main"]);
+    theirs.write("a", "3");
+    let from_fork = theirs.commit("three");
+    theirs.push(&["main:patch"]).await;
+    let new = NewPull {
+        author: STRANGER.into(),
+        head_repo: Some(fork.clone()),
+        draft: true,
+        ..new_pull("From a fork", "patch")
+    };
+    let number = s.sandbox.open_pull(&s.repo, new).await.expect("a pull request");
+    let opened = pull(next().1);
+    assert_eq!((opened.pull.fork, opened.pull.draft, &opened.pull.head_sha), (true, true, &from_fork));
+    assert_eq!(s.forge.commit(&s.repo, &from_fork).await.expect("it is in the base repository").parents, [first]);
+    s.sandbox.ready_pull(&s.repo, number).await.expect("ready");
+    assert_eq!(pull(next().1).action, PullRequestAction::ReadyForReview);
+    s.sandbox.delete_fork(&s.repo, number).expect("no fork");
+    s.sandbox.close_pull(&s.repo, number).await.expect("closed");
+    assert!(pull(next().1).pull.fork, "a deleted fork is still a fork");
+
+    let last = s.sandbox.deliveries().last().expect("one").guid.clone();
+    s.sandbox.redeliver(&last).await.expect("sent again");
+    next();
+    assert_eq!(seen.last(), Some(&last), "a repetition keeps its id");
+    seen.pop();
+    assert_eq!(seen.iter().collect::<BTreeSet<_>>().len(), seen.len(), "ids differ");
+    assert!(s.sandbox.deliveries().iter().all(|d| d.status == Some(202)));
+
+    let shapes = hold_against_github(&s.sandbox);
+    println!("FIGURE webhook_schemas events={} deliveries={} violations=0", shapes.events.len(), shapes.deliveries);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_not_push_cannot() {
+    let s = stage().await;
+    s.tree.write("a", "1");
+    s.tree.commit("one");
+    let refused = |url: &str| {
+        let out = s.tree.command(&["push", "--quiet", url, "main"]).output().expect("git");
+        assert!(!out.status.success(), "pushed to {url}");
+    };
+    tokio::task::block_in_place(|| {
+        refused(&format!("{}/acme/churn.git", s.sandbox.url()));
+        refused(&s.sandbox.git_url(&s.repo, STRANGER));
+        refused(&s.sandbox.git_url(&RepoName::parse("acme/nothing").expect("a name"), WRITER));
+    });
+    s.sandbox.set_permission(&s.repo, STRANGER, Permission::Read);
+    tokio::task::block_in_place(|| refused(&s.sandbox.git_url(&s.repo, STRANGER)));
+    s.tree.push(&["main"]).await;
+}
