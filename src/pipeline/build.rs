@@ -264,13 +264,18 @@ impl Builder<'_, '_> {
             Kind::Null => {}
             Kind::Scalar { text, .. } => {
                 let Ok(names) = placeholder::names(text) else { return };
+                let mut told: Vec<&str> = Vec::new();
                 for (name, at) in names {
+                    if self.findings.is_full() || told.contains(&name) {
+                        continue;
+                    }
                     if RUN_VARIABLES.contains(&name)
                         || known.iter().any(|k| k == name)
                         || (hash && name.starts_with("hash:"))
                     {
                         continue;
                     }
+                    told.push(name);
                     self.unknown_placeholder(node, name, &at, known);
                 }
             }

@@ -47,6 +47,9 @@ impl Checker<'_, '_> {
     fn section(&mut self, section: &'static Section, node: &Node, at: &Range<usize>) {
         let mut meant: Vec<&str> = Vec::new();
         for entry in node.entries() {
+            if self.findings.is_full() {
+                return;
+            }
             let Some(field) = section.fields.iter().find(|f| f.key == entry.key) else {
                 let (hint, help) = suggest(section, &entry.key);
                 meant.extend(hint);
@@ -86,7 +89,12 @@ impl Checker<'_, '_> {
         for field in section.fields.iter().filter(|f| f.required) {
             if node.entry(field.key).is_none() && !meant.contains(&field.key) {
                 let message = format!("{} needs `{}`", section.title, field.key);
-                self.findings.add(code::MISSING_KEY, &at, message, Some(field.doc.to_owned()));
+                self.findings.add(
+                    code::MISSING_KEY,
+                    &at,
+                    message,
+                    Some(format!("`{}`: {}", field.key, field.doc)),
+                );
             }
         }
         let one_of = section.one_of;
@@ -405,7 +413,7 @@ fn suggest(section: &'static Section, key: &str) -> (Option<&'static str>, Strin
     homes.dedup();
     if !homes.is_empty() && homes.len() <= 3 {
         let homes = homes.join(" or of ");
-        return (None, format!("`{plain}` is a key of {homes}; {} has {}", section.title, keys(section)));
+        return (None, format!("`{plain}` is a key of {homes}, not of {}", section.title));
     }
     (None, format!("{} has {}", section.title, keys(section)))
 }

@@ -184,6 +184,11 @@ impl<'a> Findings<'a> {
         });
     }
 
+    /// Nothing more will be listed: no need to work out what to say.
+    pub fn is_full(&self) -> bool {
+        self.errors > 0 && self.list.len() >= MAX_FINDINGS
+    }
+
     pub fn has_errors(&self) -> bool {
         self.errors > 0
     }

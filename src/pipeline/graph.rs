@@ -4,14 +4,13 @@
 //! paired where they agree on the keys they share. With `gather: true` it runs for its own matrix alone and needs
 //! all members.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::build::Builder;
 use super::diagnostic::{code, quoted};
 use super::node::{Node, first_line};
 use super::placeholder::{self, Unresolved};
 use super::steps::{Draft, MAX_MEMBERS, did_you_mean};
-use super::text::compile_glob;
 use crate::model::plan::{Need, StepSpec};
 
 /// Values of one member, in the order in which its name shows them.
@@ -31,6 +30,7 @@ pub(super) fn expand(b: &mut Builder<'_, '_>, root: &Node, drafts: Vec<Draft<'_>
     let mut members: Vec<Vec<Member>> = vec![Vec::new(); drafts.len()];
     let mut steps: Vec<StepSpec> = Vec::new();
     let mut names = HashSet::new();
+    let mut budget = OVERLAP_BUDGET;
     for &i in &order {
         let draft = &drafts[i];
         members[i] = members_of(b, draft, &edges[i], &drafts, &members);
@@ -39,7 +39,7 @@ pub(super) fn expand(b: &mut Builder<'_, '_>, root: &Node, drafts: Vec<Draft<'_>
             .map(|m| m.iter().map(|(k, _)| k.to_ascii_uppercase()).collect())
             .unwrap_or_default();
         check_texts(b, draft, &variables);
-        check_artifacts(b, draft, &edges[i], &drafts, &members);
+        check_artifacts(b, draft, &edges[i], &drafts, &members, &mut budget);
         if steps.len() + members[i].len() > MAX_MEMBERS {
             let message = format!("with `{}` the run has more than {MAX_MEMBERS} steps", draft.name);
             b.findings.add(
@@ -52,7 +52,8 @@ pub(super) fn expand(b: &mut Builder<'_, '_>, root: &Node, drafts: Vec<Draft<'_>
         }
         for member in &members[i] {
             let name = member_name(&draft.name, member);
-            if !names.insert(name.clone()) {
+            // Steps or values of one name were told before.
+            if !names.insert(name.clone()) && !b.findings.has_errors() {
                 let message = format!("two members of the matrix are called {}", quoted(&name));
                 b.findings.add(
                     code::SAME_NAME,
@@ -95,6 +96,9 @@ fn agree(a: &Member, b: &Member) -> bool {
 
 fn edges<'d>(b: &mut Builder<'_, '_>, root: &Node, drafts: &'d [Draft<'_>]) -> Vec<Vec<Edge<'d>>> {
     let mut out = Vec::with_capacity(drafts.len());
+    // Of two steps of one name the first counts; the second was told.
+    let index: HashMap<&str, usize> =
+        drafts.iter().enumerate().rev().map(|(i, d)| (d.name.as_str(), i)).collect();
     for (i, draft) in drafts.iter().enumerate() {
         let Some(needs) = &draft.needs else {
             out.push(i.checked_sub(1).map(|to| Edge { to, node: None, into: None }).into_iter().collect());
@@ -114,7 +118,7 @@ fn edges<'d>(b: &mut Builder<'_, '_>, root: &Node, drafts: &'d [Draft<'_>]) -> V
                 }
                 continue;
             }
-            match drafts.iter().position(|d| d.name == need.step) {
+            match index.get(need.step.as_str()).copied() {
                 None => {
                     let message =
                         format!("{} needs {}, which is no step", quoted(&draft.name), quoted(&need.step));
@@ -303,6 +307,9 @@ fn variables(member: &Member) -> BTreeMap<String, String> {
     member.iter().map(|(k, v)| (k.to_ascii_uppercase(), v.clone())).collect()
 }
 
+/// Comparisons of globs that one file may cost; beyond it only equal globs are found.
+const OVERLAP_BUDGET: u32 = 20_000;
+
 /// No two needs may put their artifacts at the same path.
 fn check_artifacts(
     b: &mut Builder<'_, '_>,
@@ -310,15 +317,20 @@ fn check_artifacts(
     edges: &[Edge<'_>],
     drafts: &[Draft<'_>],
     members: &[Vec<Member>],
+    budget: &mut u32,
 ) {
+    let paths: Vec<Vec<String>> = edges.iter().map(|e| placed(e, &drafts[e.to])).collect();
     for (n, edge) in edges.iter().enumerate() {
         let producer = &drafts[edge.to];
+        if producer.spec.artifacts.is_empty() {
+            continue;
+        }
         let at = edge.node.map_or_else(|| draft.at.clone(), |n| first_line(b.source, &n.span));
         if draft.gather && members[edge.to].len() > 1 {
             let mut seen = HashSet::new();
             let clash = members[edge.to].iter().any(|member| {
                 let vars = variables(member);
-                placed(edge, producer).into_iter().any(|path| !seen.insert(replace_known(&path, &vars)))
+                paths[n].iter().any(|path| !seen.insert(replace_known(path, &vars)))
             });
             if clash {
                 let keys: Vec<String> = members[edge.to]
@@ -335,14 +347,14 @@ fn check_artifacts(
                 continue;
             }
         }
-        for other in &edges[..n] {
+        for (other, other_paths) in edges[..n].iter().zip(&paths) {
             let (mut certain, mut possible) = (None, None);
-            for mine in placed(edge, producer) {
-                for theirs in placed(other, &drafts[other.to]) {
-                    match overlap(&mine, &theirs) {
+            for mine in &paths[n] {
+                for theirs in other_paths {
+                    match overlap(mine, theirs, budget) {
                         Overlap::None => {}
-                        Overlap::Possible => possible = possible.or_else(|| Some((mine.clone(), theirs))),
-                        Overlap::Certain => certain = certain.or_else(|| Some((mine.clone(), theirs))),
+                        Overlap::Possible => possible = possible.or(Some((mine, theirs))),
+                        Overlap::Certain => certain = certain.or(Some((mine, theirs))),
                     }
                 }
             }
@@ -354,15 +366,15 @@ fn check_artifacts(
                     "{} and {} both make the artifact {}",
                     quoted(other),
                     quoted(&producer.name),
-                    quoted(&mine)
+                    quoted(mine)
                 );
                 b.findings.add(code::SAME_ARTIFACT, &at, message, Some(help));
             } else if let Some((mine, theirs)) = possible {
                 let message = format!(
                     "artifacts {} of {} and {} of {} may hold the same paths",
-                    quoted(&theirs),
+                    quoted(theirs),
                     quoted(other),
-                    quoted(&mine),
+                    quoted(mine),
                     quoted(&producer.name)
                 );
                 b.findings.add(code::MAY_OVERLAP, &at, message, Some(help));
@@ -398,54 +410,83 @@ enum Overlap {
     Certain,
 }
 
-fn overlap(a: &str, b: &str) -> Overlap {
+fn overlap(a: &str, b: &str, budget: &mut u32) -> Overlap {
     if a == b {
         return Overlap::Certain;
     }
-    let matches =
-        |glob: &str, path: &str| compile_glob(glob).is_ok_and(|g| g.compile_matcher().is_match(path));
-    if (is_literal(a) && matches(b, a)) || (is_literal(b) && matches(a, b)) {
-        return Overlap::Certain;
+    if *budget == 0 {
+        return Overlap::None;
     }
-    let split = |t: &str| t.split('/').map(str::to_owned).collect::<Vec<_>>();
-    let (a, b) = (split(a), split(b));
-    if a.len() + b.len() < 64 && may_meet(&a, &b, &mut 10_000) { Overlap::Possible } else { Overlap::None }
+    let (x, y): (Vec<&str>, Vec<&str>) = (a.split('/').collect(), b.split('/').collect());
+    if x.len() + y.len() > 64 || !may_meet(&x, &y, budget) {
+        return Overlap::None;
+    }
+    // A path against `*` and `?` alone was matched exactly; the rest is a guess.
+    let exact = |t: &str| !t.contains(['[', '{', '$']);
+    if (is_literal(a) || is_literal(b)) && exact(a) && exact(b) {
+        Overlap::Certain
+    } else {
+        Overlap::Possible
+    }
 }
 
 fn is_literal(text: &str) -> bool {
     !text.contains(['*', '?', '[', '{', '$'])
 }
 
-/// Could one path match both lists of segments? `budget` bounds the search; when it is spent the answer is no.
-fn may_meet(a: &[String], b: &[String], budget: &mut u32) -> bool {
+/// Could one path match both lists of segments? When `budget` is spent the answer is no.
+fn may_meet(a: &[&str], b: &[&str], budget: &mut u32) -> bool {
     *budget = budget.saturating_sub(1);
     if *budget == 0 {
         return false;
     }
     match (a.split_first(), b.split_first()) {
         (None, None) => true,
-        (Some((x, rest)), _) if x == "**" => {
+        (Some((&"**", rest)), _) => {
             may_meet(rest, b, budget) || b.split_first().is_some_and(|(_, less)| may_meet(a, less, budget))
         }
-        (_, Some((y, _))) if y == "**" => may_meet(b, a, budget),
+        (_, Some((&"**", _))) => may_meet(b, a, budget),
         (Some((x, ra)), Some((y, rb))) => segments_meet(x, y) && may_meet(ra, rb, budget),
         _ => false,
     }
 }
 
 fn segments_meet(a: &str, b: &str) -> bool {
+    let simple = |t: &str| !t.contains(['[', '{', '$']);
+    if is_literal(a) && simple(b) {
+        return wildcard(b.as_bytes(), a.as_bytes());
+    }
+    if is_literal(b) && simple(a) {
+        return wildcard(a.as_bytes(), b.as_bytes());
+    }
+    // Two patterns: what stands before the first and behind the last special character must agree.
     let fixed = |t: &str| {
-        let special = |c: char| matches!(c, '*' | '?' | '[' | '{' | '$');
-        let head = t.find(special).unwrap_or(t.len());
+        let head = t.find(['*', '?', '[', '{', '$']).unwrap_or(t.len());
         let tail = t.rfind(['*', '?', ']', '}']).map_or(0, |i| i + 1);
         (t[..head].to_owned(), t[tail.max(head)..].to_owned())
     };
-    if is_literal(a) && is_literal(b) {
-        return a == b;
-    }
     let ((head_a, tail_a), (head_b, tail_b)) = (fixed(a), fixed(b));
     (head_a.starts_with(&head_b) || head_b.starts_with(&head_a))
         && (tail_a.ends_with(&tail_b) || tail_b.ends_with(&tail_a))
+}
+
+/// Matches `*` and `?` in linear space and without recursion.
+fn wildcard(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut p, mut t, mut star) = (0, 0, None);
+    while t < text.len() {
+        if p < pattern.len() && pattern[p] == b'*' {
+            star = Some((p, t));
+            p += 1;
+        } else if p < pattern.len() && (pattern[p] == b'?' || pattern[p] == text[t]) {
+            (p, t) = (p + 1, t + 1);
+        } else if let Some((at, from)) = star {
+            star = Some((at, from + 1));
+            (p, t) = (at + 1, from + 1);
+        } else {
+            return false;
+        }
+    }
+    pattern[p..].iter().all(|b| *b == b'*')
 }
 
 #[cfg(test)]
@@ -466,8 +507,8 @@ mod tests {
             ("a/b", "a/b/c", Overlap::None),
         ];
         for (a, b, want) in cases {
-            assert_eq!(overlap(a, b), want, "{a} {b}");
-            assert_eq!(overlap(b, a), want, "{b} {a}");
+            assert_eq!(overlap(a, b, &mut 1000), want, "{a} {b}");
+            assert_eq!(overlap(b, a, &mut 1000), want, "{b} {a}");
         }
     }
 }

@@ -5,6 +5,7 @@
 //! place of a key, every error but the first, and whether a value was quoted.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry as Slot;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -135,8 +136,21 @@ pub(super) fn read<'a>(text: &'a str, findings: &mut Findings<'a>) -> Option<Rc<
 }
 
 enum Frame {
-    List { start: usize, anchor: usize, items: Vec<Rc<Node>>, size: usize },
-    Map { start: usize, anchor: usize, entries: Vec<Entry>, key: Key, size: usize },
+    List {
+        start: usize,
+        anchor: usize,
+        items: Vec<Rc<Node>>,
+        size: usize,
+    },
+    /// `seen` holds where each key stands.
+    Map {
+        start: usize,
+        anchor: usize,
+        entries: Vec<Entry>,
+        seen: HashMap<String, usize>,
+        key: Key,
+        size: usize,
+    },
 }
 
 /// What a mapping waits for.
@@ -224,9 +238,15 @@ impl Builder<'_, '_> {
             Event::MappingStart(_, anchor, tag) => {
                 self.refuse_tag(tag.is_some(), span);
                 self.open(&bytes, anchor)?;
-                let frame =
-                    Frame::Map { start: bytes.start, anchor, entries: Vec::new(), key: Key::Next, size: 1 };
-                self.stack.push(frame);
+                let (entries, seen) = (Vec::new(), HashMap::new());
+                self.stack.push(Frame::Map {
+                    start: bytes.start,
+                    anchor,
+                    entries,
+                    seen,
+                    key: Key::Next,
+                    size: 1,
+                });
                 Ok(())
             }
             Event::SequenceEnd | Event::MappingEnd => self.close(&bytes),
@@ -235,13 +255,14 @@ impl Builder<'_, '_> {
                 self.findings.add(
                     code::ALIAS,
                     &bytes,
-                    format!("no anchor is called {}", quoted(&name)),
+                    format!("{} is an alias of an anchor that does not exist", quoted(&format!("*{name}"))),
                     Some(format!(
                         "a text that begins with `*` must be quoted: \"*{}\"",
                         name.trim_end_matches([',', ']'])
                     )),
                 );
-                self.attach(Rc::new(Node { span: bytes, kind: Kind::Null, size: 1 }), 0)
+                let kind = Kind::Scalar { text: format!("*{name}"), plain: false };
+                self.attach(Rc::new(Node { span: bytes, kind, size: 1 }), 0)
             }
             _ => Ok(()),
         }
@@ -331,13 +352,13 @@ impl Builder<'_, '_> {
                 *size = size.saturating_add(node.size);
                 items.push(node);
             }
-            Some(Frame::Map { entries, key, size, .. }) => {
+            Some(Frame::Map { entries, seen, key, size, .. }) => {
                 *size = size.saturating_add(node.size);
                 match std::mem::replace(key, Key::Next) {
                     Key::Of(name, key_span) => entries.push(Entry { key: name, key_span, value: node }),
                     Key::Dropped => {}
                     Key::Next => {
-                        *key = take_key(&node, entries, self.findings);
+                        *key = take_key(&node, seen, self.findings);
                     }
                 }
             }
@@ -365,7 +386,11 @@ impl Builder<'_, '_> {
     }
 
     fn syntax(&mut self, error: &ScanError) {
-        let at = error.marker().byte_offset().unwrap_or(0).min(self.text.len());
+        let mut at = error.marker().byte_offset().unwrap_or(0).min(self.text.len());
+        // The parser stops behind tabs that it does not take: they are the place.
+        while self.text[..at].ends_with('\t') {
+            at -= 1;
+        }
         let end = self.text[at..].chars().next().map_or(at, |c| at + c.len_utf8());
         let span = at..end;
         if *error.kind() == ErrorKind::RecursionLimitExceeded {
@@ -379,7 +404,7 @@ impl Builder<'_, '_> {
 }
 
 /// Checks a scalar in a key's place and says what becomes of its value.
-fn take_key(node: &Node, entries: &[Entry], findings: &mut Findings<'_>) -> Key {
+fn take_key(node: &Node, seen: &mut HashMap<String, usize>, findings: &mut Findings<'_>) -> Key {
     match &node.kind {
         Kind::Scalar { text, plain } if *plain && text == "<<" => {
             findings.add(
@@ -391,15 +416,20 @@ fn take_key(node: &Node, entries: &[Entry], findings: &mut Findings<'_>) -> Key 
             Key::Dropped
         }
         Kind::Scalar { text, .. } => {
-            if let Some(first) = entries.iter().find(|e| e.key == *text) {
-                let line = findings.line_of(first.key_span.start);
-                findings.add(
-                    code::DUPLICATE_KEY,
-                    &node.span,
-                    format!("the key {} stands here a second time", quoted(text)),
-                    Some(format!("it is first set in line {line}; keep one of the two")),
-                );
-                return Key::Dropped;
+            match seen.entry(text.clone()) {
+                Slot::Vacant(slot) => {
+                    slot.insert(node.span.start);
+                }
+                Slot::Occupied(slot) => {
+                    let line = findings.line_of(*slot.get());
+                    findings.add(
+                        code::DUPLICATE_KEY,
+                        &node.span,
+                        format!("the key {} stands here a second time", quoted(text)),
+                        Some(format!("it is first set in line {line}; keep one of the two")),
+                    );
+                    return Key::Dropped;
+                }
             }
             Key::Of(text.clone(), node.span.clone())
         }

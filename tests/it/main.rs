@@ -8,6 +8,7 @@ mod forge_conformance;
 mod forge_webhooks;
 mod github_shapes;
 mod outbox;
+mod pipeline;
 mod store;
 mod support;
 mod web;
