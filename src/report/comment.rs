@@ -409,7 +409,8 @@ fn steps(section: &Section) -> Option<String> {
     }
     let good = section.steps.iter().filter(|s| s.state.is_good()).count();
     let count = match section.steps.len() {
-        n if n == good => format!("all {n} good"),
+        1 if good == 1 => "1, good".to_owned(),
+        n if n == good => format!("{n}, all good"),
         n => format!("{good} of {n} good"),
     };
     Some(fold(&format!("<b>Steps</b>: {count}"), &text))

@@ -9,6 +9,7 @@ mod forge_webhooks;
 mod github_shapes;
 mod outbox;
 mod pipeline;
+mod report;
 mod store;
 mod support;
 mod web;
