@@ -592,7 +592,7 @@ async fn finish(
     app.live.tell(Hint::Run(row.run_id));
     // Not needed for the result, and safe to lose: segments are as readable as one blob.
     tokio::spawn(async move {
-        if let Err(error) = logs::compact(&app, masker.as_ref(), &row.uid).await {
+        if let Err(error) = logs::compact(&app, &row.uid).await {
             tracing::warn!(attempt.uid = %row.uid, %error, "cannot compact a log; its segments stay");
         }
     });

@@ -1,7 +1,7 @@
 //! Attempts' logs: numbered segments in `blob`, a row for each, one blob after the end. Offsets count the bytes that the agent sent.
 //!
 //! The agent has masked them already. Here they are masked again without changing their length, over a stretch that reaches back into
-//! what is stored, and once more over the whole log when it is compacted.
+//! what is stored: a secret that was cut by the end of a segment is overwritten there too.
 
 use bytes::{Bytes, BytesMut};
 
@@ -54,7 +54,7 @@ pub async fn append(
     Ok(appended)
 }
 
-/// The chunk with every secret overwritten, also one that began in the bytes before it.
+/// The chunk with every secret overwritten. One that began in the bytes before it is overwritten there as well.
 async fn blotted(
     app: &App,
     masker: &Masker,
@@ -69,7 +69,27 @@ async fn blotted(
     text.extend_from_slice(&before);
     text.extend_from_slice(bytes);
     masker.blot(&mut text);
-    Ok(text.split_off(before.len()).freeze())
+    let chunk = text.split_off(before.len()).freeze();
+    if text != before {
+        overwrite(app, uid, from, &text).await?;
+    }
+    Ok(chunk)
+}
+
+/// Replaces stored bytes by as many others. Each blob is replaced whole, so that a reader sees the old or the new one.
+async fn overwrite(app: &App, uid: &AttemptUid, from: i64, text: &[u8]) -> Result<(), LogError> {
+    for segment in app.store.log_segments(uid, from, SEGMENTS).await? {
+        let mut stored = BytesMut::from(&app.blobs.get(&segment.blob_key).await?[..]);
+        let skip = (segment.start_byte - from).max(0) as usize;
+        let at = (from - segment.start_byte).max(0) as usize;
+        let length = text.len().saturating_sub(skip).min(stored.len().saturating_sub(at));
+        let (old, new) = (&mut stored[at..at + length], &text[skip.min(text.len())..][..length]);
+        if old != new {
+            old.copy_from_slice(new);
+            app.blobs.put(&segment.blob_key, stored.freeze()).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Up to `limit` stored bytes from offset `from` on; fewer at the end of what is stored or of a segment.
@@ -104,7 +124,7 @@ async fn read_once(app: &App, uid: &AttemptUid, from: i64, limit: usize) -> Resu
 }
 
 /// Makes one blob of an ended attempt's segments. Safe to repeat; readers who hold the old list read it again.
-pub async fn compact(app: &App, masker: Option<&Masker>, uid: &AttemptUid) -> Result<(), LogError> {
+pub async fn compact(app: &App, uid: &AttemptUid) -> Result<(), LogError> {
     let segments = app.store.log_segments(uid, 0, i64::MAX).await?;
     let total: i64 = segments.iter().map(|s| s.bytes).sum();
     if segments.len() < 2 || total > COMPACTED_BYTES {
@@ -116,9 +136,6 @@ pub async fn compact(app: &App, masker: Option<&Masker>, uid: &AttemptUid) -> Re
             return Err(LogError::Hole { uid: uid.clone(), at: text.len() as i64 });
         }
         text.extend_from_slice(&app.blobs.get(&segment.blob_key).await?);
-    }
-    if let Some(masker) = masker {
-        masker.blot(&mut text);
     }
     let now = app.clock.now_ms();
     let whole = key::whole_log(uid, now);

@@ -409,7 +409,7 @@ async fn s05_what_is_replayed_has_no_second_effect() {
     let two = webhook("/hooks/github/main", "a", &[(SIGNATURE, &right), ("X-GitHub-Delivery", "b")], BODY);
     expect("two ids", raw(web.hooks, two).await.status, 400);
     // A flood of new ids over a few connections.
-    let client = reqwest::Client::builder().build().unwrap();
+    let client = web.http.clone();
     let flood: Vec<_> = (0..8)
         .map(|sender| {
             let (client, hooks, right) = (client.clone(), web.hooks, right.clone());
@@ -491,7 +491,7 @@ async fn every_recorded_payload_of_github_is_accepted() {
     std::fs::write(&token, "t-of-the-recorded-forge").unwrap();
     let head = format!("[forge.recorded]\nkind = \"github\"\ntoken = {{ file = {token:?} }}\n");
     let web = Web::with("http://127.0.0.1:9", &(head + &extra)).await;
-    let client = reqwest::Client::builder().build().unwrap();
+    let client = web.http.clone();
     let mut statuses = BTreeMap::new();
     for (number, example) in examples.iter().enumerate() {
         let (kind, name) = hook_of(&example.payload);

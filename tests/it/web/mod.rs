@@ -38,6 +38,7 @@ pub struct Web {
     pub hooks: SocketAddr,
     pub agent: SocketAddr,
     pub ops: SocketAddr,
+    pub http: reqwest::Client,
     stop: CancellationToken,
     _dir: tempfile::TempDir,
 }
@@ -80,7 +81,7 @@ impl Web {
             forges,
             config,
             Arc::new(SystemClock),
-            std::sync::Arc::new(Instance::load(&place.store).await.unwrap()),
+            Arc::new(Instance::load(&place.store).await.unwrap()),
         )
         .unwrap();
         let stop = CancellationToken::new();
@@ -90,7 +91,16 @@ impl Web {
         tokio::spawn(serve_agents(agent, app.clone(), stop.clone()));
         tokio::spawn(serve_ops(ops, app.clone(), stop.clone()));
         let [hooks, agent, ops] = addresses;
-        Self { place, app, hooks, agent, ops, stop, _dir: dir }
+        Self {
+            place,
+            app,
+            hooks,
+            agent,
+            ops,
+            http: reqwest::Client::builder().build().unwrap(),
+            stop,
+            _dir: dir,
+        }
     }
 
     pub async fn is_stored(&self, delivery_id: &str) -> bool {
