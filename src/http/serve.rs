@@ -86,8 +86,9 @@ pub async fn serve(
             Ok(accepted) => accepted,
             Err(error) if is_of_one_connection(&error) => continue,
             Err(error) => {
-                // Out of file descriptors or memory: accepting again at once would spin.
+                // Out of file descriptors or memory: accepting again at once would spin, and one less idle may help.
                 tracing::warn!(listener = limits.name, %error, "cannot accept a connection");
+                lock(&idle).push_out_oldest();
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(Duration::from_secs(1));
                 continue;

@@ -1,0 +1,139 @@
+//! `trainyard serve` as a child process that may be killed and started again on the same files.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use tokio::process::{Child, Command};
+use trainyard::forge::webhook::github::sign;
+
+pub const SECRET: &str = "the secret of the only hook";
+
+pub struct Daemon {
+    pub hooks: SocketAddr,
+    pub ops: SocketAddr,
+    pub http: reqwest::Client,
+    config: PathBuf,
+    child: Option<Child>,
+    dir: tempfile::TempDir,
+}
+
+impl Daemon {
+    /// Writes its configuration; starts nothing. The ports are free ones, kept over restarts.
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        // All four are held until all are known, so that they differ.
+        let held: Vec<TcpListener> = (0..4).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let [hooks, app, agent, ops] = [0, 1, 2, 3].map(|n| held[n].local_addr().unwrap());
+        let write = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path.display().to_string()
+        };
+        let text = format!(
+            "data_dir = {data:?}\npublic_url = \"http://{app}\"\n\
+             [listen]\nhooks = \"{hooks}\"\napp = \"{app}\"\nagent = \"{agent}\"\nops = \"{ops}\"\n\
+             [forge.github]\nkind = \"github\"\nurl = \"http://127.0.0.1:9\"\nallow_http = true\ntoken = {{ file = {token:?} }}\n\
+             [[forge.github.hook]]\nid = \"main\"\nsecrets = [{{ file = {secret:?} }}]\nrepository = \"ada/churn\"\n",
+            data = dir.path().join("data").display().to_string(),
+            token = write("token", "a-token-of-the-forge"),
+            secret = write("secret", SECRET),
+        );
+        let config = PathBuf::from(write("trainyard.toml", &text));
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(10)).build().unwrap();
+        Self { hooks, ops, http, config, child: None, dir }
+    }
+
+    pub fn database(&self) -> PathBuf {
+        self.dir.path().join("data/trainyard.db")
+    }
+
+    /// Starts it and waits until it is ready; how long that took.
+    pub async fn start(&mut self) -> Duration {
+        self.start_with_files(None).await
+    }
+
+    /// The same with at most so many open files.
+    pub async fn start_with_files(&mut self, files: Option<u32>) -> Duration {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log()).unwrap();
+        let limit = files.map_or(String::new(), |n| format!("ulimit -n {n} && "));
+        let since = Instant::now();
+        let child = Command::new("sh")
+            .arg("-c")
+            .arg(format!("{limit}exec \"$0\" serve --config \"$1\""))
+            .arg(env!("CARGO_BIN_EXE_trainyard"))
+            .arg(&self.config)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let child = self.child.insert(child);
+        let ready = format!("http://{}/readyz", self.ops);
+        while since.elapsed() < Duration::from_secs(30) {
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!("the daemon ended with {status}:\n{}", tail(&self.dir.path().join("daemon.log")));
+            }
+            if self.http.get(&ready).send().await.is_ok_and(|answer| answer.status() == 200) {
+                return since.elapsed();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the daemon is not ready after 30 s:\n{}", tail(&self.log()));
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.path().join("daemon.log")
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().and_then(Child::id).expect("it runs")
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub async fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().await.unwrap();
+        }
+    }
+
+    /// SIGTERM, and waits until it ended; how long that took and whether it ended well.
+    pub async fn terminate(&mut self) -> (Duration, bool) {
+        let since = Instant::now();
+        let mut child = self.child.take().expect("it runs");
+        let pid = nix::unistd::Pid::from_raw(child.id().expect("it runs") as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+        let status = tokio::time::timeout(Duration::from_secs(30), child.wait()).await.expect("it ends").unwrap();
+        (since.elapsed(), status.success())
+    }
+
+    /// Posts a signed delivery of a kind that needs no call to the forge. None: no answer.
+    pub async fn deliver(&self, id: &str) -> Option<u16> {
+        post(&self.http, self.hooks, id).await
+    }
+}
+
+pub async fn post(http: &reqwest::Client, hooks: SocketAddr, id: &str) -> Option<u16> {
+    let body = format!(
+        r#"{{"action":"started","note":"{}","repository":{{"id":42,"full_name":"ada/churn","name":"churn","default_branch":"main","owner":{{"login":"ada","id":7}}}},"sender":{{"id":7,"login":"ada"}}}}"#,
+        "x".repeat(8000)
+    );
+    let sent = http
+        .post(format!("http://{hooks}/hooks/github/main"))
+        .header("content-type", "application/json")
+        .header("x-github-event", "watch")
+        .header("x-github-delivery", id)
+        .header("x-hub-signature-256", sign(SECRET.as_bytes(), body.as_bytes()))
+        .body(body)
+        .send()
+        .await;
+    sent.ok().map(|answer| answer.status().as_u16())
+}
+
+fn tail(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(30)..].join("\n")
+}
