@@ -4,6 +4,7 @@
 
 mod agent;
 mod daemon;
+mod demo;
 mod deliveries;
 mod init;
 mod lint;
@@ -30,6 +31,8 @@ struct Cli {
 enum Command {
     /// Run the daemon.
     Serve(serve::Args),
+    /// See it all on this machine: a forge, a push, two trainings, a pull-request comment.
+    Demo(demo::Args),
     /// Write a first `.trainyard.yaml` for the project in this directory.
     Init(init::Args),
     /// Check pipeline files.
@@ -61,6 +64,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(args) => block_on(serve::run(args)),
+        Command::Demo(args) => block_on(demo::run(args)),
         Command::Init(args) => init::run(&args),
         Command::Lint(args) => lint::run(&args),
         Command::Plan(args) => plan::run(&args),
@@ -79,8 +83,8 @@ fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Res
 }
 
 /// Log lines on standard error: for people on a terminal, JSON otherwise. `TRAINYARD_LOG` filters, e.g. `trainyard=debug`.
-fn logging() {
-    let filter = EnvFilter::try_from_env("TRAINYARD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+fn logging(level: &str) {
+    let filter = EnvFilter::try_from_env("TRAINYARD_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if std::io::stderr().is_terminal() {
         let _ = builder.try_init();

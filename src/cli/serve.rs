@@ -17,7 +17,7 @@ pub struct Args {
 
 /// Runs the daemon. Trainings that are under way when it ends go on and are found again at the next start.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    super::logging();
+    super::logging("info");
     crate::executor::local::protect_this_process()?;
     let config = Config::load(&args.config)?;
     let mut terminate = signal(SignalKind::terminate())?;
