@@ -116,11 +116,19 @@ impl Daemon {
                 4,
             ),
             (Arc::new(Sender::new(store.clone(), forges, clock.clone())), 4),
-            (Arc::new(Sweeper { store: store.clone(), blobs, clock: clock.clone(), keep: config.retention }), 1),
+            (
+                Arc::new(Sweeper {
+                    store: store.clone(),
+                    blobs,
+                    clock: clock.clone(),
+                    keep: config.retention,
+                }),
+                1,
+            ),
         ];
-        handlers
-            .into_iter()
-            .fold(Worker::new(store, clock, holder), |worker, (handler, at_once)| worker.register(handler, at_once))
+        handlers.into_iter().fold(Worker::new(store, clock, holder), |worker, (handler, at_once)| {
+            worker.register(handler, at_once)
+        })
     }
 
     /// Asks for everything that may have happened while nobody looked.
@@ -141,7 +149,10 @@ impl Daemon {
         self.app.stopping.cancel();
         self.tasks.close();
         if tokio::time::timeout(STOP, self.tasks.wait()).await.is_err() {
-            tracing::warn!("some requests or handlers did not end within {} s; they are taken up at the next start", STOP.as_secs());
+            tracing::warn!(
+                "some requests or handlers did not end within {} s; they are taken up at the next start",
+                STOP.as_secs()
+            );
         }
         self.app.store.close().await;
     }
@@ -149,7 +160,10 @@ impl Daemon {
 
 fn private_dir(dir: &Path) -> Result<(), ConfigError> {
     let fail = |e: std::io::Error| {
-        ConfigError(format!("cannot use data_dir {}: {e}; make it, owned by the user of the daemon", dir.display()))
+        ConfigError(format!(
+            "cannot use data_dir {}: {e}; make it, owned by the user of the daemon",
+            dir.display()
+        ))
     };
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(fail)?;
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).map_err(fail)
@@ -170,8 +184,10 @@ fn connect(config: &Config) -> Result<Forges, ConfigError> {
 fn executors(config: &Config) -> Result<BTreeMap<String, Arc<dyn Executor>>, ConfigError> {
     let refuse = |e: anyhow::Error| ConfigError(format!("executor.local: {e:#}"));
     let user = config.executor.local.user.as_deref().map(StepUser::lookup).transpose().map_err(refuse)?;
-    let agent_binary = std::env::current_exe().map_err(|e| ConfigError(format!("cannot find this program's own file: {e}")))?;
-    let local = Local::new(LocalOptions { agent_binary, workspace_root: config.workspace(), user }).map_err(refuse)?;
+    let agent_binary = std::env::current_exe()
+        .map_err(|e| ConfigError(format!("cannot find this program's own file: {e}")))?;
+    let local = Local::new(LocalOptions { agent_binary, workspace_root: config.workspace(), user })
+        .map_err(refuse)?;
     Ok(BTreeMap::from([("local".to_owned(), Arc::new(local) as Arc<dyn Executor>)]))
 }
 

@@ -4,8 +4,8 @@
 
 mod agent;
 mod daemon;
-mod demo;
 mod deliveries;
+mod demo;
 mod init;
 mod lint;
 mod plan;

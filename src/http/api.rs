@@ -16,8 +16,8 @@ use super::problem::Problem;
 use crate::clock::Millis;
 use crate::model::metric::float;
 use crate::model::{
-    AttemptState, AttemptUid, ComparisonState, DeliveryRowId, DeliveryState, EndClass, RepoId, RunState, Sha, StepState,
-    Verdict,
+    AttemptState, AttemptUid, ComparisonState, DeliveryRowId, DeliveryState, EndClass, RepoId, RunState, Sha,
+    StepState, Verdict,
 };
 use crate::store::attempts::AttemptRow;
 use crate::store::deliveries::DeliveryRow;
@@ -394,7 +394,8 @@ pub async fn artifact(
 ) -> Result<Response, Problem> {
     let found = attempt_for(&web, &who, &uid).await?;
     let rows = web.app.store.artifacts_of_attempt(&found.attempt.uid).await?;
-    let row = rows.into_iter().find(|r| r.path == query.path).ok_or_else(|| Problem::not_found("artifact"))?;
+    let row =
+        rows.into_iter().find(|r| r.path == query.path).ok_or_else(|| Problem::not_found("artifact"))?;
     let stream = web.app.blobs.stream(&row.blob_key).await?;
     let name = row.path.rsplit('/').next().unwrap_or_default();
     let plain: String =
@@ -459,7 +460,8 @@ pub struct Done {
 /// A JSON body; an empty one is an empty object.
 fn json_body<T: serde::de::DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
     let text: &[u8] = if body.is_empty() { b"{}" } else { body };
-    serde_json::from_slice(text).map_err(|e| Problem::bad_request(format!("the body is not what this call takes: {e}")))
+    serde_json::from_slice(text)
+        .map_err(|e| Problem::bad_request(format!("the body is not what this call takes: {e}")))
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -515,7 +517,8 @@ pub async fn release(
 }
 
 pub async fn release_run(web: &Web, who: &Who, run: &RunRow, sha: &str) -> Result<Done, Problem> {
-    let sha = Sha::parse(sha.trim()).map_err(|e| Problem::bad_request(format!("{e}; give the full commit id")))?;
+    let sha =
+        Sha::parse(sha.trim()).map_err(|e| Problem::bad_request(format!("{e}; give the full commit id")))?;
     let now = web.app.clock.now_ms();
     match web.app.store.release_run(&run.id, &sha, &who.actor(), now).await? {
         Ok(()) => {
@@ -590,7 +593,11 @@ pub async fn delivery(State(web): State<Web>, Path(id): Path<String>) -> Answer<
 /// `POST /api/v1/deliveries/{delivery}/replay`
 pub async fn replay(State(web): State<Web>, Path(id): Path<String>) -> Answer<Done> {
     let row = web.app.store.find_delivery(&id).await?.ok_or_else(|| Problem::not_found("delivery"))?;
-    let changed = web.app.store.replay_delivery(&DeliveryRowId::from_text(row.id.as_str()), web.app.clock.now_ms()).await?;
+    let changed = web
+        .app
+        .store
+        .replay_delivery(&DeliveryRowId::from_text(row.id.as_str()), web.app.clock.now_ms())
+        .await?;
     Ok(Json(Done { changed, detail: "it will be looked at again".into() }))
 }
 
@@ -676,7 +683,11 @@ pub struct TokenAsk {
 }
 
 /// `POST /api/v1/tokens` `{name, scope, repo?}`
-pub async fn create_token(State(web): State<Web>, Extension(who): Extension<Who>, body: Bytes) -> Result<Response, Problem> {
+pub async fn create_token(
+    State(web): State<Web>,
+    Extension(who): Extension<Who>,
+    body: Bytes,
+) -> Result<Response, Problem> {
     let ask: TokenAsk = json_body(&body)?;
     let name = super::text::shown_cut(ask.name.trim(), 80).to_string();
     if name.is_empty() {
@@ -685,11 +696,16 @@ pub async fn create_token(State(web): State<Web>, Extension(who): Extension<Who>
     let repo: Option<RepoId> = match &ask.repo {
         None => None,
         Some(text) => {
-            let unknown = || Problem::bad_request("no delivery has come from that repository yet; write owner/name as the forge does");
+            let unknown = || {
+                Problem::bad_request(
+                    "no delivery has come from that repository yet; write owner/name as the forge does",
+                )
+            };
             Some(web.app.store.find_repo(text).await?.ok_or_else(unknown)?.id)
         }
     };
-    let (row, text) = auth::create_token(&web.app.store, &name, ask.scope, repo, web.app.clock.now_ms()).await?;
+    let (row, text) =
+        auth::create_token(&web.app.store, &name, ask.scope, repo, web.app.clock.now_ms()).await?;
     tracing::info!(token.id = row.id, token.scope = %row.scope, who = who.actor(), "made an API token");
     Ok((StatusCode::CREATED, Json(TokenJson::new(row, Some(text)))).into_response())
 }

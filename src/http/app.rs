@@ -144,7 +144,10 @@ impl Web {
     pub fn follow(&self, key: &str) -> Result<Follower, Problem> {
         let mut taken = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
         if taken.values().sum::<usize>() >= FOLLOWERS {
-            return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too many followers of logs at the moment"));
+            return Err(Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many followers of logs at the moment",
+            ));
         }
         let own = taken.entry(key.to_owned()).or_default();
         if *own >= FOLLOWERS_EACH {

@@ -70,7 +70,9 @@ pub fn new_token() -> String {
 /// Is this text a token, typed without error? Says nothing of whether it is valid.
 pub fn is_token(text: &str) -> bool {
     let Some((body, crc)) = text.rsplit_once('_') else { return false };
-    body.starts_with(PREFIX) && body.len() == PREFIX.len() + 40 && format!("{:08x}", crc32(body.as_bytes())) == crc
+    body.starts_with(PREFIX)
+        && body.len() == PREFIX.len() + 40
+        && format!("{:08x}", crc32(body.as_bytes())) == crc
 }
 
 /// What is kept of a token or a session: the SHA-256 of its text. They are random, so no salt is needed.
@@ -164,7 +166,8 @@ fn session_text(web: &Web, headers: &HeaderMap) -> Option<String> {
 async fn identify(web: &Web, headers: &HeaderMap) -> Result<Who, Problem> {
     let wrong = || Problem::new(StatusCode::UNAUTHORIZED, "the token is not valid, or was revoked");
     if let Some(value) = headers.get(header::AUTHORIZATION) {
-        let text = value.to_str().ok().and_then(|v| v.strip_prefix("Bearer ")).map(str::trim).ok_or_else(wrong)?;
+        let text =
+            value.to_str().ok().and_then(|v| v.strip_prefix("Bearer ")).map(str::trim).ok_or_else(wrong)?;
         if !is_token(text) {
             return Err(wrong());
         }
@@ -365,7 +368,9 @@ mod tests {
 
     #[test]
     fn a_login_never_leads_away() {
-        for bad in ["", "//evil", "/\\evil", "https://evil", "javascript:alert(1)", "/a\nb", "evil", "/\u{202e}"] {
+        for bad in
+            ["", "//evil", "/\\evil", "https://evil", "javascript:alert(1)", "/a\nb", "evil", "/\u{202e}"]
+        {
             assert_eq!(safe_next(bad), "/", "{bad:?}");
         }
         assert_eq!(safe_next("/runs/0192?step=3"), "/runs/0192?step=3");

@@ -4,12 +4,12 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use axum::Extension;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::stream;
@@ -42,7 +42,10 @@ impl From<LogError> for Problem {
             LogError::Blob(error) => error.into(),
             LogError::Hole { .. } => {
                 tracing::error!(%error, "cannot show a log");
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "a part of this log is missing; the daemon's log says which")
+                Self::new(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "a part of this log is missing; the daemon's log says which",
+                )
             }
         }
     }
@@ -202,7 +205,8 @@ impl Follow {
     async fn next(&mut self) -> Result<Next, Problem> {
         loop {
             // The row before the bytes: what an ended attempt has stored is then complete.
-            let attempt = self.web.app.store.attempt(&self.uid).await?.ok_or_else(|| Problem::not_found("attempt"))?;
+            let attempt =
+                self.web.app.store.attempt(&self.uid).await?.ok_or_else(|| Problem::not_found("attempt"))?;
             let bytes = logs::read(&self.web.app, &self.uid, self.offset, PIECE).await?;
             let ended = attempt.state == AttemptState::Ended;
             if bytes.is_empty() && self.offset < attempt.log_bytes {
@@ -282,4 +286,3 @@ impl Follow {
         }
     }
 }
-

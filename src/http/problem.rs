@@ -63,9 +63,10 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         tracing::error!(error = %error, "cannot answer a request: the store failed");
         match error {
-            StoreError::Unavailable(_) => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "the database is not available; try again in a moment")
-            }
+            StoreError::Unavailable(_) => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the database is not available; try again in a moment",
+            ),
             _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the daemon's log says why"),
         }
     }
@@ -77,7 +78,10 @@ impl From<BlobError> for Problem {
             BlobError::Missing(_) => Self::new(StatusCode::GONE, "these bytes were deleted by retention"),
             error => {
                 tracing::error!(error = %error, "cannot answer a request: the blob store failed");
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "the blob store is not available; try again in a moment")
+                Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "the blob store is not available; try again in a moment",
+                )
             }
         }
     }

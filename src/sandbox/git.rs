@@ -120,8 +120,14 @@ impl Bare {
 
     /// Branches and tags with their commits.
     pub async fn refs(&self) -> anyhow::Result<Vec<(String, String)>> {
-        let text = self.text(&["for-each-ref", "--format=%(refname) %(objectname)", "refs/heads", "refs/tags"]).await?;
-        Ok(text.lines().filter_map(|l| l.split_once(' ')).map(|(r, o)| (r.to_owned(), o.to_owned())).collect())
+        let text = self
+            .text(&["for-each-ref", "--format=%(refname) %(objectname)", "refs/heads", "refs/tags"])
+            .await?;
+        Ok(text
+            .lines()
+            .filter_map(|l| l.split_once(' '))
+            .map(|(r, o)| (r.to_owned(), o.to_owned()))
+            .collect())
     }
 
     /// The commit that a branch name or a commit id means.
@@ -147,7 +153,8 @@ impl Bare {
 
     /// Entries of a tree by its id or a commit's, not recursive; with `path`, that entry alone.
     pub async fn entries(&self, tree: &str, path: Option<&str>) -> anyhow::Result<Vec<Entry>> {
-        let mut args = vec!["--literal-pathspecs", "ls-tree", "-z", "-l", "--full-tree", "--end-of-options", tree];
+        let mut args =
+            vec!["--literal-pathspecs", "ls-tree", "-z", "-l", "--full-tree", "--end-of-options", tree];
         args.extend(path);
         let out = self.run(&args).await?;
         let lines = out.split(|b| *b == 0).filter(|line| !line.is_empty());
@@ -165,7 +172,8 @@ impl Bare {
     /// How many commits `head` lacks and has over `base`.
     pub async fn behind_ahead(&self, base: &str, head: &str) -> anyhow::Result<(u64, u64)> {
         let range = format!("{base}...{head}");
-        let text = self.text(&["rev-list", "--left-right", "--count", "--end-of-options", &range, "--"]).await?;
+        let text =
+            self.text(&["rev-list", "--left-right", "--count", "--end-of-options", &range, "--"]).await?;
         let (left, right) = text.split_once('\t').context("git rev-list --count printed no pair")?;
         Ok((left.parse()?, right.parse()?))
     }
@@ -177,7 +185,17 @@ impl Bare {
 
     /// Letters (`A`, `M`, `D`, …) and paths that a commit changes against its first parent.
     pub async fn changes(&self, sha: &str) -> anyhow::Result<Vec<(String, String)>> {
-        let args = ["diff-tree", "-r", "-z", "--root", "--no-commit-id", "--name-status", "--no-renames", "--end-of-options", sha];
+        let args = [
+            "diff-tree",
+            "-r",
+            "-z",
+            "--root",
+            "--no-commit-id",
+            "--name-status",
+            "--no-renames",
+            "--end-of-options",
+            sha,
+        ];
         let text = self.text(&args).await?;
         let mut parts = text.split('\0');
         let mut found = Vec::new();
@@ -195,14 +213,25 @@ impl Bare {
     pub async fn take_over(&self, from: &Self, sha: &str, as_ref: &str) -> anyhow::Result<()> {
         let spec = format!("+{sha}:{as_ref}");
         let from = from.dir.to_str().context("the sandbox's folder has a name that is not UTF-8")?;
-        self.run(&["-c", "protocol.file.allow=always", "fetch", "--quiet", "--no-tags", "--end-of-options", from, &spec])
-            .await
-            .map(drop)
+        self.run(&[
+            "-c",
+            "protocol.file.allow=always",
+            "fetch",
+            "--quiet",
+            "--no-tags",
+            "--end-of-options",
+            from,
+            &spec,
+        ])
+        .await
+        .map(drop)
     }
 
     /// Runs `git http-backend` for one request, whole in memory.
     pub async fn cgi(&self, request: CgiRequest<'_>) -> anyhow::Result<CgiAnswer> {
-        let header = |name: &str| request.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+        let header = |name: &str| {
+            request.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned()
+        };
         let mut git = self.command();
         git.arg("http-backend")
             .env_remove("GIT_DIR")
@@ -252,7 +281,9 @@ fn parse_commit(text: &str) -> anyhow::Result<CommitInfo> {
 fn parse_entry(line: &str) -> anyhow::Result<Entry> {
     let (head, path) = line.split_once('\t').context("git ls-tree printed no path")?;
     let mut words = head.split_whitespace().map(str::to_owned);
-    let (Some(mode), Some(kind), Some(id), Some(size)) = (words.next(), words.next(), words.next(), words.next()) else {
+    let (Some(mode), Some(kind), Some(id), Some(size)) =
+        (words.next(), words.next(), words.next(), words.next())
+    else {
         bail!("git ls-tree printed {head:?}");
     };
     Ok(Entry { mode, kind, id, size: size.parse().ok(), path: path.to_owned() })

@@ -105,13 +105,17 @@ impl Sandbox {
     /// Starts a forge with the accounts [`WRITER`], [`BOT`] and [`STRANGER`], and no repository.
     pub async fn start(options: SandboxOptions) -> anyhow::Result<Self> {
         let SandboxOptions { dir, port, clock } = options;
-        std::fs::create_dir_all(&dir).with_context(|| format!("cannot make the sandbox's folder {}", dir.display()))?;
+        std::fs::create_dir_all(&dir)
+            .with_context(|| format!("cannot make the sandbox's folder {}", dir.display()))?;
         let listener = TcpListener::bind(("127.0.0.1", port))
             .await
             .with_context(|| format!("cannot listen on port {port} of 127.0.0.1 for the sandbox"))?;
         let url = format!("http://{}", listener.local_addr().context("cannot read the sandbox's address")?);
         let account = |id, login: &str, kind| {
-            (login.to_owned(), Account { id, login: login.to_owned(), kind, token: format!("sandbox-{}", random_hex(16)) })
+            (
+                login.to_owned(),
+                Account { id, login: login.to_owned(), kind, token: format!("sandbox-{}", random_hex(16)) },
+            )
         };
         let accounts = BTreeMap::from([
             account(101, WRITER, "User"),
@@ -213,7 +217,12 @@ impl Sandbox {
         self.inner.state.with(|s| {
             let owner = name.owner().to_owned();
             if !s.accounts.contains_key(&owner) {
-                let account = Account { id: s.next_id(), login: owner.clone(), kind: "Organization", token: String::new() };
+                let account = Account {
+                    id: s.next_id(),
+                    login: owner.clone(),
+                    kind: "Organization",
+                    token: String::new(),
+                };
                 s.accounts.insert(owner, account);
             }
             let writers: &[&str] = if fork { &[] } else { &[WRITER, BOT] };
@@ -226,7 +235,10 @@ impl Sandbox {
                 created_ms,
                 git,
                 pushing: Arc::default(),
-                permissions: writers.iter().map(|w| ((*w).to_owned(), Permission::Write)).collect::<HashMap<_, _>>(),
+                permissions: writers
+                    .iter()
+                    .map(|w| ((*w).to_owned(), Permission::Write))
+                    .collect::<HashMap<_, _>>(),
                 pulls: BTreeMap::new(),
                 statuses: Vec::new(),
                 comments: BTreeMap::new(),
@@ -262,7 +274,8 @@ impl Sandbox {
             None => git.clone(),
         };
         let no_branch = |name: &str| format!("there is no branch {name}");
-        let head_sha = head_git.resolve(&new.head_branch).await.with_context(|| no_branch(&new.head_branch))?;
+        let head_sha =
+            head_git.resolve(&new.head_branch).await.with_context(|| no_branch(&new.head_branch))?;
         let base_sha = git.resolve(&new.base_branch).await.with_context(|| no_branch(&new.base_branch))?;
         let created_ms = self.inner.clock.now_ms();
         let number = self.inner.state.with(|s| {
@@ -295,13 +308,15 @@ impl Sandbox {
     /// Changes the base branch of a pull request.
     pub async fn retarget_pull(&self, repo: &RepoName, number: i64, base_branch: &str) -> anyhow::Result<()> {
         let git = self.inner.git(repo)?;
-        let sha = git.resolve(base_branch).await.with_context(|| format!("there is no branch {base_branch}"))?;
+        let sha =
+            git.resolve(base_branch).await.with_context(|| format!("there is no branch {base_branch}"))?;
         let was = self.change(repo, number, |pull| {
             let was = (pull.base_branch.clone(), pull.base_sha.clone());
             (pull.base_branch, pull.base_sha) = (base_branch.to_owned(), sha);
             was
         })?;
-        let changes = serde_json::json!({"changes": {"base": {"ref": {"from": was.0}, "sha": {"from": was.1}}}});
+        let changes =
+            serde_json::json!({"changes": {"base": {"ref": {"from": was.0}, "sha": {"from": was.1}}}});
         self.inner.fire_pull(repo, number, "edited", WRITER, changes).await;
         Ok(())
     }
@@ -337,7 +352,12 @@ impl Sandbox {
         self.change(repo, number, |pull| pull.head_repo = None)
     }
 
-    fn change<T>(&self, repo: &RepoName, number: i64, change: impl FnOnce(&mut Pull) -> T) -> anyhow::Result<T> {
+    fn change<T>(
+        &self,
+        repo: &RepoName,
+        number: i64,
+        change: impl FnOnce(&mut Pull) -> T,
+    ) -> anyhow::Result<T> {
         self.inner
             .state
             .with(|s| s.repos.get_mut(repo)?.pulls.get_mut(&number).map(change))
@@ -345,7 +365,13 @@ impl Sandbox {
     }
 
     /// Writes a comment as `login` and sends its webhook.
-    pub async fn comment(&self, repo: &RepoName, number: i64, login: &str, body: &str) -> anyhow::Result<u64> {
+    pub async fn comment(
+        &self,
+        repo: &RepoName,
+        number: i64,
+        login: &str,
+        body: &str,
+    ) -> anyhow::Result<u64> {
         let posted = self
             .inner
             .add_comment(repo, number, login, body.to_owned())
@@ -392,7 +418,11 @@ impl Sandbox {
     /// Every comment of a pull request, oldest first, with its edits.
     pub fn comments(&self, repo: &RepoName, number: i64) -> Vec<PostedComment> {
         self.inner.state.with(|s| {
-            let all = s.repos.get(repo).map(|r| r.comments.values().cloned().collect::<Vec<_>>()).unwrap_or_default();
+            let all = s
+                .repos
+                .get(repo)
+                .map(|r| r.comments.values().cloned().collect::<Vec<_>>())
+                .unwrap_or_default();
             all.into_iter().filter(|c| c.number == number).collect()
         })
     }
@@ -409,7 +439,12 @@ impl Sandbox {
 
     /// The commit at the tip of a branch.
     pub async fn tip(&self, repo: &RepoName, branch: &str) -> anyhow::Result<Sha> {
-        let sha = self.inner.git(repo)?.resolve(branch).await.with_context(|| format!("there is no branch {branch}"))?;
+        let sha = self
+            .inner
+            .git(repo)?
+            .resolve(branch)
+            .await
+            .with_context(|| format!("there is no branch {branch}"))?;
         Ok(Sha::parse(&sha)?)
     }
 }
@@ -422,10 +457,16 @@ impl Drop for Sandbox {
 
 impl Inner {
     fn git(&self, repo: &RepoName) -> anyhow::Result<Bare> {
-        self.state.with(|s| s.repos.get(repo).map(|r| r.git.clone())).with_context(|| format!("there is no repository {repo}"))
+        self.state
+            .with(|s| s.repos.get(repo).map(|r| r.git.clone()))
+            .with_context(|| format!("there is no repository {repo}"))
     }
 
-    fn with_repo<T>(&self, name: &RepoName, look: impl FnOnce(At<'_>, &Repo, &State) -> T) -> anyhow::Result<T> {
+    fn with_repo<T>(
+        &self,
+        name: &RepoName,
+        look: impl FnOnce(At<'_>, &Repo, &State) -> T,
+    ) -> anyhow::Result<T> {
         self.state
             .with(|s| s.repos.get(name).map(|repo| look(At(&self.url), repo, s)))
             .with_context(|| format!("there is no repository {name}"))
@@ -444,8 +485,12 @@ impl Inner {
             repo: head_repo.map(|r| (r, &head_owner)),
             user: &head_owner,
         };
-        let base =
-            shapes::End { branch: &pull.base_branch, sha: &pull.base_sha, repo: Some((repo, &owner)), user: &owner };
+        let base = shapes::End {
+            branch: &pull.base_branch,
+            sha: &pull.base_sha,
+            repo: Some((repo, &owner)),
+            user: &owner,
+        };
         let author = state.account_or_ghost(&pull.author);
         Some(shapes::pull(At(&self.url), repo, pull, &author, &head, &base, self.clock.now_ms()))
     }

@@ -129,7 +129,9 @@ fn injected(status: u16, headers: &[(String, String)], body: &str) -> Response {
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
     for (name, value) in headers {
-        if let (Ok(name), Ok(value)) = (header::HeaderName::try_from(name), header::HeaderValue::try_from(value)) {
+        if let (Ok(name), Ok(value)) =
+            (header::HeaderName::try_from(name), header::HeaderValue::try_from(value))
+        {
             response.headers_mut().insert(name, value);
         }
     }
@@ -138,7 +140,8 @@ fn injected(status: u16, headers: &[(String, String)], body: &str) -> Response {
 
 /// An answer that ends before it is whole: the connection closes.
 fn broken() -> Response {
-    let cut = futures_util::stream::once(async { Err::<Bytes, _>(std::io::Error::other("dropped as ordered")) });
+    let cut =
+        futures_util::stream::once(async { Err::<Bytes, _>(std::io::Error::other("dropped as ordered")) });
     ([(header::CONTENT_LENGTH, "1000")], Body::from_stream(cut)).into_response()
 }
 
@@ -264,7 +267,9 @@ async fn contents(
             lines + "\n"
         }
     });
-    ok(inner.with_repo(&name, |at, repo, _| shapes::content(at, repo, &reference, &path, &entry, text.as_deref()))?)
+    ok(inner.with_repo(&name, |at, repo, _| {
+        shapes::content(at, repo, &reference, &path, &entry, text.as_deref())
+    })?)
 }
 
 async fn compare(
@@ -387,10 +392,20 @@ async fn create_status(
         return Err(invalid("Status", "state", "invalid", "state is not included in the list"));
     }
     if chars(&new.description) > MAX_DESCRIPTION {
-        return Err(invalid("Status", "description", "custom", "description is too long (maximum is 140 characters)"));
+        return Err(invalid(
+            "Status",
+            "description",
+            "custom",
+            "description is too long (maximum is 140 characters)",
+        ));
     }
     if context.chars().count() > MAX_CONTEXT {
-        return Err(invalid("Status", "context", "custom", "context is too long (maximum is 255 characters)"));
+        return Err(invalid(
+            "Status",
+            "context",
+            "custom",
+            "context is too long (maximum is 255 characters)",
+        ));
     }
     let known = match Sha::parse(&sha) {
         Ok(sha) => git.commit(sha.as_str()).await.is_some(),
@@ -440,7 +455,9 @@ async fn list_comments(
     ok(inner.with_repo(&name, |at, repo, state| {
         repo.pulls.get(&number).ok_or_else(not_found)?;
         let here = repo.comments.values().filter(|c| c.number == number).skip(skip).take(size);
-        Ok::<_, Refusal>(here.map(|c| shapes::comment(at, repo, c, &state.account_or_ghost(&c.author))).collect())
+        Ok::<_, Refusal>(
+            here.map(|c| shapes::comment(at, repo, c, &state.account_or_ghost(&c.author))).collect(),
+        )
     })??)
 }
 
@@ -450,13 +467,19 @@ struct CommentBody {
 }
 
 fn comment_body(body: &[u8]) -> Result<String, Refusal> {
-    let text: CommentBody = serde_json::from_slice(body)
-        .map_err(|_| refuse(StatusCode::UNPROCESSABLE_ENTITY, "Invalid request. \"body\" wasn't supplied."))?;
+    let text: CommentBody = serde_json::from_slice(body).map_err(|_| {
+        refuse(StatusCode::UNPROCESSABLE_ENTITY, "Invalid request. \"body\" wasn't supplied.")
+    })?;
     if text.body.trim().is_empty() {
         return Err(invalid("IssueComment", "data", "unprocessable", "Body cannot be blank"));
     }
     if text.body.chars().count() > MAX_COMMENT {
-        return Err(invalid("IssueComment", "data", "unprocessable", "Body is too long (maximum is 65536 characters)"));
+        return Err(invalid(
+            "IssueComment",
+            "data",
+            "unprocessable",
+            "Body is too long (maximum is 65536 characters)",
+        ));
     }
     Ok(text.body)
 }

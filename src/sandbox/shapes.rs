@@ -23,7 +23,9 @@ impl At<'_> {
 }
 
 pub(super) fn date(ms: i64) -> String {
-    jiff::Timestamp::from_millisecond(ms).map(|t| t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()).unwrap_or_default()
+    jiff::Timestamp::from_millisecond(ms)
+        .map(|t| t.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+        .unwrap_or_default()
 }
 
 fn node(kind: &str, id: impl std::fmt::Display) -> String {
@@ -119,7 +121,15 @@ pub(super) struct End<'a> {
     pub user: &'a Account,
 }
 
-pub(super) fn pull(at: At<'_>, repo: &Repo, pull: &Pull, author: &Account, head: &End<'_>, base: &End<'_>, now_ms: i64) -> Value {
+pub(super) fn pull(
+    at: At<'_>,
+    repo: &Repo,
+    pull: &Pull,
+    author: &Account,
+    head: &End<'_>,
+    base: &End<'_>,
+    now_ms: i64,
+) -> Value {
     let api = |rest: &str| at.repo(repo, format_args!("/pulls/{}{rest}", pull.number));
     let issue = |rest: &str| at.repo(repo, format_args!("/issues/{}{rest}", pull.number));
     let web = at.web(format_args!("{}/pull/{}", repo.name, pull.number));
@@ -164,7 +174,14 @@ fn reactions(url: &str) -> Value {
 }
 
 /// A pull request as the issue that it also is.
-pub(super) fn issue(at: At<'_>, repo: &Repo, pull: &Pull, author: &Account, comments: usize, now_ms: i64) -> Value {
+pub(super) fn issue(
+    at: At<'_>,
+    repo: &Repo,
+    pull: &Pull,
+    author: &Account,
+    comments: usize,
+    now_ms: i64,
+) -> Value {
     let api = |rest: &str| at.repo(repo, format_args!("/issues/{}{rest}", pull.number));
     let web = at.web(format_args!("{}/pull/{}", repo.name, pull.number));
     json!({
@@ -285,17 +302,26 @@ pub(super) fn tree(at: At<'_>, repo: &Repo, id: &str, entries: &[Entry]) -> Valu
 }
 
 /// An entry of `GET …/contents/{path}`; `content` is base64 for files of up to 1 MiB, and a link's target.
-pub(super) fn content(at: At<'_>, repo: &Repo, reference: &str, path: &str, entry: &Entry, content: Option<&str>) -> Value {
+pub(super) fn content(
+    at: At<'_>,
+    repo: &Repo,
+    reference: &str,
+    path: &str,
+    entry: &Entry,
+    content: Option<&str>,
+) -> Value {
     let kind = match (entry.kind.as_str(), entry.mode.as_str()) {
         ("tree", _) => "dir",
         ("commit", _) => "submodule",
         (_, "120000") => "symlink",
         _ => "file",
     };
-    let encoded: Vec<String> = path.split('/').map(|p| p.replace('%', "%25").replace(' ', "%20").replace('#', "%23")).collect();
+    let encoded: Vec<String> =
+        path.split('/').map(|p| p.replace('%', "%25").replace(' ', "%20").replace('#', "%23")).collect();
     let encoded = encoded.join("/");
     let url = at.repo(repo, format_args!("/contents/{encoded}?ref={reference}"));
-    let git = at.repo(repo, format_args!("/git/{}/{}", if kind == "dir" { "trees" } else { "blobs" }, entry.id));
+    let git =
+        at.repo(repo, format_args!("/git/{}/{}", if kind == "dir" { "trees" } else { "blobs" }, entry.id));
     let web = at.web(format_args!("{}/blob/{reference}/{encoded}", repo.name));
     let mut shape = json!({
         "type": kind, "size": entry.size.unwrap_or(0), "name": path.rsplit('/').next(), "path": path, "sha": entry.id,
@@ -315,10 +341,19 @@ pub(super) fn content(at: At<'_>, repo: &Repo, reference: &str, path: &str, entr
 }
 
 /// A commit within a push. `changes` are letters and paths.
-pub(super) fn push_commit(at: At<'_>, repo: &Repo, commit: &CommitInfo, changes: &[(String, String)]) -> Value {
+pub(super) fn push_commit(
+    at: At<'_>,
+    repo: &Repo,
+    commit: &CommitInfo,
+    changes: &[(String, String)],
+) -> Value {
     let by = |by: &Signature| json!({"name": by.name, "email": by.email});
     let paths = |letters: &str| -> Vec<&str> {
-        changes.iter().filter(|(letter, _)| letters.contains(letter.as_str())).map(|(_, path)| path.as_str()).collect()
+        changes
+            .iter()
+            .filter(|(letter, _)| letters.contains(letter.as_str()))
+            .map(|(_, path)| path.as_str())
+            .collect()
     };
     json!({
         "id": commit.sha, "tree_id": commit.tree, "distinct": true, "message": commit.message,

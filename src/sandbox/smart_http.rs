@@ -26,11 +26,15 @@ pub(super) async fn serve(
     request: Request,
 ) -> Response {
     let Some(name) = repo.strip_suffix(".git") else { return page(&inner, &owner, &repo, &rest) };
-    let Ok(name) = RepoName::parse(&format!("{owner}/{name}")) else { return StatusCode::NOT_FOUND.into_response() };
+    let Ok(name) = RepoName::parse(&format!("{owner}/{name}")) else {
+        return StatusCode::NOT_FOUND.into_response();
+    };
     let (parts, body) = request.into_parts();
     let query = parts.uri.query().unwrap_or_default().to_owned();
-    let pushes = rest == "git-receive-pack" || (rest == "info/refs" && query.contains("service=git-receive-pack"));
-    let fetches = rest == "git-upload-pack" || (rest == "info/refs" && query.contains("service=git-upload-pack"));
+    let pushes =
+        rest == "git-receive-pack" || (rest == "info/refs" && query.contains("service=git-receive-pack"));
+    let fetches =
+        rest == "git-upload-pack" || (rest == "info/refs" && query.contains("service=git-upload-pack"));
     if !pushes && !fetches {
         return StatusCode::NOT_FOUND.into_response();
     }
@@ -117,7 +121,10 @@ fn page(inner: &Inner, owner: &str, repo: &str, rest: &str) -> Response {
     let (Ok(name), Some(number)) = (name, number) else { return StatusCode::NOT_FOUND.into_response() };
     let text = inner.with_repo(&name, |_, repo, _| {
         let pull = repo.pulls.get(&number)?;
-        let mut text = format!("{} #{number}: {}\n{} into {}\n", repo.name, pull.title, pull.head_branch, pull.base_branch);
+        let mut text = format!(
+            "{} #{number}: {}\n{} into {}\n",
+            repo.name, pull.title, pull.head_branch, pull.base_branch
+        );
         for status in repo.statuses.iter().filter(|s| s.sha == pull.head_sha) {
             let description = status.description.as_deref().unwrap_or_default();
             let _ = writeln!(text, "\n[{}] {}: {description}", status.state, status.context);
@@ -129,7 +136,10 @@ fn page(inner: &Inner, owner: &str, repo: &str, rest: &str) -> Response {
     });
     match text {
         Ok(Some(text)) => {
-            let plain = [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")];
+            let plain = [
+                (header::CONTENT_TYPE, "text/plain; charset=utf-8"),
+                (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            ];
             (plain, text).into_response()
         }
         _ => StatusCode::NOT_FOUND.into_response(),

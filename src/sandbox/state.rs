@@ -201,7 +201,9 @@ impl State {
 
     /// The first ordered failure that this call meets; it is used up.
     pub fn take_fault(&mut self, method: &str, path: &str) -> Option<FaultKind> {
-        let meets = |f: &Fault| f.method.as_deref().is_none_or(|m| m.eq_ignore_ascii_case(method)) && path.contains(&f.path);
+        let meets = |f: &Fault| {
+            f.method.as_deref().is_none_or(|m| m.eq_ignore_ascii_case(method)) && path.contains(&f.path)
+        };
         let at = self.faults.iter().position(meets)?;
         let fault = &mut self.faults[at];
         fault.times = fault.times.saturating_sub(1);

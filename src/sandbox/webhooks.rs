@@ -26,7 +26,9 @@ pub(super) struct Moved {
 
 /// What lies between two listings of refs.
 pub(super) fn moved(before: &[(String, String)], after: &[(String, String)]) -> Vec<Moved> {
-    let find = |list: &[(String, String)], name: &str| list.iter().find(|(n, _)| n == name).map(|(_, sha)| sha.clone());
+    let find = |list: &[(String, String)], name: &str| {
+        list.iter().find(|(n, _)| n == name).map(|(_, sha)| sha.clone())
+    };
     let mut names: Vec<&String> = before.iter().chain(after).map(|(name, _)| name).collect();
     names.sort();
     names.dedup();
@@ -95,7 +97,14 @@ impl Inner {
         self.deliver(event, payload, None).await;
     }
 
-    pub(super) async fn fire_pull(&self, repo: &RepoName, number: i64, action: &str, sender: &str, more: Value) {
+    pub(super) async fn fire_pull(
+        &self,
+        repo: &RepoName,
+        number: i64,
+        action: &str,
+        sender: &str,
+        more: Value,
+    ) {
         let Some(pull) = self.state.with(|s| self.pull_shape(s, repo, number)) else { return };
         let mut parts = json!({"action": action, "number": number, "pull_request": pull});
         if let (Some(into), Value::Object(more)) = (parts.as_object_mut(), more) {
@@ -195,14 +204,23 @@ impl Inner {
     fn open_pulls_of(&self, repo: &RepoName, branch: &str) -> Vec<(RepoName, i64)> {
         self.state.with(|s| {
             let all = s.repos.values().flat_map(|r| r.pulls.values().map(move |p| (r, p)));
-            let ours = all.filter(|(_, p)| p.open && p.head_repo.as_ref() == Some(repo) && p.head_branch == branch);
+            let ours =
+                all.filter(|(_, p)| p.open && p.head_repo.as_ref() == Some(repo) && p.head_branch == branch);
             ours.map(|(r, p)| (r.name.clone(), p.number)).collect()
         })
     }
 
     /// Lets a pull request follow its head branch, or closes it when that is gone.
-    async fn follow(&self, head: &RepoName, base: &RepoName, number: i64, login: &str, one: &Moved) -> anyhow::Result<()> {
-        let base_branch = self.with_repo(base, |_, found, _| found.pulls.get(&number).map(|p| p.base_branch.clone()))?;
+    async fn follow(
+        &self,
+        head: &RepoName,
+        base: &RepoName,
+        number: i64,
+        login: &str,
+        one: &Moved,
+    ) -> anyhow::Result<()> {
+        let base_branch =
+            self.with_repo(base, |_, found, _| found.pulls.get(&number).map(|p| p.base_branch.clone()))?;
         let base_sha = match base_branch {
             Some(branch) => self.git(base)?.resolve(&branch).await,
             None => None,

@@ -199,7 +199,9 @@ impl Store {
         let mut conn = self.read().await?;
         let sql = dialect::by_engine(
             &conn,
-            select_comparison!("candidate_run_id IN (SELECT value FROM json_each($1)) ORDER BY candidate_run_id, target"),
+            select_comparison!(
+                "candidate_run_id IN (SELECT value FROM json_each($1)) ORDER BY candidate_run_id, target"
+            ),
             select_comparison!(
                 "candidate_run_id IN (SELECT json_array_elements_text($1::json)) ORDER BY candidate_run_id, target"
             ),

@@ -8,8 +8,8 @@ use trainyard::config::Config;
 use trainyard::forge::Forges;
 use trainyard::model::plan::{Baseline, Gate, MetricsSpec};
 use trainyard::model::{
-    AttemptState, ComparisonState, EndClass, MetricPoint, PullRequest, RepoId, RunId, RunState, Sha, StepState,
-    Tolerance, Verdict,
+    AttemptState, ComparisonState, EndClass, MetricPoint, PullRequest, RepoId, RunId, RunState, Sha,
+    StepState, Tolerance, Verdict,
 };
 use trainyard::results::Comparer;
 use trainyard::store::Store;
@@ -53,7 +53,8 @@ impl World {
         let mut forges = Forges::default();
         forges.insert("github", forge.clone());
         let forges = Arc::new(forges);
-        let toml = "data_dir = \"/tmp\"\npublic_url = \"https://ci.example\"\n[limits]\nbaseline_timeout_s = 3600\n";
+        let toml =
+            "data_dir = \"/tmp\"\npublic_url = \"https://ci.example\"\n[limits]\nbaseline_timeout_s = 3600\n";
         let config = Arc::new(Config::parse(toml, |_| None).unwrap());
         let repo = place.repo().await;
         let comparer = Comparer::new(place.store.clone(), forges.clone(), clock.clone(), config.clone());

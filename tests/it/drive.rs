@@ -15,7 +15,9 @@ pub async fn drive(store: &Store, clock: &ManualClock, handlers: &[&dyn Handler]
             let handler = handlers.iter().find(|h| h.kind() == item.kind).unwrap();
             let outcome = match handler.handle(item).await {
                 Ok(outcome) => outcome,
-                Err(error) => WorkOutcome::Retry { at_ms: clock.now_ms() + 1_000, error: format!("{error:#}") },
+                Err(error) => {
+                    WorkOutcome::Retry { at_ms: clock.now_ms() + 1_000, error: format!("{error:#}") }
+                }
             };
             assert!(store.settle(item, outcome, clock.now_ms()).await.unwrap(), "the lease was lost");
         }

@@ -6,9 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use trainyard::clock::{Millis, SharedClock};
-use trainyard::forge::{
-    Comment, Commit, Forge, ForgeError, GitAccess, Permission, Status, TreeEntry,
-};
+use trainyard::forge::{Comment, Commit, Forge, ForgeError, GitAccess, Permission, Status, TreeEntry};
 use trainyard::model::{Actor, PullRequest, RepoName, Sha};
 
 /// What goes wrong with one write.
@@ -78,12 +76,22 @@ impl FakeForge {
 
     pub fn last_status(&self, sha: &Sha, context: &str) -> Option<Status> {
         let state = self.state.lock().unwrap();
-        state.statuses.iter().rev().find(|(s, status)| s == sha && status.context == context).map(|(_, s)| s.clone())
+        state
+            .statuses
+            .iter()
+            .rev()
+            .find(|(s, status)| s == sha && status.context == context)
+            .map(|(_, s)| s.clone())
     }
 
     pub fn statuses(&self, sha: &Sha, context: &str) -> Vec<Status> {
         let state = self.state.lock().unwrap();
-        state.statuses.iter().filter(|(s, status)| s == sha && status.context == context).map(|(_, s)| s.clone()).collect()
+        state
+            .statuses
+            .iter()
+            .filter(|(s, status)| s == sha && status.context == context)
+            .map(|(_, s)| s.clone())
+            .collect()
     }
 
     pub fn comments_on(&self, number: i64) -> Vec<Comment> {
@@ -109,7 +117,11 @@ impl FakeForge {
         self.state.lock().unwrap().writes.clone()
     }
 
-    fn write<T>(&self, what: String, act: impl FnOnce(&mut State) -> Result<T, ForgeError>) -> Result<T, ForgeError> {
+    fn write<T>(
+        &self,
+        what: String,
+        act: impl FnOnce(&mut State) -> Result<T, ForgeError>,
+    ) -> Result<T, ForgeError> {
         let mut state = self.state.lock().unwrap();
         state.writes.push((self.clock.now_ms(), what.clone()));
         let fault = state.plan.as_mut().and_then(|plan| plan(0));

@@ -32,7 +32,8 @@ struct Stage {
 
 async fn stage() -> Stage {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let sandbox = Sandbox::start(SandboxOptions::new(dir.path(), Arc::new(SystemClock))).await.expect("a sandbox");
+    let sandbox =
+        Sandbox::start(SandboxOptions::new(dir.path(), Arc::new(SystemClock))).await.expect("a sandbox");
     let repo = RepoName::parse("acme/churn").expect("a name");
     sandbox.create_repo(&repo, "main").await.expect("a repository");
     let config = sandbox.forge_config(SecretSource::Env("UNUSED".into()), Vec::new());
@@ -74,13 +75,18 @@ async fn the_github_client_does_what_a_forge_must() {
     s.tree.git(&["switch", "--quiet", "--orphan", "island"]);
     let island = s.tree.commit("No common history");
     s.tree.push(&["island"]).await;
-    let number = s.sandbox.open_pull(&s.repo, new_pull("Better", "feature/x-y")).await.expect("a pull request");
+    let number =
+        s.sandbox.open_pull(&s.repo, new_pull("Better", "feature/x-y")).await.expect("a pull request");
 
     suite(&s.forge, &s, &first, &second, &island, number).await;
 
     let shapes = hold_against_github(&s.sandbox);
     assert_eq!(shapes.operations.len(), 12, "{:?}", shapes.operations);
-    println!("FIGURE openapi operations={} exchanges={} violations=0", shapes.operations.len(), shapes.exchanges);
+    println!(
+        "FIGURE openapi operations={} exchanges={} violations=0",
+        shapes.operations.len(),
+        shapes.exchanges
+    );
 }
 
 /// The contract of the trait, on whatever forge has this content.
@@ -97,13 +103,17 @@ async fn suite(forge: &dyn Forge, s: &Stage, first: &Sha, second: &Sha, island: 
     assert_eq!(asked(), before, "the account is looked up once");
 
     let commit = forge.commit(repo, first).await.expect("the first commit");
-    assert_eq!((commit.parents.as_slice(), commit.message.as_str()), ([].as_slice(), "First\n\nWith a body. 🚀"));
+    assert_eq!(
+        (commit.parents.as_slice(), commit.message.as_str()),
+        ([].as_slice(), "First\n\nWith a body. 🚀")
+    );
     assert_eq!(forge.commit(repo, second).await.expect("the second commit").parents, [first.clone()]);
     not_found(forge.commit(repo, &absent()).await.expect_err("no such commit"));
     not_found(forge.commit(&nowhere, first).await.expect_err("no such repository"));
 
     let root = forge.tree(repo, &commit.tree).await.expect("the root");
-    let shown: Vec<(&str, TreeKind, bool)> = root.iter().map(|e| (e.name.as_str(), e.kind, e.executable)).collect();
+    let shown: Vec<(&str, TreeKind, bool)> =
+        root.iter().map(|e| (e.name.as_str(), e.kind, e.executable)).collect();
     assert_eq!(
         shown,
         [
@@ -120,7 +130,9 @@ async fn suite(forge: &dyn Forge, s: &Stage, first: &Sha, second: &Sha, island: 
     assert_eq!(forge.file(repo, first, "train.py").await.expect("a file"), b"print('accuracy', 0.8)\n");
     assert_eq!(forge.file(repo, second, "train.py").await.expect("a file"), b"print('accuracy', 0.9)\n");
     assert_eq!(forge.file(repo, first, "src/a b/#1%.txt").await.expect("an odd name"), b"odd name");
-    for path in ["nothing", "src", "src/nothing", "", "/train.py", "../train.py", "src/../train.py", "link", "."] {
+    for path in
+        ["nothing", "src", "src/nothing", "", "/train.py", "../train.py", "src/../train.py", "link", "."]
+    {
         not_found(forge.file(repo, first, path).await.expect_err(path));
     }
     let too_big = forge.file(repo, first, "big.bin").await.expect_err("over 1 MiB");
@@ -136,7 +148,9 @@ async fn suite(forge: &dyn Forge, s: &Stage, first: &Sha, second: &Sha, island: 
     assert_eq!(forge.history(repo, second, 1).await.expect("history"), [second.clone()]);
     not_found(forge.history(repo, &absent(), 10).await.expect_err("no such commit"));
 
-    let may = async |login: &str| forge.permission(repo, &s.sandbox.account(login).actor()).await.expect("permission");
+    let may = async |login: &str| {
+        forge.permission(repo, &s.sandbox.account(login).actor()).await.expect("permission")
+    };
     assert_eq!(may(WRITER).await, Permission::Write);
     assert_eq!(may(STRANGER).await, Permission::None);
     s.sandbox.set_permission(repo, STRANGER, Permission::Read);
@@ -145,14 +159,21 @@ async fn suite(forge: &dyn Forge, s: &Stage, first: &Sha, second: &Sha, island: 
     assert_eq!(may(STRANGER).await, Permission::Admin);
     let stranger = s.sandbox.account(STRANGER).actor();
     s.sandbox.give_login_away(STRANGER);
-    assert_eq!(forge.permission(repo, &stranger).await.expect("permission"), Permission::None, "another's login");
+    assert_eq!(
+        forge.permission(repo, &stranger).await.expect("permission"),
+        Permission::None,
+        "another's login"
+    );
     for login in ["nobody", "..", "a/b", "x?y"] {
         let who = Actor { id: "1".into(), login: login.into() };
         assert_eq!(forge.permission(repo, &who).await.expect("permission"), Permission::None, "{login}");
     }
 
     let pull = forge.pull(repo, number).await.expect("the pull request");
-    assert_eq!((pull.number, pull.title.as_str(), &pull.head_sha, &pull.base_sha), (number, "Better", second, first));
+    assert_eq!(
+        (pull.number, pull.title.as_str(), &pull.head_sha, &pull.base_sha),
+        (number, "Better", second, first)
+    );
     assert_eq!((pull.head_branch.as_str(), pull.base_branch.as_str()), ("feature/x-y", "main"));
     assert_eq!((pull.fork, pull.draft, pull.open), (false, false, true));
     assert_eq!(pull.author, s.sandbox.account(WRITER).actor());
@@ -184,7 +205,8 @@ async fn suite(forge: &dyn Forge, s: &Stage, first: &Sha, second: &Sha, island: 
     forge.edit_comment(repo, &id, "Second version").await.expect("an edit");
     s.sandbox.comment(repo, number, WRITER, "Thank you").await.expect("a comment");
     let comments = forge.comments(repo, number).await.expect("comments");
-    let shown: Vec<(&str, &str)> = comments.iter().map(|c| (c.author.login.as_str(), c.body.as_str())).collect();
+    let shown: Vec<(&str, &str)> =
+        comments.iter().map(|c| (c.author.login.as_str(), c.body.as_str())).collect();
     assert_eq!(shown, [(BOT, "Second version"), (WRITER, "Thank you")]);
     assert_eq!((comments[0].id.as_str(), &comments[0].author), (id.as_str(), &me));
     assert_eq!(s.sandbox.comments(repo, number)[0].versions.len(), 2);
@@ -221,7 +243,9 @@ async fn git_is_fetched_with_the_forges_own_address_and_header() {
     let fetch = |header: &str| {
         let elsewhere = WorkTree::new(&access.url);
         let config = format!("http.extraHeader=Authorization: {header}");
-        let out = elsewhere.command(&["-c", &config, "fetch", "--quiet", "--depth=1", &access.url, first.as_str()]).output();
+        let out = elsewhere
+            .command(&["-c", &config, "fetch", "--quiet", "--depth=1", &access.url, first.as_str()])
+            .output();
         out.expect("git").status.success()
     };
     tokio::task::block_in_place(|| {
@@ -317,11 +341,16 @@ async fn the_token_goes_to_the_configured_host_alone() {
     let head = s.tree.commit("one");
     s.tree.push(&["main"]).await;
     let (other, mut asked) = trap("http://127.0.0.1:1/".into()).await;
-    let redirect = |location: String| Fault::next(1, FaultKind::Answer {
-        status: 301,
-        headers: vec![("location".into(), location)],
-        body: String::new(),
-    });
+    let redirect = |location: String| {
+        Fault::next(
+            1,
+            FaultKind::Answer {
+                status: 301,
+                headers: vec![("location".into(), location)],
+                body: String::new(),
+            },
+        )
+    };
     let api = s.sandbox.api_url();
     let mut cases = 0;
     for location in [
@@ -381,7 +410,8 @@ async fn changed_paths_come_from_trees() {
         paths
     };
     let calls = s.sandbox.exchanges().len();
-    let paths = tree_diff(&s.forge, &s.repo, Some(&base), &wide).await.expect("a diff").expect("not too many");
+    let paths =
+        tree_diff(&s.forge, &s.repo, Some(&base), &wide).await.expect("a diff").expect("not too many");
     let calls = s.sandbox.exchanges().len() - calls;
     assert_eq!(paths, by_git(&from, &to));
     assert_eq!(paths.len(), 6_000);
@@ -398,7 +428,8 @@ async fn changed_paths_come_from_trees() {
     let mixed = s.tree.commit("mixed");
     s.tree.push(&["main"]).await;
     for (from, to) in [(&wide, &mixed), (&mixed, &wide), (&base, &mixed)] {
-        let paths = tree_diff(&s.forge, &s.repo, Some(from), to).await.expect("a diff").expect("not too many");
+        let paths =
+            tree_diff(&s.forge, &s.repo, Some(from), to).await.expect("a diff").expect("not too many");
         assert_eq!(paths, by_git(from.as_str(), to.as_str()));
     }
     assert_eq!(tree_diff(&s.forge, &s.repo, Some(&wide), &wide).await.expect("a diff"), Some(Vec::new()));
@@ -414,7 +445,9 @@ async fn receiver() -> (String, mpsc::UnboundedReceiver<Got>) {
     let (send, got) = mpsc::unbounded_channel();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let url = format!("http://{}/hooks/github/one", listener.local_addr().expect("an address"));
-    let take = |State(send): State<mpsc::UnboundedSender<Got>>, headers: HeaderMap, body: axum::body::Bytes| async move {
+    let take = |State(send): State<mpsc::UnboundedSender<Got>>,
+                headers: HeaderMap,
+                body: axum::body::Bytes| async move {
         send.send((headers, body.to_vec())).expect("the test listens");
         StatusCode::ACCEPTED
     };
@@ -478,7 +511,10 @@ async fn the_sandbox_sends_githubs_webhooks() {
     assert_eq!(push(next().1).after.as_ref(), Some(&second));
     let number = s.sandbox.open_pull(&s.repo, new_pull("Try it", "try")).await.expect("a pull request");
     let opened = pull(next().1);
-    assert_eq!((opened.action, &opened.pull.head_sha, opened.pull.fork), (PullRequestAction::Opened, &second, false));
+    assert_eq!(
+        (opened.action, &opened.pull.head_sha, opened.pull.fork),
+        (PullRequestAction::Opened, &second, false)
+    );
 
     s.tree.git(&["commit", "--quiet", "--amend", "-m", "two again"]);
     let third = s.tree.head();
@@ -486,7 +522,10 @@ async fn the_sandbox_sends_githubs_webhooks() {
     let forced = push(next().1);
     assert_eq!((forced.forced, forced.before, forced.message.as_str()), (true, Some(second), "two again"));
     let synchronized = pull(next().1);
-    assert_eq!((synchronized.action, synchronized.pull.head_sha), (PullRequestAction::Synchronized, third.clone()));
+    assert_eq!(
+        (synchronized.action, synchronized.pull.head_sha),
+        (PullRequestAction::Synchronized, third.clone())
+    );
 
     s.tree.push(&["try:refs/heads/other", "try:refs/tags/v1"]).await;
     assert_eq!(push(next().1).branch, "other");
@@ -494,19 +533,27 @@ async fn the_sandbox_sends_githubs_webhooks() {
 
     s.sandbox.retarget_pull(&s.repo, number, "other").await.expect("another base");
     let retargeted = pull(next().1);
-    assert_eq!((retargeted.action, retargeted.pull.base_branch.as_str()), (PullRequestAction::Retargeted, "other"));
+    assert_eq!(
+        (retargeted.action, retargeted.pull.base_branch.as_str()),
+        (PullRequestAction::Retargeted, "other")
+    );
     s.sandbox.rename_pull(&s.repo, number, "Another title").await.expect("another title");
     assert!(matches!(next().1, Parsed::Ignored { .. }), "only the title");
     s.sandbox.comment(&s.repo, number, STRANGER, "/trainyard run").await.expect("a comment");
     match next().1 {
         Parsed::Event(event) => {
             assert_eq!(event.actor, s.sandbox.account(STRANGER).actor());
-            assert!(matches!(event.kind, EventKind::Comment(c) if c.body == "/trainyard run" && c.pull_number == number));
+            assert!(
+                matches!(event.kind, EventKind::Comment(c) if c.body == "/trainyard run" && c.pull_number == number)
+            );
         }
         other => panic!("{other:?}"),
     }
     s.sandbox.close_pull(&s.repo, number).await.expect("closed");
-    assert_eq!((pull(next().1).action, s.forge.pull(&s.repo, number).await.expect("it").open), (PullRequestAction::Closed, false));
+    assert_eq!(
+        (pull(next().1).action, s.forge.pull(&s.repo, number).await.expect("it").open),
+        (PullRequestAction::Closed, false)
+    );
     s.sandbox.reopen_pull(&s.repo, number).await.expect("reopened");
     assert_eq!(pull(next().1).action, PullRequestAction::Reopened);
     s.tree.push(&[":try"]).await;
@@ -531,7 +578,10 @@ async fn the_sandbox_sends_githubs_webhooks() {
     let number = s.sandbox.open_pull(&s.repo, new).await.expect("a pull request");
     let opened = pull(next().1);
     assert_eq!((opened.pull.fork, opened.pull.draft, &opened.pull.head_sha), (true, true, &from_fork));
-    assert_eq!(s.forge.commit(&s.repo, &from_fork).await.expect("it is in the base repository").parents, [first]);
+    assert_eq!(
+        s.forge.commit(&s.repo, &from_fork).await.expect("it is in the base repository").parents,
+        [first]
+    );
     s.sandbox.ready_pull(&s.repo, number).await.expect("ready");
     assert_eq!(pull(next().1).action, PullRequestAction::ReadyForReview);
     s.sandbox.delete_fork(&s.repo, number).expect("no fork");
@@ -547,7 +597,11 @@ async fn the_sandbox_sends_githubs_webhooks() {
     assert!(s.sandbox.deliveries().iter().all(|d| d.status == Some(202)));
 
     let shapes = hold_against_github(&s.sandbox);
-    println!("FIGURE webhook_schemas events={} deliveries={} violations=0", shapes.events.len(), shapes.deliveries);
+    println!(
+        "FIGURE webhook_schemas events={} deliveries={} violations=0",
+        shapes.events.len(),
+        shapes.deliveries
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

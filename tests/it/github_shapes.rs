@@ -49,15 +49,16 @@ pub fn look(exchanges: &[Exchange], deliveries: &[Delivery]) -> Shapes {
 /// The control: what is wrong is found.
 #[test]
 fn a_wrong_shape_is_found() {
-    let exchange = |method: &str, path: &str, query: &str, request: serde_json::Value, status: u16, response| Exchange {
-        method: method.into(),
-        path: path.into(),
-        query: query.into(),
-        request,
-        status,
-        response,
-        injected: false,
-    };
+    let exchange =
+        |method: &str, path: &str, query: &str, request: serde_json::Value, status: u16, response| Exchange {
+            method: method.into(),
+            path: path.into(),
+            query: query.into(),
+            request,
+            status,
+            response,
+            injected: false,
+        };
     let null = serde_json::Value::Null;
     let status = "/repos/a/b/statuses/0123";
     let wrong = [
@@ -65,17 +66,49 @@ fn a_wrong_shape_is_found() {
         exchange("GET", "/user", "", null.clone(), 200, serde_json::json!({"login": "x"})),
         exchange("GET", "/user", "since=1", null.clone(), 401, serde_json::json!({"message": "x"})),
         exchange("GET", "/repos/a/b/pulls/x", "", null.clone(), 404, serde_json::json!({"message": "x"})),
-        exchange("GET", "/repos/a/b/git/commits/0", "", serde_json::json!({}), 404, serde_json::json!({"message": "x"})),
-        exchange("POST", status, "", serde_json::json!({"state": "sleeping"}), 422, serde_json::json!({"message": "x"})),
-        exchange("POST", status, "", serde_json::json!({"state": "error", "colour": 1}), 422, serde_json::json!({"message": "x"})),
+        exchange(
+            "GET",
+            "/repos/a/b/git/commits/0",
+            "",
+            serde_json::json!({}),
+            404,
+            serde_json::json!({"message": "x"}),
+        ),
+        exchange(
+            "POST",
+            status,
+            "",
+            serde_json::json!({"state": "sleeping"}),
+            422,
+            serde_json::json!({"message": "x"}),
+        ),
+        exchange(
+            "POST",
+            status,
+            "",
+            serde_json::json!({"state": "error", "colour": 1}),
+            422,
+            serde_json::json!({"message": "x"}),
+        ),
         exchange("POST", status, "", null.clone(), 422, serde_json::json!({"message": "x"})),
         exchange("POST", status, "", serde_json::json!({"state": "error"}), 204, null.clone()),
     ];
-    let hook = |event: &str, payload| Delivery { guid: "g".into(), event: event.into(), payload, status: None, error: None };
+    let hook = |event: &str, payload| Delivery {
+        guid: "g".into(),
+        event: event.into(),
+        payload,
+        status: None,
+        error: None,
+    };
     let hooks = [
         hook("push", serde_json::json!({"ref": "refs/heads/main"})),
         hook("pull_request", serde_json::json!({"action": "teleported"})),
     ];
     let found = look(&wrong, &hooks).violations;
-    assert_eq!(found.len(), wrong.len() + hooks.len(), "one violation in each of them:\n{}", found.join("\n"));
+    assert_eq!(
+        found.len(),
+        wrong.len() + hooks.len(),
+        "one violation in each of them:\n{}",
+        found.join("\n")
+    );
 }

@@ -45,8 +45,12 @@ impl World {
     }
     async fn status(&self, credential: &str, sha: &Sha, context: &str, state: StatusState, text: &str) {
         let now = self.clock.now_ms();
-        let status =
-            Status { context: context.into(), state, description: text.into(), target_url: "https://ci.example".into() };
+        let status = Status {
+            context: context.into(),
+            state,
+            description: text.into(),
+            target_url: "https://ci.example".into(),
+        };
         let desire = Desire {
             credential: credential.into(),
             repo_id: self.repo.clone(),
@@ -129,7 +133,9 @@ async fn with_forty_per_cent_of_the_writes_failing_every_final_word_arrives() {
     let took = writes.last().unwrap().0 - began;
     let minute = |t: Millis| writes.iter().filter(|(at, _)| (t..t + 60_000).contains(at)).count();
     let busiest = writes.iter().map(|(t, _)| minute(*t)).max().unwrap();
-    println!("FAULT F23 statuses={STATUSES} comments={PULLS} lost={lost} doubled={doubled} calls_per_target_max={most} converged_ms={took} writes_per_minute_max={busiest}");
+    println!(
+        "FAULT F23 statuses={STATUSES} comments={PULLS} lost={lost} doubled={doubled} calls_per_target_max={most} converged_ms={took} writes_per_minute_max={busiest}"
+    );
     assert_eq!((lost, doubled), (0, 0));
     assert!(most <= 10, "{most} calls for one target");
     assert!(busiest <= 80, "{busiest} writes in a minute");
@@ -147,10 +153,13 @@ async fn a_limit_rests_the_whole_credential_and_no_other() {
     world.run(3_600_000).await;
     let writes = world.forge.writes();
     let limited = writes[2].0;
-    let during = writes.iter().filter(|(at, _)| *at > limited && *at < limited + 60_000).count() + writes[3..].iter().filter(|(at, _)| *at == limited).count();
+    let during = writes.iter().filter(|(at, _)| *at > limited && *at < limited + 60_000).count()
+        + writes[3..].iter().filter(|(at, _)| *at == limited).count();
     let others = world.other.writes().iter().filter(|(at, _)| *at <= limited + 60_000).count();
     let shown = (0..8).filter(|n| world.forge.last_status(&sha(*n), "trainyard/a").is_some()).count();
-    println!("FAULT F24 pause_ms=60000 requests_during_pause={during} shown={shown} other_credential_during_pause={others}");
+    println!(
+        "FAULT F24 pause_ms=60000 requests_during_pause={during} shown={shown} other_credential_during_pause={others}"
+    );
     assert_eq!((during, shown, others), (0, 8, 8));
 }
 
@@ -195,7 +204,12 @@ async fn one_comment_is_kept_whatever_happens_to_it() {
     world.comment(12, "one").await;
     world.run(3_600_000).await;
     let bodies = |world: &World| -> Vec<String> {
-        world.forge.comments_on(12).into_iter().map(|c| format!("{}: {}", c.author.login, c.body.lines().last().unwrap())).collect()
+        world
+            .forge
+            .comments_on(12)
+            .into_iter()
+            .map(|c| format!("{}: {}", c.author.login, c.body.lines().last().unwrap()))
+            .collect()
     };
     assert_eq!(bodies(&world), ["mallory: forged", "trainyard-bot: one"]);
     world.comment(12, "two").await;

@@ -47,11 +47,16 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let temporary;
     let dir = match &args.dir {
         Some(dir) => {
-            std::fs::create_dir(dir).with_context(|| format!("cannot make {}; name a directory that does not exist", dir.display()))?;
+            std::fs::create_dir(dir).with_context(|| {
+                format!("cannot make {}; name a directory that does not exist", dir.display())
+            })?;
             std::fs::canonicalize(dir)?
         }
         None => {
-            temporary = tempfile::Builder::new().prefix("trainyard-demo-").tempdir().context("cannot make a temporary directory")?;
+            temporary = tempfile::Builder::new()
+                .prefix("trainyard-demo-")
+                .tempdir()
+                .context("cannot make a temporary directory")?;
             temporary.path().to_owned()
         }
     };
@@ -85,7 +90,13 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 /// Pushes, waits, and checks that all of it really happened.
-async fn story(sandbox: &Sandbox, repo: &RepoName, daemon: &Daemon, dir: &Path, started: Instant) -> anyhow::Result<()> {
+async fn story(
+    sandbox: &Sandbox,
+    repo: &RepoName,
+    daemon: &Daemon,
+    dir: &Path,
+    started: Instant,
+) -> anyhow::Result<()> {
     let (tree, remote) = (dir.join("churn"), sandbox.git_url(repo, WRITER));
     let project = tokio::task::spawn_blocking(move || Project::create(tree, &remote)).await??;
     let project = Arc::new(project);
@@ -119,14 +130,20 @@ async fn story(sandbox: &Sandbox, repo: &RepoName, daemon: &Daemon, dir: &Path, 
     let comments = sandbox.comments(repo, number);
     let comment = comments.first().context("no comment was posted")?;
     let body = comment.body();
-    println!("\n────────── the comment on pull request #{number}, as posted ──────────\n{body}\n──────────────────────────────\n");
+    println!(
+        "\n────────── the comment on pull request #{number}, as posted ──────────\n{body}\n──────────────────────────────\n"
+    );
 
     anyhow::ensure!(comments.len() == 1, "{} comments were posted instead of one", comments.len());
     for (sha, what) in [(&base, "main"), (&head, "the pull request")] {
         let statuses = sandbox.statuses(repo, sha);
         let last = statuses.last().with_context(|| format!("no status was posted for {what}"))?;
         anyhow::ensure!(last.state == "success", "the status of {what} is {}, not success", last.state);
-        anyhow::ensure!(statuses.len() <= 5, "{} statuses were posted for {what}; 4 and one are enough", statuses.len());
+        anyhow::ensure!(
+            statuses.len() <= 5,
+            "{} statuses were posted for {what}; 4 and one are enough",
+            statuses.len()
+        );
         let text = last.description.as_deref().unwrap_or_default();
         say(started, &format!("✓ status of {what}: {} {} ({text})", last.context, last.state));
     }

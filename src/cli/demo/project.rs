@@ -1,6 +1,6 @@
 //! The demo's project: the files of `examples/churn`, carried in the binary, and the two commits that are pushed.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::Context;
@@ -16,7 +16,8 @@ const FILES: &[(&str, &str)] = &[
 
 /// What the branch adds: the interaction that a linear model cannot see by itself.
 const LAST_FEATURE: &str = "        (usage - 40) / 30,\n";
-const NEW_FEATURE: &str = "        (tenure - 36) / 36 * (charge - 60) / 45,  # a high price hurts new customers most\n";
+const NEW_FEATURE: &str =
+    "        (tenure - 36) / 36 * (charge - 60) / 45,  # a high price hurts new customers most\n";
 
 pub const BRANCH: &str = "price-by-tenure";
 pub const TITLE: &str = "Let the model see that a high price hurts new customers most";
@@ -36,16 +37,14 @@ impl Project {
         }
         let project = Self { dir };
         project.git(&["init", "-q", "-b", "main"])?;
-        for (key, value) in [("user.name", "Demo"), ("user.email", "demo@localhost"), ("commit.gpgsign", "false")] {
+        for (key, value) in
+            [("user.name", "Demo"), ("user.email", "demo@localhost"), ("commit.gpgsign", "false")]
+        {
             project.git(&["config", key, value])?;
         }
         project.git(&["remote", "add", "origin", remote])?;
         project.commit("Predict churn from six numbers about a customer")?;
         Ok(project)
-    }
-
-    pub fn dir(&self) -> &Path {
-        &self.dir
     }
 
     /// Commits the change of the demo's pull request on a branch of its own.

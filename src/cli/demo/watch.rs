@@ -46,7 +46,9 @@ impl Watch {
                 let status = format!("{}/trainyard/{}", run.head_sha, run.pipeline);
                 rows.push(self.store.outbox_row(&run.repo_id, OutboxKind::Status, &status).await?);
                 if run.branch == super::project::BRANCH {
-                    rows.push(self.store.outbox_row(&run.repo_id, OutboxKind::Comment, &pull.to_string()).await?);
+                    rows.push(
+                        self.store.outbox_row(&run.repo_id, OutboxKind::Comment, &pull.to_string()).await?,
+                    );
                 }
             }
             if let Some(dead) = rows.iter().flatten().find(|row| row.state == OutboxState::Dead) {
@@ -95,7 +97,10 @@ impl Watch {
                     (Some(from), Some(to)) => format!(" after {:.1} s", (to - from) as f64 / 1000.0),
                     _ => String::new(),
                 };
-                self.change(step.id.as_str(), &format!("  {}: {} {}{took}", run.branch, step.name, step.state));
+                self.change(
+                    step.id.as_str(),
+                    &format!("  {}: {} {}{took}", run.branch, step.name, step.state),
+                );
             }
             self.change(run.id.as_str(), &format!("{}: run {} {}", run.branch, run.pipeline, run.state));
             if run.state.is_terminal() {

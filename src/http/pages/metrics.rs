@@ -76,7 +76,9 @@ fn compared_row(metric: &MetricOutcome) -> Row {
         })
     };
     let delta = match (metric.delta, metric.relative) {
-        (Some(d), Some(r)) if d != 0.0 => format!("{} ({}%)", text::signed(d), text::signed((r * 10_000.0).round() / 100.0)),
+        (Some(d), Some(r)) if d != 0.0 => {
+            format!("{} ({}%)", text::signed(d), text::signed((r * 10_000.0).round() / 100.0))
+        }
         (Some(d), _) => text::signed(d),
         (None, _) => "–".into(),
     };
@@ -110,7 +112,14 @@ fn own_rows(own: &[StoredMetric]) -> Vec<Row> {
     for m in own {
         let key = (m.point.name.as_str(), m.step_position);
         let rank = |m: &StoredMetric| (m.point.step, m.point.at_ms, m.seq);
-        newest.entry(key).and_modify(|kept| if rank(m) >= rank(kept) { *kept = m }).or_insert(m);
+        newest
+            .entry(key)
+            .and_modify(|kept| {
+                if rank(m) >= rank(kept) {
+                    *kept = m
+                }
+            })
+            .or_insert(m);
     }
     let row = |((name, _), m): ((&str, i64), &StoredMetric)| Row {
         name: shown_cut(name, 120),
@@ -146,10 +155,10 @@ pub fn tables(comparisons: &[ComparisonRow], own: &[StoredMetric]) -> Vec<Table>
                 title: shown_cut(&against, 80),
                 word,
                 note: shown_cut(&row.baseline_note, 400),
-                baseline: row.baseline.as_ref().map(|id| RunRef {
-                    id: id.to_string(),
-                    short: id.as_str().chars().take(13).collect(),
-                }),
+                baseline: row
+                    .baseline
+                    .as_ref()
+                    .map(|id| RunRef { id: id.to_string(), short: id.as_str().chars().take(13).collect() }),
                 compared: true,
                 rows: result.map_or(Vec::new(), |r| r.metrics.iter().take(ROWS).map(compared_row).collect()),
             }

@@ -244,7 +244,13 @@ pub async fn show(
     let unsettled = waiting || comparisons.iter().any(|c| c.state == crate::model::ComparisonState::Pending);
     // Statuses, comparisons and the comment follow the run's end.
     let just_ended = run.ended_ms.is_some_and(|at| now - at < 120_000);
-    let refresh = if open { 1500 } else if unsettled || just_ended { 3000 } else { 0 };
+    let refresh = if open {
+        1500
+    } else if unsettled || just_ended {
+        3000
+    } else {
+        0
+    };
     let took = match (run.started_ms, run.ended_ms) {
         (Some(from), to) => text::duration(to.unwrap_or(now) - from),
         _ => String::new(),
@@ -315,7 +321,8 @@ impl Step {
             let gpus = if a.gpus.is_empty() { String::new() } else { format!(", GPUs {:?}", a.gpus) };
             format!("{} on {}{gpus}, try {}", a.pool, a.executor, a.number)
         });
-        let reason = if step.reason.is_empty() { last.map_or("", |a| a.reason.as_str()) } else { &step.reason };
+        let reason =
+            if step.reason.is_empty() { last.map_or("", |a| a.reason.as_str()) } else { &step.reason };
         Self {
             position: step.position,
             name: shown_cut(&step.name, 100),
@@ -337,11 +344,15 @@ async fn log(
     now: Millis,
 ) -> Result<Log, Problem> {
     let Some(step) = step else {
-        return Ok(Log { step: shown("Log"), state: "pending", empty: "This run has no steps.", ..Log::default() });
+        return Ok(Log {
+            step: shown("Log"),
+            state: "pending",
+            empty: "This run has no steps.",
+            ..Log::default()
+        });
     };
     let tries: Vec<&AttemptRow> = view.attempts.iter().filter(|a| a.step_id == step.id).collect();
-    let current =
-        number.and_then(|n| tries.iter().find(|a| a.number == n)).or_else(|| tries.last()).copied();
+    let current = number.and_then(|n| tries.iter().find(|a| a.number == n)).or_else(|| tries.last()).copied();
     let mut log = Log {
         step: shown_cut(&step.name, 80),
         state: step.state.word(),
@@ -381,7 +392,9 @@ async fn log(
         let tail = follow::tail(web, &attempt.uid, attempt.log_bytes, TAIL).await?;
         log.lines = tail.lines.full;
         log.next = tail.next;
-        if !log.live && let Some(rest) = tail.lines.partial {
+        if !log.live
+            && let Some(rest) = tail.lines.partial
+        {
             log.lines.push(rest);
         }
         log.left_out = tail.left_out;
@@ -439,7 +452,9 @@ async fn reports(
     let mut reports = Vec::new();
     let mut waiting = false;
     for comparison in comparisons.iter().take(PULLS) {
-        let Some(number) = comparison.target.strip_prefix("pr:").and_then(|n| n.parse::<i64>().ok()) else { continue };
+        let Some(number) = comparison.target.strip_prefix("pr:").and_then(|n| n.parse::<i64>().ok()) else {
+            continue;
+        };
         let row = web.app.store.outbox_row(&repo.id, OutboxKind::Comment, &number.to_string()).await?;
         let Some(row) = row else { continue };
         let Some(body) = row.desired.get("body").and_then(|b| b.as_str()) else { continue };

@@ -131,9 +131,17 @@ pub async fn list(
     let runs: Vec<Item> =
         items.iter().map(|i| Item::new(i, by_run.get(&i.run.id).unwrap_or(&none), now)).collect();
     let given = |text: &Option<String>| text.clone().unwrap_or_default();
-    let asked = [("repo", given(&query.repo)), ("branch", given(&query.branch)), ("state", given(&query.state)), ("pipeline", given(&query.pipeline))];
-    let mut here: Vec<String> =
-        asked.iter().filter(|(_, v)| !v.is_empty()).map(|(k, v)| format!("{k}={}", escape_query(v))).collect();
+    let asked = [
+        ("repo", given(&query.repo)),
+        ("branch", given(&query.branch)),
+        ("state", given(&query.state)),
+        ("pipeline", given(&query.pipeline)),
+    ];
+    let mut here: Vec<String> = asked
+        .iter()
+        .filter(|(_, v)| !v.is_empty())
+        .map(|(k, v)| format!("{k}={}", escape_query(v)))
+        .collect();
     let filtered = !here.is_empty();
     let back = if here.is_empty() { "/".to_owned() } else { format!("/?{}", here.join("&")) };
     let next = (items.len() as i64 == limit).then(|| items.last()).flatten().map(|last| {
