@@ -622,3 +622,78 @@ async fn who_may_not_push_cannot() {
     tokio::task::block_in_place(|| refused(&s.sandbox.git_url(&s.repo, STRANGER)));
     s.tree.push(&["main"]).await;
 }
+
+/// Commits a root that `git mktree` makes of these lines.
+fn commit_tree(tree: &WorkTree, lines: &str) -> Sha {
+    let id = tree.git_with_input(&["mktree"], lines);
+    let commit = tree.git(&["commit-tree", "-m", "made", &id]);
+    tree.git(&["update-ref", "refs/heads/main", &commit]);
+    Sha::parse(&commit).expect("a commit id")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn too_many_changes_are_unknown() {
+    use std::fmt::Write as _;
+    let s = stage().await;
+    let blob = s.tree.git_with_input(&["hash-object", "-w", "--stdin"], "x");
+    let folder = s.tree.git_with_input(&["mktree"], &format!("100644 blob {blob}\tf\n"));
+    let (mut files, mut folders) = (String::new(), String::new());
+    for i in 0..20_001 {
+        let _ = writeln!(files, "100644 blob {blob}\tf{i:05}");
+    }
+    for i in 0..2_001 {
+        let _ = writeln!(folders, "040000 tree {folder}\td{i:04}");
+    }
+    for (what, lines) in [("20,001 files", files), ("2,001 folders", folders)] {
+        let commit = commit_tree(&s.tree, &lines);
+        s.tree.push(&["+main"]).await;
+        assert_eq!(tree_diff(&s.forge, &s.repo, None, &commit).await.expect("a diff"), None, "{what}");
+    }
+    assert!(s.sandbox.exchanges().len() < 10, "the bound is known before the calls are made");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_names_reach_no_git_option() {
+    let s = stage().await;
+    s.tree.write("a", "1");
+    s.tree.write("--output=x", "odd");
+    let head = s.tree.commit("one");
+    s.tree.push(&["main"]).await;
+    let mark = s.tree.file("pwned");
+    let names = [
+        format!("--output={}", mark.display()),
+        format!("--upload-pack=touch {}", mark.display()),
+        format!("--exec=touch {}", mark.display()),
+        "--all".into(),
+        "-".into(),
+        "--".into(),
+        "@{-1}".into(),
+        "main@{1}".into(),
+        "HEAD".into(),
+        "../../config".into(),
+        "main:a".into(),
+        "main^{tree}".into(),
+        ":/one".into(),
+        "a\nb".into(),
+        "refs/heads/main".into(),
+        "*".into(),
+    ];
+    let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let token = s.sandbox.account(BOT).token;
+    for name in &names {
+        s.forge.merge_base(&s.repo, name, &head).await.expect_err(name);
+        // The answers of the sandbox itself, past what our client lets through.
+        for path in ["git/commits/", "git/trees/", "contents/a?ref=", "commits?sha=", "compare/main..."] {
+            let mut encoded = String::new();
+            for byte in name.bytes() {
+                encoded.push_str(&format!("%{byte:02X}"));
+            }
+            let url = format!("{}/repos/{}/{path}{encoded}", s.sandbox.api_url(), s.repo);
+            let answer = http.get(&url).bearer_auth(&token).send().await.expect("an answer");
+            assert_eq!(answer.status(), 404, "{path}{name}");
+        }
+    }
+    assert_eq!(s.forge.file(&s.repo, &head, "--output=x").await.expect("a file"), b"odd");
+    assert!(!mark.exists());
+    println!("SEC S11 sandbox_names={} failed=0", names.len() * 6);
+}

@@ -1,7 +1,8 @@
 //! A git work tree that pushes to a sandbox like a person's.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 use trainyard::model::Sha;
@@ -37,6 +38,16 @@ impl WorkTree {
     pub fn git(&self, args: &[&str]) -> String {
         let out = self.command(args).output().expect("git is installed: run make setup");
         assert!(out.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stdout).trim_end().to_owned()
+    }
+
+    /// As [`WorkTree::git`], with this on its standard input.
+    pub fn git_with_input(&self, args: &[&str], input: &str) -> String {
+        let mut git = self.command(args);
+        let mut git = git.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("git is installed: run make setup");
+        git.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("git reads its input");
+        let out = git.wait_with_output().expect("git ends");
+        assert!(out.status.success(), "git {args:?}");
         String::from_utf8_lossy(&out.stdout).trim_end().to_owned()
     }
 
