@@ -163,6 +163,11 @@ impl Reporter {
         }
         sections.sort_by(|a, b| a.pipeline.cmp(&b.pipeline));
         let last = sections.iter().all(Section::is_final);
+        // Between reading and here the head may have moved: then the newer commit's report speaks for the pull request.
+        let head = self.store.pull(&repo.id, pull.pull.number).await?.map(|p| p.pull.head_sha);
+        if head.as_ref() != Some(&pull.pull.head_sha) {
+            return Ok(());
+        }
         let view = View { marker: marker(&self.instance, repo, pull.pull.number), sections };
         let desired = serde_json::json!({ "body": comment::render(&view) });
         self.desire(repo, OutboxKind::Comment, number, desired, last).await

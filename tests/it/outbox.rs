@@ -4,15 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use trainyard::clock::{Clock, ManualClock, Millis};
+use trainyard::config::SecretSource;
+use trainyard::forge::github::GitHub;
 use trainyard::forge::{Forges, Status, StatusState};
-use trainyard::model::{RepoId, Sha};
+use trainyard::model::{RepoId, RepoName, Sha};
 use trainyard::outbox::Sender;
+use trainyard::sandbox::{Fault as HttpFault, FaultKind, NewPull, Sandbox, SandboxOptions, WRITER};
 use trainyard::store::Store;
 use trainyard::store::outbox::{Desire, OutboxKind, OutboxState};
 
 use crate::drive::drive;
 use crate::fake_forge::{FakeForge, Fault};
 use crate::store::fixture::{self, Place, T0};
+use crate::worktree::WorkTree;
 
 struct World {
     place: Place,
@@ -25,12 +29,19 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        Self::with(None).await
+    }
+    /// With this client in the place of the forge in memory.
+    async fn with(github: Option<GitHub>) -> Self {
         let place = fixture::sqlite().await;
         let clock = ManualClock::at(T0);
         let forge = FakeForge::new(clock.clone());
         let other = FakeForge::new(clock.clone());
         let mut forges = Forges::default();
-        forges.insert("github", forge.clone());
+        match github {
+            Some(github) => forges.insert("github", Arc::new(github)),
+            None => forges.insert("github", forge.clone()),
+        }
         forges.insert("other", other.clone());
         let repo = place.repo().await;
         let sender = Sender::new(place.store.clone(), Arc::new(forges), clock.clone());
@@ -243,4 +254,93 @@ async fn words_that_are_not_final_leave_room_for_the_one_that_is() {
     println!("FIGURE statuses_of_one_context={} last={:?}", posted.len(), posted.last().unwrap().description);
     assert!(posted.len() <= 50);
     assert_eq!(posted.last().unwrap().description, "final");
+}
+
+/// The same over HTTP: the GitHub client against the sandbox, with broken connections and GitHub's own ways to say "wait".
+#[tokio::test(flavor = "multi_thread")]
+async fn over_http_everything_arrives_as_well() {
+    let dir = tempfile::tempdir().unwrap();
+    let sandbox = Sandbox::start(SandboxOptions::new(dir.path(), ManualClock::at(T0))).await.unwrap();
+    let repo = RepoName::parse("ada/churn").unwrap();
+    sandbox.create_repo(&repo, "main").await.unwrap();
+    let tree = WorkTree::new(&sandbox.git_url(&repo, WRITER));
+    let commits: Vec<Sha> = (0..10).map(|n| tree.commit(&format!("commit {n}"))).collect();
+    tree.push(&["main", "main:refs/heads/topic"]).await;
+    tree.git(&["checkout", "--quiet", "-b", "topic"]);
+    tree.commit("more");
+    tree.push(&["topic"]).await;
+    let number = sandbox
+        .open_pull(&repo, NewPull {
+            title: "Better".into(),
+            author: WRITER.into(),
+            head_branch: "topic".into(),
+            head_repo: None,
+            base_branch: "main".into(),
+            draft: false,
+        })
+        .await
+        .unwrap();
+    let client = GitHub::connect(&sandbox.forge_config(SecretSource::Env("UNUSED".into()), vec![]), sandbox.token());
+    let world = World::with(Some(client.unwrap())).await;
+
+    let answer = |status: u16, headers: &[(&str, &str)], body: &str| FaultKind::Answer {
+        status,
+        headers: headers.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        body: body.to_owned(),
+    };
+    let fault = |path: &str, times: usize, kind: FaultKind| {
+        sandbox.inject(HttpFault { kind, method: Some("POST".into()), path: path.to_owned(), times });
+    };
+    fault(commits[0].as_str(), 2, FaultKind::DropBefore);
+    fault(commits[1].as_str(), 2, FaultKind::DropAfter);
+    fault(commits[2].as_str(), 3, answer(502, &[], "<html>Bad Gateway</html>"));
+    fault(commits[3].as_str(), 1, answer(500, &[], ""));
+    fault("/comments", 1, FaultKind::DropAfter);
+    for (n, commit) in commits.iter().enumerate() {
+        world.status("github", commit, "trainyard/churn", StatusState::Success, &format!("final {n}")).await;
+    }
+    world.comment(number, "final").await;
+    world.run(24 * 3_600_000).await;
+    let shown = |n: usize| {
+        let posted = sandbox.statuses(&repo, &commits[n]);
+        posted.last().and_then(|s| s.description.clone()) == Some(format!("final {n}"))
+    };
+    let lost = (0..10).filter(|n| !shown(*n)).count();
+    let comments = sandbox.comments(&repo, number);
+    assert_eq!((lost, comments.len()), (0, 1));
+    assert!(comments[0].body().ends_with("final"));
+
+    // Limits: no call until the time named, or a minute when none is.
+    let table = [
+        ("403 without a header", answer(403, &[], r#"{"message":"You have exceeded a secondary rate limit."}"#), 59_000),
+        ("429 with Retry-After", answer(429, &[("retry-after", "60")], r#"{"message":"slow down"}"#), 59_000),
+        ("limit with a reset in the past", answer(403, &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1")], r#"{"message":"API rate limit exceeded"}"#), 500),
+    ];
+    let mut during = 0;
+    for (n, (name, kind, quiet_ms)) in table.into_iter().enumerate() {
+        fault("/statuses/", 1, kind);
+        for commit in &commits[..3] {
+            world.status("github", commit, &format!("trainyard/limit-{n}"), StatusState::Success, "done").await;
+        }
+        let before = sandbox.exchanges().len();
+        world.run(quiet_ms).await;
+        during += sandbox.exchanges().len() - before - 1;
+        world.run(3_600_000).await;
+        for commit in &commits[..3] {
+            let context = format!("trainyard/limit-{n}");
+            assert!(sandbox.statuses(&repo, commit).iter().any(|s| s.context == context), "{name}");
+        }
+    }
+    println!("FAULT F24.http kinds=3 requests_during_pause={during}");
+    assert_eq!(during, 0);
+
+    // A commit that a force-push took away, and a revoked token.
+    let gone = Sha::parse(&"d".repeat(40)).unwrap();
+    world.status("github", &gone, "trainyard/a", StatusState::Success, "done").await;
+    let before = sandbox.exchanges().len();
+    world.run(24 * 3_600_000).await;
+    let calls = sandbox.exchanges().len() - before;
+    let (state, error) = world.state(OutboxKind::Status, &format!("{gone}/trainyard/a")).await;
+    println!("FAULT F23.http lost={lost} comments={} gone_commit_calls={calls}", comments.len());
+    assert_eq!((state, calls), (OutboxState::Dead, 1), "{error}");
 }
