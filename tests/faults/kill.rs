@@ -50,8 +50,8 @@ async fn acknowledged_deliveries_survive_kill_9() {
     for sender in senders {
         sent += sender.await.unwrap();
     }
-    assert_eq!(daemon.deliver("the last one").await, Some(202));
-    acked.lock().unwrap().insert("the last one".to_owned());
+    assert_eq!(daemon.deliver("kill-last").await, Some(202));
+    acked.lock().unwrap().insert("kill-last".to_owned());
     let acked = acked.lock().unwrap().clone();
 
     // The queue gets through with what every kill left behind.
