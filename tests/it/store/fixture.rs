@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use trainyard::clock::Millis;
 use trainyard::model::plan::{MetricsSpec, ReportSpec, Resources, Retry};
 use trainyard::model::{
-    Actor, AttemptUid, DeliveryRowId, DeliveryState, Plan, PullRequest, RepoId, RepoName, RepoRef, RunId,
-    RunState, Sha, StepSpec, StepState,
+    Actor, AttemptState, AttemptUid, DeliveryRowId, DeliveryState, EndClass, Plan, PullRequest, RepoId,
+    RepoName, RepoRef, RunId, RunState, Sha, StepSpec, StepState,
 };
-use trainyard::store::attempts::Placement;
+use trainyard::store::attempts::{AttemptMove, Placement};
 use trainyard::store::deliveries::{IntakeCommit, NewDelivery};
 use trainyard::store::runs::{NewRun, RunChange, RunView, StepMove};
+use trainyard::store::work::{WorkKind, WorkOutcome};
 use trainyard::store::{OpenOptions, Store};
 
 pub const T0: Millis = 1_800_000_000_000;
@@ -19,6 +20,7 @@ pub const T0: Millis = 1_800_000_000_000;
 /// A store in a directory that goes away with it.
 pub struct Place {
     pub store: Store,
+    #[expect(dead_code, reason = "used by the tests of the file")]
     pub path: PathBuf,
     _dir: tempfile::TempDir,
 }
@@ -182,6 +184,32 @@ impl Place {
         let ready = self.store.ready_steps().await.unwrap();
         let placed = self.store.place(vec![placement(&ready[0])], T0 + 2).await.unwrap();
         placed[0].clone()
+    }
+
+    /// Ends an attempt by its executor's word.
+    pub async fn end(&self, uid: &AttemptUid, class: EndClass) {
+        let end = AttemptMove {
+            uid: uid.clone(),
+            to: AttemptState::Ended,
+            class: Some(class),
+            reason: String::new(),
+            exit_code: None,
+            cancel: false,
+            handle: None,
+        };
+        assert!(self.store.move_attempt(end, T0 + 4).await.unwrap());
+    }
+
+    /// Leaves no work open.
+    pub async fn settle_all(&self) {
+        for item in self.store.claim(WorkKind::ALL, "fixture", i64::MAX / 2, 0, 1000).await.unwrap() {
+            self.store.settle(&item, WorkOutcome::Done, T0).await.unwrap();
+        }
+    }
+
+    /// How many work items are open; claims them.
+    pub async fn open_work(&self) -> usize {
+        self.store.claim(WorkKind::ALL, "fixture", i64::MAX / 2, 0, 1000).await.unwrap().len()
     }
 
     /// The same, with its agent started under the nonce `n`.

@@ -1,4 +1,11 @@
-//! The store: one conformance suite for every engine, and the faults of its writer.
+//! The store: one conformance suite for every engine, then the writer, the file and the faults.
 
 mod conformance;
 pub mod fixture;
+
+mod attempts;
+mod deliveries;
+mod reports;
+mod results;
+mod runs;
+mod work;

@@ -1,0 +1,110 @@
+//! Placing attempts and moving them.
+
+use trainyard::model::{AttemptState, AttemptUid, EndClass, RunState, StepState};
+use trainyard::store::attempts::AttemptMove;
+use trainyard::store::runs::{Applied, RunChange};
+use trainyard::store::work::WorkKind;
+
+use super::fixture::{Place, T0, new_run, placement, sha};
+
+fn to(uid: &AttemptUid, to: AttemptState) -> AttemptMove {
+    AttemptMove {
+        uid: uid.clone(),
+        to,
+        class: None,
+        reason: String::new(),
+        exit_code: None,
+        cancel: false,
+        handle: None,
+    }
+}
+
+pub async fn ready_steps_are_placed_once(at: &Place) {
+    let repo = at.repo().await;
+    let run = at.runs(vec![new_run(&repo, &sha('a'), RunState::Queued)]).await.remove(0);
+    assert_eq!(at.store.ready_steps().await.unwrap(), []);
+    let uid = at.attempt(&run).await;
+    let view = at.view(&run).await;
+    assert_eq!((view.steps[0].state, view.steps[0].started_ms), (StepState::Running, Some(T0 + 2)));
+    let row = at.store.attempt(&uid).await.unwrap().unwrap();
+    assert_eq!((row.state, row.number, row.gpus.as_slice()), (AttemptState::Intended, 1, [0, 1].as_slice()));
+    assert_eq!(at.store.ready_steps().await.unwrap(), []);
+    let used = at.store.pool_use().await.unwrap();
+    assert_eq!((used["default"].attempts, used["default"].gpus.as_slice()), (1, [0, 1].as_slice()));
+
+    // A second scheduler that read the step as ready comes too late; so does a decision made before.
+    let stale = RunChange { epoch: view.run.epoch - 1, ..at.change(&run).await };
+    assert_eq!(at.store.apply(stale, T0).await.unwrap(), Applied::Stale);
+    let again = trainyard::store::attempts::ReadyStep {
+        run_id: run.clone(),
+        step_id: view.steps[0].id.clone(),
+        position: 0,
+        number: 2,
+        ready_ms: T0,
+        run_created_ms: T0,
+        spec: super::fixture::step("test"),
+        trusted: true,
+    };
+    assert_eq!(at.store.place(vec![placement(&again)], T0).await.unwrap(), [] as [AttemptUid; 0]);
+
+    // Back to ready for a retry: the next number; not placed when the run is asked to stop.
+    at.end(&uid, EndClass::Preempted).await;
+    let back = trainyard::store::runs::StepMove {
+        step: view.steps[0].id.clone(),
+        to: StepState::Ready,
+        reason: String::new(),
+        outputs: None,
+    };
+    at.store.apply(RunChange { steps: vec![back], ..at.change(&run).await }, T0).await.unwrap();
+    let ready = at.store.ready_steps().await.unwrap().remove(0);
+    assert_eq!((ready.number, ready.spec.name.as_str(), ready.trusted), (2, "test", true));
+    at.store.request_cancel(&run, "stop", T0).await.unwrap();
+    assert_eq!(at.store.place(vec![placement(&ready)], T0).await.unwrap(), [] as [AttemptUid; 0]);
+    assert_eq!(at.store.ready_steps().await.unwrap(), []);
+}
+
+pub async fn a_late_move_keeps_the_state(at: &Place) {
+    let repo = at.repo().await;
+    let run = at.runs(vec![new_run(&repo, &sha('a'), RunState::Queued)]).await.remove(0);
+    let uid = at.started(&run).await;
+    // The executor's answer arrives after the agent's first word.
+    let handle = serde_json::json!({"pid": 7});
+    let submitted = AttemptMove { handle: Some(handle.clone()), ..to(&uid, AttemptState::Submitted) };
+    assert!(at.store.move_attempt(submitted, T0 + 9).await.unwrap());
+    let row = at.store.attempt(&uid).await.unwrap().unwrap();
+    assert_eq!((row.state, row.handle, row.submitted_ms), (AttemptState::Running, handle, Some(T0 + 9)));
+
+    let cancel = AttemptMove { cancel: true, ..to(&uid, AttemptState::Running) };
+    let change = RunChange { attempts: vec![cancel], ..at.change(&run).await };
+    assert_eq!(at.store.apply(change, T0).await.unwrap(), Applied::Done);
+    assert!(at.store.attempt(&uid).await.unwrap().unwrap().cancel_request);
+}
+
+pub async fn an_ended_attempt_frees_its_place(at: &Place) {
+    let repo = at.repo().await;
+    let run = at.runs(vec![new_run(&repo, &sha('a'), RunState::Queued)]).await.remove(0);
+    let uid = at.started(&run).await;
+    at.settle_all().await;
+    let lost = AttemptMove {
+        class: Some(EndClass::NodeLost),
+        reason: "gone".into(),
+        exit_code: Some(137),
+        ..to(&uid, AttemptState::Ended)
+    };
+    assert!(at.store.move_attempt(lost.clone(), T0 + 5).await.unwrap());
+    assert!(!at.store.move_attempt(lost, T0 + 6).await.unwrap(), "ended once");
+    let row = at.store.attempt(&uid).await.unwrap().unwrap();
+    assert_eq!((row.class, row.exit_code, row.ended_ms), (Some(EndClass::NodeLost), Some(137), Some(T0 + 5)));
+    let asked = at.store.claim(WorkKind::ALL, "w", T0 + 5, 1, 9).await.unwrap();
+    assert_eq!(
+        asked.iter().map(|w| w.kind).collect::<Vec<_>>().len(),
+        2,
+        "its run, and a schedule: {asked:?}"
+    );
+    assert!(at.store.pool_use().await.unwrap().is_empty());
+
+    assert_eq!(at.store.attempts_to_watch().await.unwrap().len(), 1, "not removed yet");
+    at.store.attempt_removed(&uid, T0 + 7).await.unwrap();
+    assert_eq!(at.store.attempts_to_watch().await.unwrap(), []);
+    assert_eq!(at.store.attempt(&AttemptUid::from_text("none")).await.unwrap(), None);
+}

@@ -1,0 +1,243 @@
+//! Comparisons, the outbox, tokens, retention and the installation itself.
+
+use serde_json::json;
+use trainyard::model::{ComparisonId, ComparisonState, RepoId, RunId, RunState, Verdict};
+use trainyard::store::comparisons::ComparisonRow;
+use trainyard::store::outbox::{Desire, OutboxKind, OutboxState};
+use trainyard::store::retention::Retention;
+use trainyard::store::tokens::{Scope, TokenRow};
+use trainyard::store::work::{WorkAsk, WorkKind, WorkOutcome};
+use trainyard::store::{Instance, StoreError};
+
+use super::fixture::{Place, T0, delivery, intake, new_run, sha};
+
+fn comparison(candidate: &RunId, baseline: Option<&RunId>) -> ComparisonRow {
+    ComparisonRow {
+        id: ComparisonId::generate(T0),
+        candidate: candidate.clone(),
+        baseline: baseline.cloned(),
+        baseline_note: "the merge-base".into(),
+        target: "pr:1".into(),
+        gates_digest: "g".into(),
+        rules: "point-1".into(),
+        state: ComparisonState::Pending,
+        verdict: None,
+        result: json!({}),
+        created_ms: T0,
+        wait_until_ms: T0 + 10,
+        updated_ms: T0,
+    }
+}
+
+async fn two_runs(at: &Place) -> (RunId, RunId) {
+    let repo = at.repo().await;
+    let runs = vec![new_run(&repo, &sha('a'), RunState::Queued), new_run(&repo, &sha('b'), RunState::Queued)];
+    let ids = at.runs(runs).await;
+    (ids[0].clone(), ids[1].clone())
+}
+
+pub async fn a_comparison_is_final_once(at: &Place) {
+    let (run, base) = two_runs(at).await;
+    at.settle_all().await;
+    let asks = || vec![WorkAsk::compare(&run, T0)];
+    let pending = comparison(&run, Some(&base));
+    assert!(at.store.put_comparison(pending.clone(), asks(), T0).await.unwrap());
+    at.settle_all().await;
+    assert!(!at.store.put_comparison(pending.clone(), asks(), T0 + 1).await.unwrap());
+    assert_eq!(at.open_work().await, 0, "nothing changed, nothing is asked for");
+    let done = ComparisonRow {
+        state: ComparisonState::Final,
+        verdict: Some(Verdict::Pass),
+        result: json!({"accuracy": 0.9}),
+        ..pending.clone()
+    };
+    assert!(at.store.put_comparison(done.clone(), asks(), T0 + 2).await.unwrap());
+    assert!(!at.store.put_comparison(pending, vec![], T0 + 3).await.unwrap(), "final stays final");
+    let live = at.store.comparisons_of(&run).await.unwrap();
+    assert_eq!(live, [ComparisonRow { updated_ms: T0 + 2, ..done }]);
+    assert_eq!(at.store.candidates_on(&base).await.unwrap(), [run]);
+}
+
+pub async fn comparisons_follow_their_question(at: &Place) {
+    let (run, base) = two_runs(at).await;
+    let first = comparison(&run, None);
+    at.store.put_comparison(first.clone(), vec![], T0).await.unwrap();
+    // The same id with another baseline is another question: the old row stays as it was, superseded.
+    let second = ComparisonRow { baseline: Some(base.clone()), ..first.clone() };
+    assert!(at.store.put_comparison(second, vec![], T0 + 1).await.unwrap());
+    let branch = ComparisonRow { target: "branch:main".into(), ..comparison(&run, None) };
+    at.store.put_comparison(branch, vec![], T0 + 1).await.unwrap();
+    let live = at.store.comparisons_of(&run).await.unwrap();
+    assert_eq!(live.iter().map(|c| c.target.as_str()).collect::<Vec<_>>(), ["branch:main", "pr:1"]);
+    assert_ne!(live[1].id, first.id);
+    assert_eq!(at.store.supersede_comparisons(&run, &["branch:main".into()], T0 + 2).await.unwrap(), 1);
+    assert_eq!(at.store.comparisons_of(&run).await.unwrap().len(), 1);
+    assert_eq!(at.store.candidates_on(&base).await.unwrap(), []);
+    assert_eq!(at.store.supersede_comparisons(&run, &[], T0 + 3).await.unwrap(), 1);
+}
+
+fn desire(repo: &RepoId, state: &str, not_before_ms: i64) -> Desire {
+    Desire {
+        credential: "github".into(),
+        repo_id: repo.clone(),
+        kind: OutboxKind::Status,
+        target: "aaaa/trainyard/churn".into(),
+        desired: json!({"state": state}),
+        last: state == "success",
+        not_before_ms,
+    }
+}
+
+pub async fn the_outbox_converges(at: &Place) {
+    let repo = at.repo().await;
+    assert!(at.store.desire(desire(&repo, "pending", T0), T0).await.unwrap());
+    assert!(!at.store.desire(desire(&repo, "pending", T0), T0).await.unwrap());
+    let row = async || {
+        at.store.outbox_row(&repo, OutboxKind::Status, "aaaa/trainyard/churn").await.unwrap().unwrap()
+    };
+    let due = at.store.outbox_due("github", T0, 9).await.unwrap();
+    assert_eq!(due, [row().await]);
+    assert_eq!(at.store.outbox_next("github").await.unwrap(), Some(T0));
+    assert_eq!(at.store.outbox_next("other").await.unwrap(), None);
+    let item = at.store.claim(&[WorkKind::Outbox], "w", T0, 9, 9).await.unwrap().remove(0);
+    assert_eq!(item.key, "github");
+
+    // A newer state while the first is on its way: it stays pending until that is sent too.
+    assert!(at.store.desire(desire(&repo, "success", T0 + 1), T0 + 1).await.unwrap());
+    at.store.outbox_sent(&due[0].id, 1, "77", T0 + 2).await.unwrap();
+    let now = row().await;
+    assert_eq!((now.state, now.desired_seq, now.sent_seq, now.last), (OutboxState::Pending, 2, 1, true));
+    at.store.outbox_sent(&due[0].id, 2, "", T0 + 3).await.unwrap();
+    at.store.outbox_sent(&due[0].id, 2, "", T0 + 3).await.unwrap();
+    let now = row().await;
+    assert_eq!((now.state, now.writes, now.remote_id.as_str()), (OutboxState::Sent, 2, "77"));
+
+    assert!(at.store.desire(desire(&repo, "failure", T0 + 4), T0 + 4).await.unwrap());
+    at.store.outbox_dead(&now.id, 2, "an older one", T0 + 5).await.unwrap();
+    assert_eq!(row().await.state, OutboxState::Pending);
+    at.store.outbox_dead(&now.id, 3, "no such commit", T0 + 5).await.unwrap();
+    assert_eq!((row().await.state, row().await.last_error.as_str()), (OutboxState::Dead, "no such commit"));
+    assert!(at.store.desire(desire(&repo, "error", T0 + 6), T0 + 6).await.unwrap());
+    assert_eq!(row().await.state, OutboxState::Pending);
+}
+
+pub async fn a_stream_of_changes_is_sent(at: &Place) {
+    let repo = at.repo().await;
+    for n in 0..5 {
+        at.store.desire(desire(&repo, &format!("s{n}"), T0 + 15_000 + n), T0 + n).await.unwrap();
+    }
+    assert_eq!(at.store.outbox_next("github").await.unwrap(), Some(T0 + 15_000), "not put off for ever");
+    let row = at.store.outbox_due("github", T0 + 15_000, 9).await.unwrap().remove(0);
+    at.store.outbox_defer(&row.id, T0 + 60_000, "502", T0 + 15_000).await.unwrap();
+    at.store.desire(desire(&repo, "success", T0 + 20_000), T0 + 20_000).await.unwrap();
+    assert_eq!(at.store.outbox_due("github", T0 + 59_999, 9).await.unwrap(), [], "the back-off holds");
+    let row = at.store.outbox_due("github", T0 + 60_000, 9).await.unwrap().remove(0);
+    assert_eq!((row.desired, row.tries, row.last_error.as_str()), (json!({"state": "success"}), 1, "502"));
+    let mut comment = desire(&repo, "text", T0);
+    (comment.kind, comment.target) = (OutboxKind::Comment, "1".into());
+    at.store.desire(comment, T0).await.unwrap();
+    let due = at.store.outbox_due("github", T0 + 60_000, 9).await.unwrap();
+    assert_eq!(due.iter().map(|row| row.last).collect::<Vec<_>>(), [true, false], "final ones first");
+}
+
+pub async fn tokens_are_known_by_hash(at: &Place) {
+    let token = TokenRow {
+        id: "t1".into(),
+        name: "ci".into(),
+        scope: Scope::Run,
+        repo: Some("ada/churn".into()),
+        created_ms: T0,
+        revoked_ms: None,
+    };
+    at.store.insert_token(token.clone(), "abc").await.unwrap();
+    let twin = TokenRow { id: "t2".into(), ..token.clone() };
+    assert!(
+        matches!(at.store.insert_token(twin, "abc").await, Err(StoreError::Sql(_))),
+        "one hash, one token"
+    );
+    assert_eq!(at.store.token_by_hash("abc").await.unwrap().unwrap(), token);
+    assert!(at.store.revoke_token("t1", T0 + 1).await.unwrap());
+    assert!(!at.store.revoke_token("t1", T0 + 2).await.unwrap());
+    assert_eq!(at.store.token_by_hash("abc").await.unwrap(), None);
+    assert_eq!(at.store.tokens().await.unwrap()[0].revoked_ms, Some(T0 + 1));
+}
+
+pub async fn what_is_old_is_deleted(at: &Place) {
+    let days = |n: i64| T0 + n * 24 * 3_600_000;
+    let repo = at.repo().await;
+    let run = at.runs(vec![new_run(&repo, &sha('a'), RunState::Queued)]).await.remove(0);
+    let uid = at.started(&run).await;
+    at.store.append_log(&uid, 0, 5, "logs/1", T0).await.unwrap();
+    let row = trainyard::store::attempts::ArtifactRow {
+        attempt_uid: uid.clone(),
+        path: "m".into(),
+        bytes: 1,
+        sha256: String::new(),
+        executable: false,
+        blob_key: "artifacts/1".into(),
+    };
+    at.store.put_artifact(row, T0).await.unwrap();
+    let mut last = None;
+    for n in 0..1001 {
+        let new = delivery(&format!("d{n}"), b"x");
+        let id = new.id.clone();
+        at.store.deliver(new).await.unwrap();
+        at.store.commit_intake(intake(&id), T0).await.unwrap();
+        last = Some(id);
+    }
+    let undecided = delivery("undecided", b"keep me");
+    at.store.deliver(undecided.clone()).await.unwrap();
+    at.store.desire(desire(&repo, "success", T0), T0).await.unwrap();
+    let sent = at.store.outbox_due("github", T0, 9).await.unwrap().remove(0);
+    at.store.outbox_sent(&sent.id, 1, "", T0).await.unwrap();
+    let keep = Retention::default();
+    assert_eq!(at.store.sweep(keep, days(7)).await.unwrap().rows, 0);
+
+    let swept = at.store.sweep(keep, days(8)).await.unwrap();
+    assert_eq!((swept.rows, swept.more), (1000, true), "a batch of bodies");
+    let swept = at.store.sweep(keep, days(8)).await.unwrap();
+    assert_eq!((swept.rows, swept.more), (2, false), "the rest, and the fixture's own delivery");
+    let last = last.unwrap();
+    assert_eq!(at.store.delivery_body(&last).await.unwrap(), None);
+    assert!(at.store.delivery(&last).await.unwrap().is_some(), "the memory of what was seen stays longer");
+    assert_eq!(at.store.delivery_body(&undecided.id).await.unwrap().unwrap(), b"keep me");
+
+    assert_eq!(at.store.sweep(keep, days(80)).await.unwrap().rows, 0, "the run is open: its artifacts stay");
+    at.end(&uid, trainyard::model::EndClass::Succeeded).await;
+    let end = trainyard::store::runs::RunChange {
+        to: Some((RunState::Succeeded, String::new())),
+        ..at.change(&run).await
+    };
+    at.store.apply(end, T0).await.unwrap();
+    assert_eq!(at.store.sweep(keep, days(80)).await.unwrap().blob_keys, ["artifacts/1"]);
+    for item in at.store.claim(WorkKind::ALL, "w", T0, 1, 5000).await.unwrap() {
+        at.store.settle(&item, WorkOutcome::Park { error: "x".into() }, T0).await.unwrap();
+    }
+    let swept = at.store.sweep(keep, days(91)).await.unwrap();
+    assert!(swept.more && swept.blob_keys == ["logs/1"], "{swept:?}");
+    while at.store.sweep(keep, days(91)).await.unwrap().more {}
+    assert_eq!(at.store.parked(9).await.unwrap(), []);
+    assert_eq!(at.store.list_deliveries(None, 9).await.unwrap(), []);
+    assert_eq!(at.store.outbox_row(&repo, sent.kind, &sent.target).await.unwrap(), None);
+    assert!(at.store.run(&run).await.unwrap().is_some(), "runs are kept");
+}
+
+pub async fn the_installation_keeps_its_facts(at: &Place) {
+    assert_eq!(at.store.meta_or_insert("x", || "first".into()).await.unwrap(), "first");
+    assert_eq!(at.store.meta_or_insert("x", || "second".into()).await.unwrap(), "first");
+    let one = Instance::load(&at.store).await.unwrap();
+    let two = Instance::load(&at.store).await.unwrap();
+    assert_eq!((one.id.as_str(), one.derive("p", &["a"])), (two.id.as_str(), two.derive("p", &["a"])));
+    let before = at.store.write_counts();
+    at.store.check().await.unwrap();
+    at.store.check().await.unwrap();
+    assert_eq!(at.store.write_counts().commits, before.commits + 2, "a real commit each time");
+}
+
+pub async fn a_closed_store_says_so(at: &Place) {
+    at.store.check().await.unwrap();
+    at.store.close().await;
+    at.store.close().await;
+    assert!(matches!(at.store.check().await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(at.store.open_runs().await, Err(StoreError::Unavailable(_))));
+}
