@@ -216,13 +216,13 @@ pub(super) struct Moved {
     pub(super) room: Option<WorkAsk>,
 }
 
-/// None: the attempt is unknown or had ended.
-pub(super) async fn attempt_has_ended(tx: &mut Conn, uid: &AttemptUid) -> Result<bool, StoreError> {
-    let ended: Option<String> =
-        one!(tx, |row| row.get("uid"), "SELECT uid FROM attempts WHERE uid = $1 AND state = 'ended'", uid)?;
-    Ok(ended.is_some())
+/// Keeps an attempt from ending before this transaction does. False: it is unknown, or ended already.
+pub(super) async fn hold_attempt(tx: &mut Conn, uid: &AttemptUid) -> Result<bool, StoreError> {
+    let rows = execute!(tx, "UPDATE attempts SET state = state WHERE uid = $1 AND state <> 'ended'", uid)?;
+    Ok(rows == 1)
 }
 
+/// None: the attempt is unknown or had ended.
 pub(super) async fn move_attempt_in(
     tx: &mut Conn,
     change: &AttemptMove,

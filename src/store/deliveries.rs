@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
+use super::changes::{insert_run, request_cancel, supersede_held};
 use super::conn::{Fields, all, execute, one, to_json};
 use super::pulls::put_pull;
-use super::runs::{NewRun, RunRow, ended_run, insert_run, request_cancel, select_run, supersede_held};
+use super::runs::{NewRun, RunRow, ended_run, select_run};
 use super::work::{WorkAsk, ask_in};
 use super::{Store, StoreError};
 use crate::clock::Millis;

@@ -9,6 +9,7 @@
 
 mod asks;
 pub mod attempts;
+mod changes;
 pub mod comparisons;
 mod conn;
 mod db;

@@ -31,6 +31,24 @@ macro_rules! select_pull {
     };
 }
 
+macro_rules! select_repo {
+    ($rest:literal) => {
+        concat!("SELECT id, forge, forge_id, name, default_branch FROM repos WHERE ", $rest)
+    };
+}
+
+impl RepoRow {
+    fn read(row: &impl Fields) -> Result<Self, StoreError> {
+        Ok(Self {
+            id: row.get("id")?,
+            forge: row.get("forge")?,
+            forge_id: row.get("forge_id")?,
+            name: row.get("name")?,
+            default_branch: row.get("default_branch")?,
+        })
+    }
+}
+
 impl PullRow {
     fn read(row: &impl Fields) -> Result<Self, StoreError> {
         Ok(Self {
@@ -85,23 +103,10 @@ pub(super) async fn put_pull(
     Ok(())
 }
 
-impl RepoRow {
-    fn read(row: &impl Fields) -> Result<Self, StoreError> {
-        Ok(Self {
-            id: row.get("id")?,
-            forge: row.get("forge")?,
-            forge_id: row.get("forge_id")?,
-            name: row.get("name")?,
-            default_branch: row.get("default_branch")?,
-        })
-    }
-}
-
 impl Store {
     pub async fn repo(&self, id: &RepoId) -> Result<Option<RepoRow>, StoreError> {
         let mut conn = self.read().await?;
-        let sql = "SELECT id, forge, forge_id, name, default_branch FROM repos WHERE id = $1";
-        one!(conn, RepoRow::read, sql, id)
+        one!(conn, RepoRow::read, select_repo!("id = $1"), id)
     }
 
     /// A repository by `owner/name`, or `forge:owner/name` where several forges have one of that name: a name alone that
@@ -113,8 +118,7 @@ impl Store {
         let mut found = all!(
             conn,
             RepoRow::read,
-            "SELECT id, forge, forge_id, name, default_branch FROM repos
-             WHERE LOWER(name) = LOWER($1) AND ($2 IS NULL OR forge = $2) ORDER BY created_ms DESC LIMIT 10",
+            select_repo!("LOWER(name) = LOWER($1) AND ($2 IS NULL OR forge = $2) ORDER BY created_ms DESC, id DESC LIMIT 10"),
             name,
             forge
         )?;
@@ -124,21 +128,10 @@ impl Store {
 
     /// The repository with this id at this forge, if it was ever seen.
     pub async fn repo_by_forge_id(&self, forge: &str, forge_id: &str) -> Result<Option<RepoRow>, StoreError> {
-        let id: Option<RepoId> = {
-            let mut conn = self.read().await?;
-            one!(
-                conn,
-                |row| row.get("id"),
-                "SELECT id FROM repos WHERE forge = $1 AND forge_id = $2",
-                forge,
-                forge_id
-            )?
-        };
-        match id {
-            Some(id) => self.repo(&id).await,
-            None => Ok(None),
-        }
+        let mut conn = self.read().await?;
+        one!(conn, RepoRow::read, select_repo!("forge = $1 AND forge_id = $2"), forge, forge_id)
     }
+
     pub async fn pull(&self, repo: &RepoId, number: i64) -> Result<Option<PullRow>, StoreError> {
         let mut conn = self.read().await?;
         one!(conn, PullRow::read, select_pull!("repo_id = $1 AND number = $2"), repo, number)

@@ -92,7 +92,11 @@ pub async fn an_ended_attempt_frees_its_place(at: &Place) {
         ..to(&uid, AttemptState::Ended)
     };
     assert!(at.store.move_attempt(lost.clone(), T0 + 5).await.unwrap());
-    assert!(!at.store.move_attempt(lost, T0 + 6).await.unwrap(), "ended once");
+    assert!(!at.store.move_attempt(lost.clone(), T0 + 6).await.unwrap(), "ended once");
+    let before = at.store.run(&run).await.unwrap();
+    let unaware = RunChange { attempts: vec![lost], ..at.change(&run).await };
+    assert_eq!(at.store.apply(unaware, T0 + 6).await.unwrap(), Applied::Stale, "decided before it ended");
+    assert_eq!(at.store.run(&run).await.unwrap(), before);
     let row = at.store.attempt(&uid).await.unwrap().unwrap();
     assert_eq!((row.class, row.exit_code, row.ended_ms), (Some(EndClass::NodeLost), Some(137), Some(T0 + 5)));
     let asked = at.store.claim(WorkKind::ALL, "w", T0 + 5, 1, 9).await.unwrap();

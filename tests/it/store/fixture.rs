@@ -20,7 +20,6 @@ pub const T0: Millis = 1_800_000_000_000;
 /// A store in a directory that goes away with it.
 pub struct Place {
     pub store: Store,
-    #[expect(dead_code, reason = "used by the tests of the file")]
     pub path: PathBuf,
     _dir: tempfile::TempDir,
 }

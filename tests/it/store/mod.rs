@@ -5,7 +5,10 @@ pub mod fixture;
 
 mod attempts;
 mod deliveries;
+mod migration;
+mod power_cut;
 mod reports;
 mod results;
 mod runs;
 mod work;
+mod writer;

@@ -1,0 +1,150 @@
+//! The writer: many callers share a commit, one bad write spoils only itself, a caller that leaves spoils nothing.
+
+use std::os::unix::fs::PermissionsExt;
+
+use trainyard::model::DeliveryRowId;
+use trainyard::store::deliveries::Delivered;
+use trainyard::store::tokens::{Scope, TokenRow};
+use trainyard::store::work::WorkKind;
+use trainyard::store::{OpenOptions, Store, StoreError};
+
+use super::fixture::{T0, delivery, sqlite};
+
+#[tokio::test]
+async fn concurrent_deliveries_share_commits() {
+    let at = sqlite().await;
+    let before = at.store.write_counts();
+    let mut tasks = tokio::task::JoinSet::new();
+    for n in 0..200 {
+        let store = at.store.clone();
+        tasks.spawn(async move { store.deliver(delivery(&format!("d{n}"), b"{}")).await.unwrap() });
+    }
+    assert!(tasks.join_all().await.iter().all(|outcome| *outcome == Delivered::Stored));
+    let after = at.store.write_counts();
+    let commits = after.commits - before.commits;
+    assert_eq!(after.writes - before.writes, 200);
+    println!("FIGURE store writes=200 commits={commits}");
+    assert!(commits < 100, "{commits} commits for 200 writes: they were not grouped");
+}
+
+/// F14: axum drops a handler when its client leaves.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_that_leave_leave_no_transaction_open() {
+    let at = sqlite().await;
+    let mut finished = 0;
+    for n in 0..500_u32 {
+        let store = at.store.clone();
+        let task = tokio::spawn(async move { store.deliver(delivery(&format!("d{n}"), b"{}")).await });
+        // Leave after another number of steps each time: before, during and after the commit.
+        for _ in 0..n % 40 {
+            tokio::task::yield_now().await;
+        }
+        task.abort();
+        if let Ok(done) = task.await {
+            assert_eq!(done.unwrap(), Delivered::Stored);
+            finished += 1;
+        }
+    }
+    // Whatever was handed over is whole: each row has its work item, and writing goes on.
+    at.store.check().await.unwrap();
+    let rows = at.store.list_deliveries(None, 1000).await.unwrap().len();
+    assert_eq!(rows, at.open_work().await);
+    assert!(rows >= finished);
+    assert!(at.store.write_counts().writes > rows as u64);
+    println!("FAULT F14 n=500 finished={finished} stored={rows} open_transactions=0");
+}
+
+#[tokio::test]
+async fn a_bad_write_spoils_only_itself() {
+    let at = sqlite().await;
+    let token = |id: &str| TokenRow {
+        id: id.into(),
+        name: "ci".into(),
+        scope: Scope::Read,
+        repo: None,
+        created_ms: T0,
+        revoked_ms: None,
+    };
+    let before = at.store.write_counts().commits;
+    // On one thread all three are waiting before the writer first runs: one group.
+    let (first, twin, second) = tokio::join!(
+        at.store.insert_token(token("t1"), "same"),
+        at.store.insert_token(token("t2"), "same"),
+        at.store.insert_token(token("t3"), "other"),
+    );
+    assert!(first.is_ok() && second.is_ok());
+    assert!(matches!(twin, Err(StoreError::Sql(_))), "{twin:?}");
+    assert_eq!(at.store.write_counts().commits, before + 1);
+    let ids: Vec<_> = at.store.tokens().await.unwrap().into_iter().map(|row| row.id).collect();
+    assert_eq!(ids, ["t1", "t3"]);
+}
+
+#[tokio::test]
+async fn a_file_has_one_daemon_and_one_reader() {
+    let at = sqlite().await;
+    at.store.deliver(delivery("d", b"{}")).await.unwrap();
+    for suffix in ["", "-wal", "-shm", ".lock"] {
+        let file = format!("{}{suffix}", at.path.display());
+        let mode = std::fs::metadata(&file).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{file}");
+    }
+    let second = Store::open(&OpenOptions::sqlite(&at.path)).await.unwrap_err().to_string();
+    assert!(second.contains("trainyard.db.lock") && second.contains("stop that process first"), "{second}");
+
+    // A command may look and write beside the daemon.
+    let beside = Store::open_beside(&OpenOptions::sqlite(&at.path)).await.unwrap();
+    beside.deliver(delivery("d2", b"{}")).await.unwrap();
+    assert_eq!(at.store.list_deliveries(None, 9).await.unwrap().len(), 2);
+    beside.close().await;
+    let nowhere = OpenOptions::sqlite(at.path.with_file_name("none.db"));
+    assert!(matches!(Store::open_beside(&nowhere).await, Err(StoreError::Refused(_))));
+
+    // Closing lets the next one in, even while clones of the old handle live.
+    at.store.close().await;
+    let next = Store::open(&OpenOptions::sqlite(&at.path)).await.unwrap();
+    assert_eq!(next.list_deliveries(None, 9).await.unwrap().len(), 2);
+    let held = next.claim(WorkKind::ALL, "died", T0, 60_000, 9).await.unwrap();
+    next.free_leases_of_the_dead().await.unwrap();
+    assert_eq!(next.claim(WorkKind::ALL, "next", T0, 60_000, 9).await.unwrap().len(), held.len());
+    next.close().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_opened_is_refused_with_a_sentence() {
+    let dir = tempfile::tempdir().unwrap();
+    let refusal = async |url: String| {
+        let options = OpenOptions { url, ..OpenOptions::sqlite("unused") };
+        let err = Store::open(&options).await.unwrap_err();
+        assert!(matches!(err, StoreError::Refused(_)), "{err:?}");
+        err.to_string()
+    };
+    let missing = dir.path().join("no/such/dir/a.db");
+    assert!(refusal(format!("sqlite:{}", missing.display())).await.contains("cannot open"));
+    assert!(refusal("mysql://x".into()).await.contains("sqlite:<path>"));
+    let garbage = dir.path().join("garbage.db");
+    std::fs::write(&garbage, "this is not a database, and long enough to be looked at as one".repeat(100))
+        .unwrap();
+    assert!(refusal(format!("sqlite:{}", garbage.display())).await.contains("not a database"));
+}
+
+#[tokio::test]
+async fn a_store_that_is_dropped_keeps_what_it_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = OpenOptions::sqlite(dir.path().join("trainyard.db"));
+    let id = DeliveryRowId::generate(T0);
+    for round in 0..20 {
+        let store = loop {
+            // The last handle is gone; its writer may still be putting the file away.
+            match Store::open(&options).await {
+                Err(StoreError::Refused(why)) if why.contains("another process") => {
+                    tokio::task::yield_now().await
+                }
+                other => break other.unwrap(),
+            }
+        };
+        assert_eq!(store.list_deliveries(None, 99).await.unwrap().len(), round);
+        let mut new = delivery(&format!("{id}{round}"), b"{}");
+        new.id = DeliveryRowId::generate(T0 + round as i64);
+        store.deliver(new).await.unwrap();
+    }
+}
