@@ -138,7 +138,14 @@ impl Store {
         lock: Option<Arc<sqlite::FileLock>>,
     ) -> Result<Self, StoreError> {
         let pool = sqlite::pool(path, options.synchronous, 1, false);
-        let mut conn = Conn::sqlite(pool.acquire().await?);
+        let unusable = |err: sqlx::Error| match StoreError::from(err) {
+            StoreError::Sql(err) => StoreError::Refused(format!(
+                "{} cannot be used as a database: {err}; name another file, or restore a backup",
+                path.display()
+            )),
+            other => other,
+        };
+        let mut conn = Conn::sqlite(pool.acquire().await.map_err(unusable)?);
         sqlite::assert_durable(&mut conn, options.synchronous).await?;
         if lock.is_some() {
             migrate(&mut conn).await?;
