@@ -118,7 +118,9 @@ impl Store {
         let mut found = all!(
             conn,
             RepoRow::read,
-            select_repo!("LOWER(name) = LOWER($1) AND ($2 IS NULL OR forge = $2) ORDER BY created_ms DESC, id DESC LIMIT 10"),
+            select_repo!(
+                "LOWER(name) = LOWER($1) AND ($2 IS NULL OR forge = $2) ORDER BY created_ms DESC, id DESC LIMIT 10"
+            ),
             name,
             forge
         )?;

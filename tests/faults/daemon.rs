@@ -105,7 +105,8 @@ impl Daemon {
         let mut child = self.child.take().expect("it runs");
         let pid = nix::unistd::Pid::from_raw(child.id().expect("it runs") as i32);
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-        let status = tokio::time::timeout(Duration::from_secs(30), child.wait()).await.expect("it ends").unwrap();
+        let status =
+            tokio::time::timeout(Duration::from_secs(30), child.wait()).await.expect("it ends").unwrap();
         (since.elapsed(), status.success())
     }
 

@@ -50,7 +50,9 @@ async fn a_termination_under_load_drains() {
         let load: Vec<_> = (0..20)
             .map(|n| {
                 let (http, hooks) = (daemon.http.clone(), daemon.hooks);
-                tokio::spawn(async move { crate::daemon::post(&http, hooks, &format!("term-{round}-{n}")).await })
+                tokio::spawn(
+                    async move { crate::daemon::post(&http, hooks, &format!("term-{round}-{n}")).await },
+                )
             })
             .collect();
         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -69,10 +69,16 @@ impl Daemon {
         self.work(20_000).await;
         let now = w.clock.now_ms();
         let mut points: Vec<MetricPoint> = (1..=4)
-            .map(|epoch| MetricPoint { name: "loss".into(), value: 1.0 / f64::from(epoch), step: Some(epoch.into()), at_ms: now })
+            .map(|epoch| MetricPoint {
+                name: "loss".into(),
+                value: 1.0 / f64::from(epoch),
+                step: Some(epoch.into()),
+                at_ms: now,
+            })
             .collect();
         points.push(MetricPoint { name: "accuracy".into(), value: accuracy, step: None, at_ms: now });
-        let params = BTreeMap::from([("rate".to_owned(), rate.to_owned()), ("epochs".to_owned(), "4".to_owned())]);
+        let params =
+            BTreeMap::from([("rate".to_owned(), rate.to_owned()), ("epochs".to_owned(), "4".to_owned())]);
         w.store().record_metrics(&uid, 1, points, params, now).await.unwrap();
     }
     async fn finish(&self, run: &RunId, good: bool) {
@@ -87,8 +93,10 @@ impl Daemon {
         } else {
             (RunState::Failed, StepState::Failed, EndClass::Failed)
         };
-        change.to = Some((to, if good { String::new() } else { "step train failed with exit code 1".into() }));
-        change.steps = vec![StepMove { step: view.steps[0].id.clone(), to: step, reason: String::new(), outputs: None }];
+        change.to =
+            Some((to, if good { String::new() } else { "step train failed with exit code 1".into() }));
+        change.steps =
+            vec![StepMove { step: view.steps[0].id.clone(), to: step, reason: String::new(), outputs: None }];
         change.attempts = vec![AttemptMove {
             uid: attempt,
             to: AttemptState::Ended,
@@ -98,10 +106,8 @@ impl Daemon {
             cancel: false,
             handle: None,
         }];
-        change.asks = vec![
-            WorkAsk::compare(run, now),
-            WorkAsk::report_commit(&w.repo, &view.run.head_sha, now),
-        ];
+        change.asks =
+            vec![WorkAsk::compare(run, now), WorkAsk::report_commit(&w.repo, &view.run.head_sha, now)];
         w.store().apply(change, now).await.unwrap();
         self.work(20_000).await;
     }
@@ -133,7 +139,10 @@ async fn a_run_writes_at_most_four_statuses_and_one_comment_that_is_edited() {
     let writes = d.words(&b1).len();
     let body = d.comment();
     assert!(body.contains("passed its gate"), "{body}");
-    assert!(body.contains("| **accuracy** ↑ <sub>assumed</sub> | 0.8000 | **0.8131** | **+0.0131, +1.64%** |"), "{body}");
+    assert!(
+        body.contains("| **accuracy** ↑ <sub>assumed</sub> | 0.8000 | **0.8131** | **+0.0131, +1.64%** |"),
+        "{body}"
+    );
     assert!(body.contains("| `train: rate` | `0.05` | `0.2` |") && body.contains("1 of 2 changed"), "{body}");
     assert!(body.contains("line [1.0") && body.contains("2 min 10 s of GPU-time"), "{body}");
     assert!(writes <= 4, "{writes}");
@@ -217,7 +226,12 @@ async fn a_failing_step_is_shown_with_the_end_of_its_log() {
     d.finish(&run, false).await;
     let body = d.comment();
     assert!(body.contains("**Step `train`** failed with exit code 1"), "{body}");
-    assert!(body.contains("Last 40 lines") && body.contains("```text\nline 2961\n") && body.contains("line 3000\n```"), "{body}");
+    assert!(
+        body.contains("Last 40 lines")
+            && body.contains("```text\nline 2961\n")
+            && body.contains("line 3000\n```"),
+        "{body}"
+    );
     assert_eq!(d.words(&b1).last().unwrap(), "Failure failed: step train failed with exit code 1");
 }
 

@@ -44,7 +44,11 @@ impl WorkTree {
     /// As [`WorkTree::git`], with this on its standard input.
     pub fn git_with_input(&self, args: &[&str], input: &str) -> String {
         let mut git = self.command(args);
-        let mut git = git.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("git is installed: run make setup");
+        let mut git = git
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("git is installed: run make setup");
         git.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("git reads its input");
         let out = git.wait_with_output().expect("git ends");
         assert!(out.status.success(), "git {args:?}");

@@ -147,8 +147,14 @@ pub async fn repositories_and_pulls_are_as_last_seen(at: &Place) {
     );
 
     assert_eq!(at.store.repo_by_forge_id("github", "42").await.unwrap(), Some(row));
-    for (text, found) in [("other:Ada/Leave", true), ("github:ada/leave", true), ("ada/leave", false), ("ada/churn", false)] {
-        assert_eq!(at.store.find_repo(text).await.unwrap().is_some(), found, "{text}: two forges have it, or none");
+    for (text, found) in
+        [("other:Ada/Leave", true), ("github:ada/leave", true), ("ada/leave", false), ("ada/churn", false)]
+    {
+        assert_eq!(
+            at.store.find_repo(text).await.unwrap().is_some(),
+            found,
+            "{text}: two forges have it, or none"
+        );
     }
     assert_eq!(at.store.repo_by_forge_id("github", "43").await.unwrap(), None);
 

@@ -59,6 +59,7 @@ async fn data_in_every_table_outlives_opening_again() {
     results::comparisons_follow_their_question(&at).await;
     results::a_stream_of_changes_is_sent(&at).await;
     results::tokens_are_known_by_hash(&at).await;
+    results::a_session_ends_with_its_token(&at).await;
     results::the_installation_keeps_its_facts(&at).await;
     one_reporting_attempt(&at).await;
     let before = counts(&at).await;

@@ -86,11 +86,10 @@ async fn cut(cuts: u32, synchronous: Synchronous) -> u64 {
 
         let after = Mount::image(&copy, dir.path().join(format!("after{cut}")));
         let path = after.at.join("trainyard.db");
-        let mut raw = sqlx::SqliteConnection::connect_with(
-            &sqlx::sqlite::SqliteConnectOptions::new().filename(&path),
-        )
-        .await
-        .unwrap();
+        let mut raw =
+            sqlx::SqliteConnection::connect_with(&sqlx::sqlite::SqliteConnectOptions::new().filename(&path))
+                .await
+                .unwrap();
         let sound: String = sqlx::query("PRAGMA integrity_check").fetch_one(&mut raw).await.unwrap().get(0);
         assert_eq!(sound, "ok", "cut {cut} under {synchronous:?}");
         raw.close().await.unwrap();

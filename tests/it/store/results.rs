@@ -70,6 +70,8 @@ pub async fn comparisons_follow_their_question(at: &Place) {
     let live = at.store.comparisons_of(&run).await.unwrap();
     assert_eq!(live.iter().map(|c| c.target.as_str()).collect::<Vec<_>>(), ["branch:main", "pr:1"]);
     assert_ne!(live[1].id, first.id);
+    assert_eq!(at.store.comparisons_of_runs(&[base.clone(), run.clone()]).await.unwrap(), live);
+    assert_eq!(at.store.comparisons_of_runs(&[]).await.unwrap(), []);
     assert_eq!(at.store.supersede_comparisons(&run, &["branch:main".into()], T0 + 2).await.unwrap(), 1);
     assert_eq!(at.store.comparisons_of(&run).await.unwrap().len(), 1);
     assert_eq!(at.store.candidates_on(&base).await.unwrap(), []);
@@ -160,6 +162,29 @@ pub async fn tokens_are_known_by_hash(at: &Place) {
     assert!(!at.store.revoke_token("t1", T0 + 2).await.unwrap());
     assert_eq!(at.store.token_by_hash("abc").await.unwrap(), None);
     assert_eq!(at.store.tokens().await.unwrap()[0].revoked_ms, Some(T0 + 1));
+}
+
+pub async fn a_session_ends_with_its_token(at: &Place) {
+    let token = TokenRow {
+        id: "person".into(),
+        name: "ada".into(),
+        scope: Scope::Read,
+        repo: None,
+        created_ms: T0,
+        revoked_ms: None,
+    };
+    at.store.insert_token(token.clone(), "person's token").await.unwrap();
+    at.store.start_session("one", "person", T0, T0 + 10).await.unwrap();
+    at.store.start_session("two", "person", T0, T0 + 99).await.unwrap();
+    assert_eq!(at.store.session("one", T0 + 9).await.unwrap().unwrap(), token);
+    assert_eq!(at.store.session("one", T0 + 10).await.unwrap(), None, "expired");
+    assert_eq!(at.store.session("none", T0).await.unwrap(), None);
+    at.store.start_session("three", "person", T0 + 20, T0 + 99).await.unwrap();
+    assert!(!at.store.end_session("one").await.unwrap(), "the next login forgets what has expired");
+    assert!(at.store.end_session("two").await.unwrap());
+    assert_eq!(at.store.session("two", T0 + 21).await.unwrap(), None);
+    at.store.revoke_token("person", T0 + 22).await.unwrap();
+    assert_eq!(at.store.session("three", T0 + 23).await.unwrap(), None, "its token was revoked");
 }
 
 pub async fn what_is_old_is_deleted(at: &Place) {
