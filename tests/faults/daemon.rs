@@ -20,8 +20,14 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Writes its configuration; starts nothing. The ports are free ones, kept over restarts.
+    /// Its forge is a closed port: enough for deliveries that lead to no call.
     pub fn new() -> Self {
+        Self::of_forge("http://127.0.0.1:9", "a-token-of-the-forge")
+    }
+
+    /// Writes its configuration; starts nothing. The ports are free ones, kept over restarts. The hook is that of
+    /// `ada/churn`, whose code may run without a user of its own.
+    pub fn of_forge(url: &str, forge_token: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         // All four are held until all are known, so that they differ.
         let held: Vec<TcpListener> = (0..4).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
@@ -34,10 +40,11 @@ impl Daemon {
         let text = format!(
             "data_dir = {data:?}\npublic_url = \"http://{app}\"\n\
              [listen]\nhooks = \"{hooks}\"\napp = \"{app}\"\nagent = \"{agent}\"\nops = \"{ops}\"\n\
-             [forge.github]\nkind = \"github\"\nurl = \"http://127.0.0.1:9\"\nallow_http = true\ntoken = {{ file = {token:?} }}\n\
-             [[forge.github.hook]]\nid = \"main\"\nsecrets = [{{ file = {secret:?} }}]\nrepository = \"ada/churn\"\n",
+             [forge.github]\nkind = \"github\"\nurl = {url:?}\nallow_http = true\ntoken = {{ file = {token:?} }}\n\
+             [[forge.github.hook]]\nid = \"main\"\nsecrets = [{{ file = {secret:?} }}]\nrepository = \"ada/churn\"\n\
+             [[repository]]\nforge = \"github\"\nname = \"ada/churn\"\ntrusted = true\n",
             data = dir.path().join("data").display().to_string(),
-            token = write("token", "a-token-of-the-forge"),
+            token = write("token", forge_token),
             secret = write("secret", SECRET),
         );
         let config = PathBuf::from(write("trainyard.toml", &text));
@@ -47,6 +54,11 @@ impl Daemon {
 
     pub fn database(&self) -> PathBuf {
         self.dir.path().join("data/trainyard.db")
+    }
+
+    /// The bytes behind a key of the blob store.
+    pub fn blob(&self, key: &str) -> Vec<u8> {
+        std::fs::read(self.dir.path().join("data/blobs").join(key)).unwrap()
     }
 
     /// Starts it and waits until it is ready; how long that took.

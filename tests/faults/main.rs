@@ -2,4 +2,6 @@
 
 mod daemon;
 mod kill;
+mod restart;
 mod starve;
+mod yard;

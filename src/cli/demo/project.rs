@@ -57,7 +57,7 @@ impl Project {
             .context("cannot write the demo's features.py")?;
         let path = self.dir.join("params.json");
         let params = std::fs::read_to_string(&path).context("cannot read the demo's params.json")?;
-        std::fs::write(&path, params.replace("\"epochs\": 40", "\"epochs\": 50"))
+        std::fs::write(&path, params.replace("\"rate\": 0.02", "\"rate\": 0.03"))
             .context("cannot write the demo's params.json")?;
         self.commit(TITLE)
     }

@@ -1,0 +1,80 @@
+//! G8: a restart re-attaches to running work and never restarts it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use trainyard::model::{AttemptState, RunState};
+
+use super::yard::{Yard, attempt, only_run, until};
+
+const LINES: usize = 400;
+
+/// The commands: numbered lines for about eight seconds, and a note of the process that wrote them.
+fn pipeline(witness: &Path) -> String {
+    format!(
+        "version: 1\nname: long\nsteps:\n  - name: train\n    commands:\n      - |\n        echo $$ >> {}\n        i=0; while [ $i -lt {LINES} ]; do echo \"line $i\"; i=$((i+1)); sleep 0.02; done\n        echo 'accuracy=0.5' >> $TRAINYARD_OUTPUT\n",
+        witness.display()
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_training_outlives_the_daemon() {
+    let kills = if std::env::var("TRAINYARD_LONG").is_ok_and(|v| v == "1") { 8 } else { 3 };
+    let mut yard = Yard::new().await;
+    let witness = tempfile::tempdir().unwrap();
+    let witness = witness.path().join("pids");
+    yard.daemon.start().await;
+    let sha = yard.push("main", &pipeline(&witness)).await;
+    let store = yard.store().await;
+    let uid = until("a running attempt with a log", 60, async || {
+        let view = only_run(&store).await?;
+        let attempt = view.attempts.first()?;
+        (attempt.state == AttemptState::Running && attempt.log_bytes > 0).then(|| attempt.uid.clone())
+    })
+    .await;
+
+    for _ in 0..kills {
+        let before = attempt(&store, &uid).await;
+        assert_eq!(before.state, AttemptState::Running, "{}", before.reason);
+        yard.daemon.kill().await;
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        yard.daemon.start().await;
+        // The agent found the daemon again and went on where it was.
+        until("more of the log", 60, async || {
+            let now = attempt(&store, &uid).await;
+            (now.log_bytes > before.log_bytes || now.state == AttemptState::Ended).then_some(())
+        })
+        .await;
+    }
+
+    let view = until("the end of the run", 90, async || {
+        only_run(&store).await.filter(|v| v.run.state.is_terminal())
+    })
+    .await;
+    assert_eq!(view.run.state, RunState::Succeeded, "{}", view.run.reason);
+    assert_eq!(view.attempts.len(), 1, "the step was tried again");
+    let pids = std::fs::read_to_string(&witness).unwrap();
+    assert_eq!(pids.lines().count(), 1, "the commands ran more than once: {pids:?}");
+
+    let mut log = Vec::new();
+    for segment in store.log_segments(&uid, 0, 10_000).await.unwrap() {
+        assert_eq!(segment.start_byte, log.len() as i64, "a gap or an overlap");
+        log.extend(yard.daemon.blob(&segment.blob_key));
+    }
+    let text = String::from_utf8(log).unwrap();
+    let lines: Vec<&str> = text.lines().filter(|l| l.starts_with("line ")).collect();
+    let expected: Vec<String> = (0..LINES).map(|i| format!("line {i}")).collect();
+    assert_eq!(lines, expected, "the log has a gap or a repeat");
+
+    let last = until("the final status", 60, async || {
+        let last = yard.statuses(&sha).pop()?;
+        (last.state != "pending").then_some(last)
+    })
+    .await;
+    assert_eq!((last.context.as_str(), last.state.as_str()), ("trainyard/long", "success"));
+    println!(
+        "FAULT G8 kills={kills} restarted=0 log_lines={} gaps=0 repeats=0 final_status={}",
+        lines.len(),
+        last.state
+    );
+}
