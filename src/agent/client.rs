@@ -161,13 +161,13 @@ fn chain(error: &reqwest::Error) -> String {
     if causes.is_empty() { error.to_string() } else { causes.join(": ") }
 }
 
-/// Waits between tries: 200 ms doubling to 10 s, jittered by a quarter, so that a thousand agents do not return at once.
+/// Waits between tries: 100 ms doubling to 10 s, jittered by a quarter, so that a thousand agents do not return at once.
 #[derive(Debug, Default)]
 pub struct Backoff(u32);
 
 impl Backoff {
     pub async fn wait(&mut self) {
-        let ms = (200_u64 << self.0.min(6)).min(10_000);
+        let ms = (100_u64 << self.0.min(7)).min(10_000);
         self.0 += 1;
         let jitter = rand::rng().random_range(0..=ms / 4);
         tokio::time::sleep(Duration::from_millis(ms - jitter)).await;

@@ -1,10 +1,12 @@
 //! One binary for the tests that drive real parts together. Each file says which promise or Show line it serves.
 
+mod agent;
 mod architecture;
 mod baseline;
 mod drive;
 mod fake_forge;
 mod forge_conformance;
+mod executor_conformance;
 mod forge_webhooks;
 mod github_shapes;
 mod outbox;

@@ -1,0 +1,7 @@
+//! The agent as a process of its own against a strict daemon: G8, G9, F29, F33, S09, S18.
+
+mod bad;
+pub mod daemon;
+mod endings;
+mod good;
+mod logs;

@@ -1,0 +1,277 @@
+//! What every executor promises (G4, G8): the suite runs on each implementation, with the real agent and a strict daemon.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use trainyard::executor::local::{Local, LocalOptions, StepUser, protect_this_process};
+use trainyard::executor::{Executor, ExecutorError, Launch, Observation, external_name};
+use trainyard::model::plan::{Resources, Retry};
+use trainyard::model::{AttemptUid, EndClass, StepSpec};
+
+use crate::agent::daemon::{BOOTSTRAP, Daemon, processes_with, sh, spec, uid, until};
+
+fn step() -> StepSpec {
+    StepSpec {
+        name: "train".into(),
+        base: "train".into(),
+        member: Default::default(),
+        needs: Vec::new(),
+        setup: Vec::new(),
+        commands: Vec::new(),
+        env: Default::default(),
+        secrets: Vec::new(),
+        image: None,
+        pool: None,
+        resources: Resources::default(),
+        timeout_ms: 60_000,
+        retry: Retry::default(),
+        checkpoint: None,
+        artifacts: Vec::new(),
+        junit: None,
+        cache: Vec::new(),
+        workers: 1,
+    }
+}
+
+fn launch(daemon: &Daemon) -> Launch {
+    let uid = uid();
+    Launch {
+        name: external_name("test", &uid, "train", 1),
+        uid: AttemptUid::from_text(uid),
+        spec: step(),
+        pool: "default".into(),
+        gpus: Vec::new(),
+        agent_url: daemon.url.clone(),
+        bootstrap: SecretString::from(BOOTSTRAP),
+        repo_trusted: true,
+        handle: json!({}),
+    }
+}
+
+async fn observed(executor: &dyn Executor, launch: &Launch, handle: &Value, what: &str, so: impl Fn(&Observation) -> bool) -> Observation {
+    let mut last = Observation::Unknown;
+    for _ in 0..1_500 {
+        last = executor.observe(&launch.uid, handle).await.unwrap();
+        if so(&last) {
+            return last;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("waited in vain until {what}: {last:?}");
+}
+
+fn gone(observation: &Observation) -> bool {
+    matches!(observation, Observation::Gone { .. })
+}
+
+/// `fresh` makes a new instance over the same outside world, as after a restart.
+async fn conformance(fresh: impl Fn() -> Box<dyn Executor>) {
+    let executor = fresh();
+    let daemon = Daemon::start().await;
+    let nothing = json!({});
+
+    // What was never submitted is unknown, and may be cancelled and removed.
+    let never = launch(&daemon);
+    assert_eq!(executor.observe(&never.uid, &nothing).await.unwrap(), Observation::Unknown);
+    executor.cancel(&never.uid, &nothing, 100).await.unwrap();
+    executor.remove(&never.uid, &nothing).await.unwrap();
+
+    // Submitted twice, also at once and by another instance: one process.
+    let nap = format!("85{:09}", u64::from(rand::random::<u32>()) % 1_000_000_000);
+    let one = launch(&daemon);
+    daemon.will_run(spec(&daemon.sha, &[&format!("echo up; sleep {nap}")]));
+    let (a, b) = tokio::join!(executor.submit(&one), executor.submit(&one));
+    let handle = a.unwrap();
+    b.unwrap();
+    let again = fresh();
+    again.submit(&Launch { handle: handle.clone(), ..one.clone() }).await.unwrap();
+    again.submit(&one).await.unwrap();
+    until("it runs", || processes_with(&format!("sleep {nap}")).len() == 1).await;
+    assert_eq!(daemon.seen.lock().unwrap().starts, 1);
+
+    // A restarted daemon finds it, with its notes or without, and it goes on.
+    drop(executor);
+    let executor = fresh();
+    assert_eq!(executor.observe(&one.uid, &handle).await.unwrap(), Observation::Running);
+    assert_eq!(executor.observe(&one.uid, &nothing).await.unwrap(), Observation::Running);
+
+    // Cancelled: returns at once, the tree ends, the class says so.
+    executor.cancel(&one.uid, &handle, 1_000).await.unwrap();
+    executor.cancel(&one.uid, &handle, 1_000).await.unwrap();
+    let end = observed(&*executor, &one, &handle, "it is cancelled", gone).await;
+    assert!(matches!(end, Observation::Gone { class: EndClass::Cancelled, .. }), "{end:?}");
+    assert!(processes_with(&format!("sleep {nap}")).is_empty());
+    assert!(matches!(fresh().observe(&one.uid, &nothing).await.unwrap(), Observation::Gone { .. }));
+    // What has ended is not started again.
+    executor.submit(&one).await.unwrap();
+    assert_eq!(daemon.seen.lock().unwrap().starts, 1);
+    executor.remove(&one.uid, &handle).await.unwrap();
+    executor.remove(&one.uid, &handle).await.unwrap();
+    assert_eq!(executor.observe(&one.uid, &handle).await.unwrap(), Observation::Unknown);
+
+    // Ends by itself: class and code come from the agent's own result.
+    let daemon = Daemon::start().await;
+    daemon.will_run(spec(&daemon.sha, &["exit 7"]));
+    let two = launch(&daemon);
+    let handle = executor.submit(&two).await.unwrap();
+    let end = observed(&*executor, &two, &handle, "it ends", gone).await;
+    assert!(matches!(end, Observation::Gone { class: EndClass::Failed, exit_code: Some(7), .. }), "{end:?}");
+    executor.remove(&two.uid, &handle).await.unwrap();
+
+    // Removed while it runs: nothing is left, whatever it did to stay.
+    let daemon = Daemon::start().await;
+    let nap = format!("84{:09}", u64::from(rand::random::<u32>()) % 1_000_000_000);
+    daemon.will_run(spec(
+        &daemon.sha,
+        &[&format!("mkdir -p closed/in && touch closed/in/x && chmod 000 closed && ln -s / root && (trap '' TERM; setsid sleep {nap}) & sleep {nap}")],
+    ));
+    let three = launch(&daemon);
+    let handle = executor.submit(&three).await.unwrap();
+    until("it runs", || processes_with(&format!("sleep {nap}")).len() >= 2).await;
+    executor.remove(&three.uid, &handle).await.unwrap();
+    assert!(processes_with(&nap).is_empty());
+    assert_eq!(executor.observe(&three.uid, &handle).await.unwrap(), Observation::Unknown);
+    assert!(Path::new("/etc/passwd").exists());
+}
+
+fn binary() -> PathBuf {
+    env!("CARGO_BIN_EXE_trainyard").into()
+}
+
+fn local(root: &Path, user: Option<StepUser>) -> Local {
+    Local::new(LocalOptions { agent_binary: binary(), workspace_root: root.to_owned(), user }).unwrap()
+}
+
+/// A directory that other users can reach.
+fn open_dir() -> tempfile::TempDir {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    dir
+}
+
+/// A system user for one test; it is deleted afterwards.
+struct User(String);
+
+impl User {
+    fn make() -> Self {
+        let name = format!("tystep{}", hex::encode(rand::random::<[u8; 4]>()));
+        sh(Path::new("/"), &format!("useradd --system --no-create-home --shell /usr/sbin/nologin {name}"));
+        Self(name)
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        let _ = Command::new("userdel").arg(&self.0).output();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn local_as_the_same_user() {
+    let root = open_dir();
+    conformance(|| Box::new(local(root.path(), None))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn local_as_another_user() {
+    let (root, user) = (open_dir(), User::make());
+    let step_user = StepUser::lookup(&user.0).unwrap();
+    conformance(|| Box::new(local(root.path(), Some(step_user.clone())))).await;
+    let left: Vec<_> = std::fs::read_dir(root.path()).unwrap().flatten().map(|e| e.file_name()).collect();
+    assert_eq!(left.len(), 2, "bin and notes alone are left: {left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_user_only_trusted_repositories_run() {
+    let (root, daemon) = (open_dir(), Daemon::start().await);
+    let refused = local(root.path(), None).submit(&Launch { repo_trusted: false, ..launch(&daemon) }).await;
+    let Err(ExecutorError::Refused(why)) = refused else { panic!("{refused:?}") };
+    assert!(why.contains("executor.local.user") && why.contains("trusted = true"), "{why}");
+    assert!(StepUser::lookup("root").is_err() && StepUser::lookup("no-such-user-here").is_err());
+    let closed = tempfile::tempdir().unwrap();
+    let user = User::make();
+    let options = LocalOptions {
+        agent_binary: binary(),
+        workspace_root: closed.path().join("work"),
+        user: Some(StepUser::lookup(&user.0).unwrap()),
+    };
+    let error = Local::new(options).unwrap_err().to_string();
+    assert!(error.contains("cannot reach the workspace"), "{error}");
+}
+
+/// Issue list: a step that runs as another user cannot read what the daemon owns, nor its neighbours, nor its memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_cannot_read_what_is_not_its_own() {
+    protect_this_process().unwrap();
+    let (root, user) = (open_dir(), User::make());
+    let data = tempfile::tempdir().unwrap();
+    std::fs::write(data.path().join("trainyard.db"), "the daemon's rows").unwrap();
+    let executor = Arc::new(local(root.path(), Some(StepUser::lookup(&user.0).unwrap())));
+    let me = std::process::id();
+    let secret = data.path().display().to_string();
+    let probes = [
+        ("the database", format!("cat {secret}/trainyard.db")),
+        ("the data directory", format!("ls {secret}")),
+        ("the executor's notes", format!("ls {}/notes", root.path().display())),
+        ("the daemon's environment", format!("cat /proc/{me}/environ")),
+        ("the daemon's memory", format!("head -c 1 /proc/{me}/mem")),
+        ("the daemon's files", format!("ls /proc/{me}/fd")),
+        ("the agent's environment", "cat /proc/$PPID/environ".into()),
+        ("the agent's memory", "head -c 1 /proc/$PPID/mem".into()),
+        ("shadow", "cat /etc/shadow".into()),
+        ("the agent's binary, to write", format!("sh -c 'echo x >> {}/bin/*'", root.path().display())),
+        ("a new workspace", format!("mkdir {}/ty-mine", root.path().display())),
+        ("a signal to the daemon", format!("kill -CONT {me}")),
+    ];
+    let script: Vec<String> = probes
+        .iter()
+        .map(|(what, probe)| format!("if {probe} >/dev/null 2>&1; then echo \"OPEN: {what}\"; else echo \"shut: {what}\"; fi"))
+        .chain(["id -un; id -G; test \"$(id -u)\" != 0; test \"$(id -G | wc -w)\" = 1; touch mine".into()])
+        .collect();
+    let daemon = Daemon::start().await;
+    daemon.will_run(spec(&daemon.sha, &script.iter().map(String::as_str).collect::<Vec<_>>()));
+    let one = launch(&daemon);
+    let handle = executor.submit(&Launch { repo_trusted: false, ..one.clone() }).await.unwrap();
+    observed(&*executor, &one, &handle, "it ends", gone).await;
+    let (log, finished) = {
+        let seen = daemon.seen.lock().unwrap();
+        (String::from_utf8_lossy(&seen.log).into_owned(), seen.finished.clone().unwrap())
+    };
+    let answers = |word: &str| log.lines().filter(|l| l.starts_with(word)).count();
+    println!("FIGURE isolation probes={} open={} shut={}", probes.len(), answers("OPEN: "), answers("shut: "));
+    assert_eq!((answers("OPEN: "), answers("shut: ")), (0, probes.len()), "{log}");
+    assert_eq!(finished.class, EndClass::Succeeded, "{finished:?} {log}");
+    assert!(log.contains(&format!("\n{}\n", user.0)));
+    executor.remove(&one.uid, &handle).await.unwrap();
+}
+
+/// A step may write what it likes into its own directory; the executor believes none of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forged_notes_harm_nobody() {
+    let (root, user) = (open_dir(), User::make());
+    let executor = local(root.path(), Some(StepUser::lookup(&user.0).unwrap()));
+    let mut bystander = Command::new("sleep").arg("600").spawn().unwrap();
+    let started = trainyard::agent::proc::stat(bystander.id() as i32).unwrap().started;
+    let daemon = Daemon::start().await;
+    let one = launch(&daemon);
+    let identity = json!({"uid": one.uid.as_str(), "pid": bystander.id(), "started": started});
+    daemon.will_run(spec(
+        &daemon.sha,
+        &[&format!(
+            "rm -f ../agent.json ../result.json; printf '%s' '{identity}' > ../agent.json; ln -s /etc/passwd ../cancel; mkfifo ../result.json; kill -9 $PPID; sleep 0.2"
+        )],
+    ));
+    let handle = executor.submit(&one).await.unwrap();
+    let end = observed(&executor, &one, &handle, "its agent is dead", gone).await;
+    assert!(matches!(end, Observation::Gone { class: EndClass::NodeLost, .. }), "{end:?}");
+    executor.cancel(&one.uid, &handle, 0).await.unwrap();
+    executor.remove(&one.uid, &json!({})).await.unwrap();
+    assert!(bystander.try_wait().unwrap().is_none(), "a process that is none of ours was ended");
+    bystander.kill().unwrap();
+    bystander.wait().unwrap();
+}
