@@ -281,22 +281,6 @@ impl Attempt {
             Output::Tick => locked(spool).flush(),
         })
         .await;
-        let _ = done.send(true);
-        let found = match metrics.await {
-            Ok(Ok(found)) => found,
-            Ok(Err(_)) => {
-                request(&self.stop, Stop::Gone);
-                found()
-            }
-            Err(error) => {
-                tracing::error!(%error, "collecting metrics failed");
-                let mut found = found();
-                found
-                    .notes
-                    .push("metrics could not be collected: an error of ours, see the agent's log".into());
-                found
-            }
-        };
         let outcome = match ended {
             Ok(ended) => {
                 let mut spool = locked(spool);
@@ -314,6 +298,24 @@ impl Attempt {
                 outcome
             }
             Err(error) => Outcome::of(EndClass::Failed, format!("cannot start /bin/sh: {error}")),
+        };
+        // Before anything waits for the daemon: the executor can tell from now on.
+        write_result(&self.dir, &Outcome { reason: masker.mask_str(&outcome.reason), ..outcome.clone() });
+        let _ = done.send(true);
+        let found = match metrics.await {
+            Ok(Ok(found)) => found,
+            Ok(Err(_)) => {
+                request(&self.stop, Stop::Gone);
+                found()
+            }
+            Err(error) => {
+                tracing::error!(%error, "collecting metrics failed");
+                let mut found = found();
+                found
+                    .notes
+                    .push("metrics could not be collected: an error of ours, see the agent's log".into());
+                found
+            }
         };
         (outcome, found)
     }

@@ -217,8 +217,8 @@ impl Local {
             .env("HOME", dir)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
-            .stderr(log)
-            .process_group(0);
+            .stderr(log);
+        // No process group here: its leader could not make the session of its own that the agent makes first thing.
         // Setting the user also clears the supplementary groups (std::os::unix::process::CommandExt::uid).
         if let Some(user) = &self.user
             && nix::unistd::geteuid().as_raw() != user.uid

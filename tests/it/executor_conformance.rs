@@ -52,7 +52,13 @@ fn launch(daemon: &Daemon) -> Launch {
     }
 }
 
-async fn observed(executor: &dyn Executor, launch: &Launch, handle: &Value, what: &str, so: impl Fn(&Observation) -> bool) -> Observation {
+async fn observed(
+    executor: &dyn Executor,
+    launch: &Launch,
+    handle: &Value,
+    what: &str,
+    so: impl Fn(&Observation) -> bool,
+) -> Observation {
     let mut last = Observation::Unknown;
     for _ in 0..1_500 {
         last = executor.observe(&launch.uid, handle).await.unwrap();
@@ -148,9 +154,13 @@ fn local(root: &Path, user: Option<StepUser>) -> Local {
 
 /// A directory that other users can reach.
 fn open_dir() -> tempfile::TempDir {
+    dir_with(0o755)
+}
+
+fn dir_with(mode: u32) -> tempfile::TempDir {
     use std::os::unix::fs::PermissionsExt as _;
     let dir = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(mode)).unwrap();
     dir
 }
 
@@ -193,7 +203,7 @@ async fn without_a_user_only_trusted_repositories_run() {
     let Err(ExecutorError::Refused(why)) = refused else { panic!("{refused:?}") };
     assert!(why.contains("executor.local.user") && why.contains("trusted = true"), "{why}");
     assert!(StepUser::lookup("root").is_err() && StepUser::lookup("no-such-user-here").is_err());
-    let closed = tempfile::tempdir().unwrap();
+    let closed = dir_with(0o700);
     let user = User::make();
     let options = LocalOptions {
         agent_binary: binary(),
@@ -204,12 +214,12 @@ async fn without_a_user_only_trusted_repositories_run() {
     assert!(error.contains("cannot reach the workspace"), "{error}");
 }
 
-/// Issue list: a step that runs as another user cannot read what the daemon owns, nor its neighbours, nor its memory.
+/// A step that runs as another user cannot read what the daemon owns, nor its neighbours, nor its memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_step_cannot_read_what_is_not_its_own() {
     protect_this_process().unwrap();
     let (root, user) = (open_dir(), User::make());
-    let data = tempfile::tempdir().unwrap();
+    let data = dir_with(0o700);
     std::fs::write(data.path().join("trainyard.db"), "the daemon's rows").unwrap();
     let executor = Arc::new(local(root.path(), Some(StepUser::lookup(&user.0).unwrap())));
     let me = std::process::id();
@@ -230,7 +240,9 @@ async fn a_step_cannot_read_what_is_not_its_own() {
     ];
     let script: Vec<String> = probes
         .iter()
-        .map(|(what, probe)| format!("if {probe} >/dev/null 2>&1; then echo \"OPEN: {what}\"; else echo \"shut: {what}\"; fi"))
+        .map(|(what, probe)| {
+            format!("if {probe} >/dev/null 2>&1; then echo \"OPEN: {what}\"; else echo \"shut: {what}\"; fi")
+        })
         .chain(["id -un; id -G; test \"$(id -u)\" != 0; test \"$(id -G | wc -w)\" = 1; touch mine".into()])
         .collect();
     let daemon = Daemon::start().await;
@@ -243,7 +255,12 @@ async fn a_step_cannot_read_what_is_not_its_own() {
         (String::from_utf8_lossy(&seen.log).into_owned(), seen.finished.clone().unwrap())
     };
     let answers = |word: &str| log.lines().filter(|l| l.starts_with(word)).count();
-    println!("FIGURE isolation probes={} open={} shut={}", probes.len(), answers("OPEN: "), answers("shut: "));
+    println!(
+        "FIGURE isolation probes={} open={} shut={}",
+        probes.len(),
+        answers("OPEN: "),
+        answers("shut: ")
+    );
     assert_eq!((answers("OPEN: "), answers("shut: ")), (0, probes.len()), "{log}");
     assert_eq!(finished.class, EndClass::Succeeded, "{finished:?} {log}");
     assert!(log.contains(&format!("\n{}\n", user.0)));

@@ -12,7 +12,11 @@ async fn a_commit_that_is_not_there_is_a_source_error() {
     let missing = Sha::parse(&"ab".repeat(20)).unwrap();
     let (finished, _) = run(&daemon, spec(&missing, &["echo never"])).await;
     assert_eq!(finished.class, EndClass::Source);
-    assert!(finished.reason.contains("not our ref") && !finished.reason.contains(TOKEN), "{}", finished.reason);
+    assert!(
+        finished.reason.contains("not our ref") && !finished.reason.contains(TOKEN),
+        "{}",
+        finished.reason
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -95,7 +99,9 @@ async fn a_full_disk_is_called_by_its_name() {
         }
     }
     let _mounted = Mounted(at.path());
-    for command in ["head -c 50000000 /dev/zero > big; echo reached", "yes | head -c 50000000; cat /dev/zero > big"] {
+    for command in
+        ["head -c 50000000 /dev/zero > big; echo reached", "yes | head -c 50000000; cat /dev/zero > big"]
+    {
         let daemon = Daemon::start().await;
         daemon.will_run(spec(&daemon.sha, &[command]));
         let dir = at.path().join(super::daemon::uid());
@@ -118,7 +124,10 @@ async fn a_full_disk_is_called_by_its_name() {
 async fn an_attempt_that_has_ended_for_the_daemon_stops() {
     let daemon = Daemon::start().await;
     let mark = super::daemon::uid();
-    daemon.will_run(spec(&daemon.sha, &[&format!("echo go; sleep 9999 # {mark}"), &format!("sh -c 'sleep 9999; : {mark}'")]));
+    daemon.will_run(spec(
+        &daemon.sha,
+        &[&format!("echo go; sleep 9999 # {mark}"), &format!("sh -c 'sleep 9999; : {mark}'")],
+    ));
     let mut agent = Agent::start(&daemon.url);
     until("it runs", || daemon.seen.lock().unwrap().log_len > 50).await;
     daemon.seen.lock().unwrap().ended = true;

@@ -15,7 +15,8 @@ use axum::routing::{get, post, put};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use trainyard::agent::protocol::{
-    Bootstrap, Finished, HeartbeatAnswer, LogCommitted, Metrics, MetricsStored, PROTOCOL, Spec, Start, Started,
+    Bootstrap, Finished, HeartbeatAnswer, LogCommitted, Metrics, MetricsStored, PROTOCOL, Spec, Start,
+    Started,
 };
 use trainyard::model::{MetricPoint, Sha};
 
@@ -62,7 +63,8 @@ struct App {
 }
 
 pub fn sh(dir: &Path, script: &str) -> String {
-    let out = Command::new("sh").args(["-e", "-c", script]).current_dir(dir).env("HOME", dir).output().unwrap();
+    let out =
+        Command::new("sh").args(["-e", "-c", script]).current_dir(dir).env("HOME", dir).output().unwrap();
     assert!(out.status.success(), "{script}: {}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8(out.stdout).unwrap().trim().to_owned()
 }
@@ -132,13 +134,20 @@ fn breach(seen: &mut Seen, what: impl Into<String>) -> Response {
 }
 
 /// Bearer token, protocol and rank of a call.
-fn check(seen: &mut Seen, headers: &HeaderMap, query: &BTreeMap<String, String>, token: &str) -> Result<(), Response> {
+fn check(
+    seen: &mut Seen,
+    headers: &HeaderMap,
+    query: &BTreeMap<String, String>,
+    token: &str,
+) -> Result<(), Response> {
     let shown = headers.get("authorization").and_then(|v| v.to_str().ok()).unwrap_or("");
     if shown != format!("Bearer {token}") {
         seen.breaches.push(format!("token {shown:?}"));
         return Err(StatusCode::UNAUTHORIZED.into_response());
     }
-    if query.get("protocol").map(String::as_str) != Some("1") || query.get("rank").map(String::as_str) != Some("0") {
+    if query.get("protocol").map(String::as_str) != Some("1")
+        || query.get("rank").map(String::as_str) != Some("0")
+    {
         return Err(breach(seen, "no protocol or rank"));
     }
     if seen.ended || (seen.finished.is_some() && token == TOKEN) {
@@ -185,7 +194,12 @@ async fn log(State(app): State<App>, Query(q): Q, headers: HeaderMap, body: Byte
     answer(&seen).into_response()
 }
 
-async fn metrics(State(app): State<App>, Query(q): Q, headers: HeaderMap, Json(body): Json<Metrics>) -> Response {
+async fn metrics(
+    State(app): State<App>,
+    Query(q): Q,
+    headers: HeaderMap,
+    Json(body): Json<Metrics>,
+) -> Response {
     let mut seen = app.seen.lock().unwrap();
     if let Err(no) = check(&mut seen, &headers, &q, TOKEN) {
         return no;
@@ -239,7 +253,12 @@ async fn heartbeat(State(app): State<App>, Query(q): Q, headers: HeaderMap) -> R
     Json(HeartbeatAnswer { cancel: seen.cancel }).into_response()
 }
 
-async fn finish(State(app): State<App>, Query(q): Q, headers: HeaderMap, Json(body): Json<Finished>) -> Response {
+async fn finish(
+    State(app): State<App>,
+    Query(q): Q,
+    headers: HeaderMap,
+    Json(body): Json<Finished>,
+) -> Response {
     let mut seen = app.seen.lock().unwrap();
     if let Err(no) = check(&mut seen, &headers, &q, TOKEN) {
         return no;
@@ -289,7 +308,6 @@ async fn upload_pack(State(app): State<App>, headers: HeaderMap, body: Bytes) ->
 pub struct Agent {
     pub child: tokio::process::Child,
     pub dir: PathBuf,
-    pub uid: String,
     _keep: Option<TempDir>,
 }
 
@@ -310,7 +328,7 @@ impl Agent {
         let bootstrap = Bootstrap {
             protocol: PROTOCOL,
             url: url.into(),
-            uid: uid.clone(),
+            uid,
             token: BOOTSTRAP.into(),
             dir: dir.to_string_lossy().into_owned(),
         };
@@ -324,7 +342,7 @@ impl Agent {
             .stderr(log)
             .spawn()
             .unwrap();
-        Self { child, dir, uid, _keep: keep }
+        Self { child, dir, _keep: keep }
     }
 
     pub fn pid(&self) -> u32 {
@@ -333,7 +351,7 @@ impl Agent {
 
     /// Waits for its end; what it left behind is a failure of the test.
     pub async fn end(&mut self) -> bool {
-        let ended = tokio::time::timeout(Duration::from_secs(180), self.child.wait()).await;
+        let ended = tokio::time::timeout(Duration::from_secs(300), self.child.wait()).await;
         let status = ended.unwrap_or_else(|_| panic!("the agent does not end: {}", self.own_log())).unwrap();
         status.success()
     }

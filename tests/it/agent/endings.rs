@@ -11,18 +11,38 @@ use super::daemon::{Agent, Daemon, processes_with, run, spec, uid, until};
 /// `@` stands for an argument of `sleep` that no other test uses: it finds what is left.
 const ZOO: &[(&str, &str, EndClass)] = &[
     ("ignores SIGTERM", "trap '' TERM; while :; do sleep @; done", EndClass::TimedOut),
-    ("children ignore SIGTERM too", "trap '' TERM; (trap '' TERM; sleep @) & (trap '' TERM; sleep @) & wait", EndClass::TimedOut),
+    (
+        "children ignore SIGTERM too",
+        "trap '' TERM; (trap '' TERM; sleep @) & (trap '' TERM; sleep @) & wait",
+        EndClass::TimedOut,
+    ),
     ("forks a daemon", "( ( setsid sleep @ >/dev/null 2>&1 & ) & ); echo done", EndClass::Succeeded),
-    ("forks a daemon that forgets who it is", "(env -i setsid sh -c 'cd /; sleep @' >/dev/null 2>&1 &); exit 3", EndClass::Failed),
+    (
+        "forks a daemon that forgets who it is",
+        "(env -i setsid sh -c 'cd /; sleep @' >/dev/null 2>&1 &); exit 3",
+        EndClass::Failed,
+    ),
     ("a grandchild holds the pipe", "(sleep @ &); echo done", EndClass::Succeeded),
     ("fills the pipe", "yes | head -c 3000000; sleep @", EndClass::TimedOut),
     ("stops itself", "kill -STOP $$; sleep @", EndClass::TimedOut),
     ("kills itself", "(sleep @ &) ; kill -9 $$", EndClass::Failed),
     ("closes its output", "exec >/dev/null 2>&1; (sleep @ &); true", EndClass::Succeeded),
-    ("forks and forks", "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do (trap '' TERM; sleep @) & done; exit 1", EndClass::Failed),
-    ("never stops forking", "sh -c 'while :; do sleep @ & sleep 0.01; done' & sleep 0.3; exit 1", EndClass::Failed),
+    (
+        "forks and forks",
+        "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do (trap '' TERM; sleep @) & done; exit 1",
+        EndClass::Failed,
+    ),
+    (
+        "never stops forking",
+        "sh -c 'while :; do sleep @ & sleep 0.01; done' & sleep 0.3; exit 1",
+        EndClass::Failed,
+    ),
     ("asks to be resumed", "(sleep @ &); exit 75", EndClass::Checkpointed),
-    ("a tree in other groups", "setsid sh -c \"trap '' TERM; setsid sleep @ & sleep @\" & sleep @", EndClass::TimedOut),
+    (
+        "a tree in other groups",
+        "setsid sh -c \"trap '' TERM; setsid sleep @ & sleep @\" & sleep @",
+        EndClass::TimedOut,
+    ),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -53,7 +73,11 @@ async fn no_script_outlives_its_attempt() {
             }
         }
     }
-    println!("FAULT F33 runs={runs} leaked={leaked} wrong={} slowest_ms={}", wrong.len(), slowest.as_millis());
+    println!(
+        "FAULT F33 runs={runs} leaked={leaked} wrong={} slowest_ms={}",
+        wrong.len(),
+        slowest.as_millis()
+    );
     assert_eq!((leaked, wrong), (0, Vec::new()));
     assert!(slowest < Duration::from_secs(30));
 }
@@ -65,12 +89,15 @@ async fn sigterm_lets_a_training_save_its_state() {
         let nap = uid();
         let mut spec = spec(
             &daemon.sha,
-            &[&format!("sh -c 'trap \"mkdir -p ckpt; echo saved > ckpt/state; echo saved; exit 0\" TERM; echo ready; while :; do sleep 0.05; done; : {nap}'")],
+            &[&format!(
+                "sh -c 'trap \"mkdir -p ckpt; echo saved > ckpt/state; echo saved; exit 0\" TERM; echo ready; while :; do sleep 0.05; done; : {nap}'"
+            )],
         );
         spec.checkpoint = Some("ckpt".into());
         daemon.will_run(spec);
         let mut agent = Agent::start(&daemon.url);
-        until("it runs", || String::from_utf8_lossy(&daemon.seen.lock().unwrap().log).contains("\nready\n")).await;
+        until("it runs", || String::from_utf8_lossy(&daemon.seen.lock().unwrap().log).contains("\nready\n"))
+            .await;
         if announced {
             std::fs::write(agent.dir.join("cancel"), "").unwrap();
         }
