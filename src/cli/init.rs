@@ -237,10 +237,8 @@ mod tests {
         for line in text.lines() {
             let body = line.trim_start();
             let indent = &line[..line.len() - body.len()];
-            match body.strip_prefix("# ").filter(|b| keys.iter().any(|k| b.starts_with(k))) {
-                Some(body) => uncommented.push_str(&format!("{indent}{body}\n")),
-                None => uncommented.push_str(&format!("{line}\n")),
-            }
+            let commented = body.strip_prefix("# ").filter(|b| keys.iter().any(|k| b.starts_with(k)));
+            let _ = writeln!(uncommented, "{indent}{}", commented.unwrap_or(body));
         }
         let plan = pipeline::parse(pipeline::FILE, uncommented.as_bytes())
             .unwrap_or_else(|e| panic!("{e:?}\n{uncommented}"))

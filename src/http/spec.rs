@@ -11,6 +11,7 @@ use crate::agent::protocol::{Input, Spec};
 use crate::config::Config;
 use crate::model::plan::Need;
 use crate::model::{AttemptUid, EndClass, StepSpec};
+use crate::pipeline;
 use crate::store::attempts::{ArtifactRow, AttemptRow};
 use crate::store::pulls::RepoRow;
 use crate::store::runs::RunView;
@@ -53,6 +54,8 @@ pub fn build(
     config: &Config,
 ) -> Result<Spec, NoSpec> {
     let step = step_of(view, attempt)?;
+    let step = &pipeline::resolve_step(step, &view.run.variables)
+        .map_err(|error| NoSpec(format!("cannot prepare the step {:?}: {error}", step.name)))?;
     let inputs = producers(view, step)
         .into_iter()
         .flat_map(|(need, uid)| {

@@ -49,7 +49,7 @@ pub(super) fn build<'a>(
         when,
         concurrency,
         timeout_ms,
-        steps: graph::expand(&mut b, root, drafts),
+        steps: graph::expand(&mut b, root, &drafts),
         metrics,
         report: report(root),
         not_run,

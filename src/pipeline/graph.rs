@@ -24,22 +24,22 @@ struct Edge<'d> {
     into: Option<(&'d str, &'d Node)>,
 }
 
-pub(super) fn expand(b: &mut Builder<'_, '_>, root: &Node, drafts: Vec<Draft<'_>>) -> Vec<StepSpec> {
-    let edges = edges(b, root, &drafts);
-    let Some(order) = order(b, &drafts, &edges) else { return Vec::new() };
+pub(super) fn expand(b: &mut Builder<'_, '_>, root: &Node, drafts: &[Draft<'_>]) -> Vec<StepSpec> {
+    let edges = edges(b, root, drafts);
+    let Some(order) = order(b, drafts, &edges) else { return Vec::new() };
     let mut members: Vec<Vec<Member>> = vec![Vec::new(); drafts.len()];
     let mut steps: Vec<StepSpec> = Vec::new();
     let mut names = HashSet::new();
     let mut budget = OVERLAP_BUDGET;
     for &i in &order {
         let draft = &drafts[i];
-        members[i] = members_of(b, draft, &edges[i], &drafts, &members);
+        members[i] = members_of(b, draft, &edges[i], drafts, &members);
         let variables: Vec<String> = members[i]
             .first()
             .map(|m| m.iter().map(|(k, _)| k.to_ascii_uppercase()).collect())
             .unwrap_or_default();
         check_texts(b, draft, &variables);
-        check_artifacts(b, draft, &edges[i], &drafts, &members, &mut budget);
+        check_artifacts(b, draft, &edges[i], drafts, &members, &mut budget);
         if steps.len() + members[i].len() > MAX_MEMBERS {
             let message = format!("with `{}` the run has more than {MAX_MEMBERS} steps", draft.name);
             b.findings.add(

@@ -99,11 +99,12 @@ pub fn name_of_broken(file_name: &str, bytes: &[u8]) -> String {
     declared.filter(|name| text::name(name).is_ok()).unwrap_or_else(|| build::default_name(file_name))
 }
 
-/// A step with every `${NAME}` outside of its commands replaced. `vars` are the run's ([`RUN_VARIABLES`]), and
-/// `hash:PATH` for the files that cache keys name.
+/// A step with every `${NAME}` outside of its commands replaced; `vars` are the run's, one for each of
+/// [`RUN_VARIABLES`]. Keys of caches stay as they are: `${hash:FILE}` needs the source tree.
 ///
 /// # Errors
-/// The first text that cannot be resolved; a checked plan and all of [`RUN_VARIABLES`] leave only missing hashes.
+/// The first text that cannot be resolved. A checked plan leaves none when all of [`RUN_VARIABLES`] are there and
+/// the texts stay below 64 KiB.
 pub fn resolve_step(step: &StepSpec, vars: &BTreeMap<String, String>) -> Result<StepSpec, Unresolved> {
     let mut out = step.clone();
     let mut known = vars.clone();
@@ -116,11 +117,8 @@ pub fn resolve_step(step: &StepSpec, vars: &BTreeMap<String, String>) -> Result<
         }
     }
     known.extend(out.env.clone());
-    let texts = (out.image.iter_mut())
-        .chain(&mut out.checkpoint)
-        .chain(&mut out.junit)
-        .chain(&mut out.artifacts)
-        .chain(out.cache.iter_mut().flat_map(|c| [&mut c.key, &mut c.path]));
+    let texts =
+        (out.image.iter_mut()).chain(&mut out.checkpoint).chain(&mut out.junit).chain(&mut out.artifacts);
     for text in texts {
         *text = resolve(text, &known)?;
     }

@@ -312,22 +312,18 @@ impl Builder<'_, '_> {
             self.findings.add(code::TOO_MANY_NODES, at, format!("more than {MAX_ALIASES} aliases"), None);
             return Err(Stop);
         }
-        match self.anchors.get(&id) {
-            Some(Some(node)) => {
-                let node = Rc::clone(node);
-                self.nodes = self.nodes.saturating_add(node.size - 1);
-                self.attach(node, 0)
-            }
-            _ => {
-                self.findings.add(
-                    code::ALIAS,
-                    at,
-                    "this alias is inside of what it names",
-                    Some("write the value itself: a value cannot hold itself".to_owned()),
-                );
-                Err(Stop)
-            }
+        if let Some(Some(node)) = self.anchors.get(&id) {
+            let node = Rc::clone(node);
+            self.nodes = self.nodes.saturating_add(node.size - 1);
+            return self.attach(node, 0);
         }
+        self.findings.add(
+            code::ALIAS,
+            at,
+            "this alias is inside of what it names",
+            Some("write the value itself: a value cannot hold itself".to_owned()),
+        );
+        Err(Stop)
     }
 
     fn attach(&mut self, node: Rc<Node>, anchor: usize) -> Result<(), Stop> {

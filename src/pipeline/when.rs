@@ -58,13 +58,8 @@ fn no(when: &When, facts: &TriggerFacts<'_>) -> Option<String> {
         return Some(format!("`when` asks for {}, and this is a {}", events.join(" or "), facts.event));
     }
     match facts.event {
-        "push" if when.branch.is_empty() => {
-            if facts.branch != facts.default_branch {
-                return Some(format!(
-                    "`{}` is not the default branch `{}`",
-                    facts.branch, facts.default_branch
-                ));
-            }
+        "push" if when.branch.is_empty() && facts.branch != facts.default_branch => {
+            return Some(format!("`{}` is not the default branch `{}`", facts.branch, facts.default_branch));
         }
         "pull_request" => {
             let base = facts.base_branch.unwrap_or(facts.default_branch);
@@ -78,9 +73,7 @@ fn no(when: &When, facts: &TriggerFacts<'_>) -> Option<String> {
         _ => {}
     }
     let paths = &when.paths;
-    let Some(changed) = facts.changed.filter(|_| matches!(facts.event, "push" | "pull_request")) else {
-        return None;
-    };
+    let changed = facts.changed.filter(|_| matches!(facts.event, "push" | "pull_request"))?;
     if paths.include.is_empty() && paths.exclude.is_empty() {
         return None;
     }

@@ -1,12 +1,20 @@
 //! The pipeline file: what is valid, what is told about what is not (Show 7), bad input (S08), and the pages and the
 //! schema that are made from the grammar.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::format_collect,
+    clippy::format_push_string,
+    clippy::naive_bytecount,
+    reason = "inputs are generated here, once"
+)]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 use trainyard::model::plan::{Baseline, Plan};
-use trainyard::model::{EndClass, Goal, Tolerance};
+use trainyard::model::{EndClass, Goal, RepoName, RepoRef, Sha, Tolerance};
 use trainyard::pipeline::{self, Diagnostic};
 
 fn root() -> PathBuf {
@@ -145,6 +153,15 @@ fn placeholders_are_replaced_outside_of_commands() {
     vars.remove("CI_REPO");
     let error = pipeline::resolve_step(&plan.steps[0], &vars).unwrap_err();
     assert_eq!(error.to_string(), "`${CI_REPO}` names no variable that is known here");
+}
+
+/// What lint takes as known, a run has: nothing is left to fail when an attempt starts.
+#[test]
+fn every_known_variable_is_set_by_a_run() {
+    let name = RepoName::parse("me/it").unwrap();
+    let repo = RepoRef { forge_id: "1".into(), name, default_branch: "main".into() };
+    let set = trainyard::intake::variables(&repo, &Sha::parse(&"a".repeat(40)).unwrap(), "main", "p");
+    assert_eq!(set.keys().map(String::as_str).collect::<Vec<_>>(), pipeline::RUN_VARIABLES);
 }
 
 #[test]
@@ -484,7 +501,6 @@ fn satisfies(
     let fail = |why: String| Err(format!("{path}: {why}"));
     for (keyword, rule) in schema.as_object().unwrap() {
         match keyword.as_str() {
-            "$schema" | "$id" | "$defs" | "title" | "description" => {}
             "$ref" => {
                 let name = rule.as_str().unwrap().strip_prefix("#/$defs/").unwrap();
                 satisfies(&root["$defs"][name], root, value, path)?;
@@ -563,7 +579,8 @@ fn satisfies(
             "minLength" if value.as_str().is_some_and(|v| (v.len() as u64) < rule.as_u64().unwrap()) => {
                 return fail("is too short".into());
             }
-            "enum" | "minimum" | "exclusiveMinimum" | "maximum" | "minLength" => {}
+            "$schema" | "$id" | "$defs" | "title" | "description" | "enum" | "minimum"
+            | "exclusiveMinimum" | "maximum" | "minLength" => {}
             other => panic!("the schema uses {other}, which this test does not know"),
         }
     }
@@ -708,7 +725,7 @@ fn survives(bytes: &[u8]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
