@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::blob::Blobs;
@@ -40,11 +42,15 @@ pub struct Daemon {
     pub agents: SocketAddr,
     pub ops: SocketAddr,
     tasks: TaskTracker,
+    /// Ends last, so that `/readyz` can say no while the others drain.
+    ops_stop: CancellationToken,
+    ops_task: JoinHandle<()>,
 }
 
 impl Daemon {
     /// Starts everything. On an error nothing is left running.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
+        http::serve::raise_file_limit();
         let clock: SharedClock = Arc::new(SystemClock);
         private_dir(&config.data_dir)?;
         let store = Store::open(&OpenOptions {
@@ -66,12 +72,17 @@ impl Daemon {
         let people = bind(config.listen.app, "listen.app").await?;
         let agents = bind(config.listen.agent, "listen.agent").await?;
         let ops = bind(config.listen.ops, "listen.ops").await?;
+        let ops_address = ops.local_addr()?;
+        let ops_stop = CancellationToken::new();
+        let ops_task = tokio::spawn(http::ops::serve_ops(ops, app.clone(), ops_stop.clone()));
         let daemon = Self {
             hooks: hooks.local_addr()?,
             people: people.local_addr()?,
             agents: agents.local_addr()?,
-            ops: ops.local_addr()?,
+            ops: ops_address,
             tasks: TaskTracker::new(),
+            ops_stop,
+            ops_task,
             app,
         };
         let worker = daemon.worker(executors(&config)?);
@@ -80,7 +91,6 @@ impl Daemon {
         let stopping = &daemon.app.stopping;
         let app = || daemon.app.clone();
         daemon.tasks.spawn(http::hooks::serve_hooks(hooks, app(), stopping.clone()));
-        daemon.tasks.spawn(http::ops::serve_ops(ops, app(), stopping.clone()));
         let (agent_app, agent_stop) = (app(), stopping.clone());
         daemon.tasks.spawn(async move {
             if let Err(error) = http::agent_api::serve_agents(agents, agent_app, agent_stop).await {
@@ -133,6 +143,7 @@ impl Daemon {
 
     /// Asks for everything that may have happened while nobody looked.
     async fn wake(&self) -> anyhow::Result<()> {
+        self.app.store.free_leases_of_the_dead().await.context("cannot take over open work")?;
         let now = self.app.clock.now_ms();
         let mut asks: Vec<WorkAsk> =
             self.app.store.open_runs().await?.iter().map(|id| WorkAsk::run(id, now)).collect();
@@ -153,6 +164,10 @@ impl Daemon {
                 "some requests or handlers did not end within {} s; they are taken up at the next start",
                 STOP.as_secs()
             );
+        }
+        self.ops_stop.cancel();
+        if self.ops_task.await.is_err() {
+            tracing::warn!("the ops listener ended with a panic");
         }
         self.app.store.close().await;
     }

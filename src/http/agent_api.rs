@@ -48,9 +48,9 @@ use crate::store::pulls::RepoRow;
 const CHUNK_BYTES: usize = 4 << 20;
 const ARTIFACT_BYTES: u64 = 64 << 30;
 /// Whole body of an ordinary call.
-const BODY_DEADLINE: Duration = Duration::from_secs(120);
+const BODY_DEADLINE: Duration = Duration::from_mins(2);
 /// Between two pieces of an artifact.
-const UPLOAD_IDLE: Duration = Duration::from_secs(60);
+const UPLOAD_IDLE: Duration = Duration::from_mins(1);
 /// Longest metric or parameter name, in bytes.
 const NAME_BYTES: usize = 250;
 /// Longest parameter value, in bytes; longer ones are cut.

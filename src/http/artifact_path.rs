@@ -35,7 +35,7 @@ pub fn normalise(path: &str) -> Result<String, &'static str> {
     let mut parts = Vec::new();
     for part in path.split('/') {
         match part {
-            "" | "." => continue,
+            "" | "." => {}
             ".." => return Err("holds `..`"),
             _ if part.len() > LONGEST_PART => return Err("has a part longer than 255 bytes"),
             _ if part.trim_end_matches(['.', ' ']).eq_ignore_ascii_case(".git") => {

@@ -40,7 +40,7 @@ impl GitProxy {
         reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(Duration::from_secs(10))
-            .read_timeout(Duration::from_secs(120)) // a forge may take long to count the objects of a large repository
+            .read_timeout(Duration::from_mins(2)) // a forge may take long to count the objects of a large repository
             .user_agent(concat!("git/2.0 (trainyard ", env!("CARGO_PKG_VERSION"), ")"))
             .build()
             .map(Self)

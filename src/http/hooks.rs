@@ -183,7 +183,7 @@ async fn accept(
     let secrets: Vec<&[u8]> = hook.secrets.iter().map(|s| s.expose_secret().as_bytes()).collect();
     match hook.kind {
         ForgeKind::Github => {
-            github::verify(&signatures, &body, &secrets).map_err(|_| Refusal::signature())?
+            github::verify(&signatures, &body, &secrets).map_err(|_| Refusal::signature())?;
         }
     }
     let bad = |message| Refusal::new(StatusCode::BAD_REQUEST, "bad_request", message);

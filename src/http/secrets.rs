@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::agent::mask::Masker;
-use crate::config::{Config, ConfigError, ForgeKind};
+use crate::config::{Config, ConfigError, ForgeKind, SecretSource};
 
 /// One webhook URL with its live secrets.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ impl Secrets {
         let mut hooks = BTreeMap::new();
         for (name, forge) in &config.forge {
             for hook in &forge.hook {
-                let secrets = hook.secrets.iter().map(|s| s.read()).collect::<Result<_, _>>()?;
+                let secrets = hook.secrets.iter().map(SecretSource::read).collect::<Result<_, _>>()?;
                 let made = Hook { forge: name.clone(), kind: forge.kind, secrets };
                 hooks.insert((forge.kind.word(), hook.id.clone()), made); // `Config` refuses two of one URL
             }

@@ -95,19 +95,14 @@ pub async fn serve(
             }
         };
         pause = Duration::from_millis(20);
-        let permit = match Arc::clone(&room).try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(_) => {
-                lock(&idle).push_out_oldest();
-                tokio::select! {
-                    () = shutdown.cancelled() => break,
-                    permit = Arc::clone(&room).acquire_owned() => match permit {
-                        Ok(permit) => permit,
-                        Err(_) => break,
-                    },
-                }
-            }
+        if room.available_permits() == 0 {
+            lock(&idle).push_out_oldest();
+        }
+        let permit = tokio::select! {
+            () = shutdown.cancelled() => break,
+            permit = Arc::clone(&room).acquire_owned() => permit,
         };
+        let Ok(permit) = permit else { break };
         let gauge = telemetry.connections.get_or_create(&ListenerLabels { listener: limits.name }).clone();
         let connection = Connection {
             router: router.clone(),
@@ -433,8 +428,8 @@ impl Framing {
                         }
                         *self = match length {
                             _ if chunked => Self::Done,
-                            Some(Some(length)) => Self::Body(length),
-                            Some(None) => Self::Done,
+                            Some(Ok(length)) => Self::Body(length),
+                            Some(Err(())) => Self::Done,
                             None => Self::default(),
                         };
                     } else if head.len() > Self::HEAD_BYTES {
@@ -446,15 +441,15 @@ impl Framing {
     }
 }
 
-/// Of a request head: the Content-Length (Some(None) when it cannot be read) and whether there is a Transfer-Encoding.
-fn lengths(head: &[u8]) -> (Option<Option<u64>>, bool) {
+/// Of a request head: the Content-Length (`Err` when it cannot be read) and whether there is a Transfer-Encoding.
+fn lengths(head: &[u8]) -> (Option<Result<u64, ()>>, bool) {
     let mut length = None;
     let mut chunked = false;
     for line in head.split(|b| *b == b'\n').skip(1) {
         let Some(colon) = line.iter().position(|b| *b == b':') else { continue };
         let (name, value) = (line[..colon].trim_ascii(), line[colon + 1..].trim_ascii());
         if name.eq_ignore_ascii_case(b"content-length") {
-            length = Some(std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()));
+            length = Some(std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()).ok_or(()));
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
             chunked = true;
         }

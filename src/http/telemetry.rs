@@ -1,4 +1,4 @@
-//! The daemon's own metrics in OpenMetrics text. Names have base units and bounded labels: never a sha, a run or a branch.
+//! The daemon's own metrics in `OpenMetrics` text. Names have base units and bounded labels: never a sha, a run or a branch.
 
 use std::sync::Mutex;
 
@@ -56,7 +56,7 @@ impl Telemetry {
     pub fn register(&self, add: impl FnOnce(&mut Registry)) {
         add(&mut self.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
     }
-    /// The OpenMetrics text.
+    /// The `OpenMetrics` text.
     pub fn encode(&self) -> String {
         let registry = self.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut text = String::new();

@@ -60,7 +60,7 @@ async fn acknowledged_deliveries_survive_kill_9() {
     let (rows, undecided) = loop {
         let rows = all(&options).await;
         let undecided = rows.iter().filter(|(_, state)| *state == DeliveryState::Stored).count();
-        if undecided == 0 || since.elapsed() > Duration::from_secs(120) {
+        if undecided == 0 || since.elapsed() > Duration::from_mins(2) {
             break (rows, undecided);
         }
         tokio::time::sleep(Duration::from_millis(200)).await;

@@ -1,5 +1,7 @@
 //! Faults on the real daemon: one binary for the tests that kill, cut and starve it.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod daemon;
 mod kill;
 mod restart;

@@ -24,7 +24,7 @@ async fn a_daemon_out_of_file_descriptors_waits_and_recovers() {
     }
     let (before, since) = (cpu(daemon.pid()), Instant::now());
     tokio::time::sleep(Duration::from_secs(5)).await;
-    let share = (cpu(daemon.pid()) - before).as_secs_f64() / since.elapsed().as_secs_f64();
+    let share = cpu(daemon.pid()).saturating_sub(before).as_secs_f64() / since.elapsed().as_secs_f64();
     drop(crowd);
     let since = Instant::now();
     let mut recovered = None;
