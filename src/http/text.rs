@@ -64,9 +64,8 @@ pub fn shown_lines(text: &str) -> Shown {
 /// Appends `c`, or what stands for it when it could not be seen.
 pub fn push_visible(out: &mut String, c: char) {
     match c {
-        '\u{0}'..='\u{1f}' => out.push(char::from_u32(0x2400 + c as u32).unwrap_or('\u{fffd}')),
-        '\u{7f}' => out.push('\u{2421}'),
-        c if is_deceptive(c) => {
+        // Written out: fonts often lack the pictures of control characters.
+        c if c.is_control() || is_deceptive(c) => {
             out.push_str("⟨U+");
             out.push_str(&format!("{:04X}", c as u32));
             out.push('⟩');
@@ -75,11 +74,11 @@ pub fn push_visible(out: &mut String, c: char) {
     }
 }
 
-/// C1 controls, bidirectional overrides and isolates, invisible separators, tag characters. Joiners (U+200C, U+200D) stay:
+/// Bidirectional overrides and isolates, invisible separators, tag characters. Joiners (U+200C, U+200D) stay:
 /// scripts and emoji need them.
 fn is_deceptive(c: char) -> bool {
     matches!(c,
-        '\u{80}'..='\u{9f}' | '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}'
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}'
         | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}'
         | '\u{e0000}'..='\u{e007f}')
 }
@@ -169,7 +168,7 @@ mod tests {
     fn nothing_invisible_survives() {
         assert_eq!(
             shown("a\u{202e}b\u{1b}[31m\u{0}\u{7f}\u{9b}\n\tc").as_str(),
-            "a⟨U+202E⟩b␛[31m␀␡⟨U+009B⟩  c"
+            "a⟨U+202E⟩b⟨U+001B⟩[31m⟨U+0000⟩⟨U+007F⟩⟨U+009B⟩  c"
         );
         assert_eq!(shown("👩‍💻 é ﷽").as_str(), "👩‍💻 é ﷽");
         assert_eq!(shown_cut("äöüß", 2).as_str(), "äö…");

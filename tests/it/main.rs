@@ -3,6 +3,7 @@
 mod agent;
 mod architecture;
 mod baseline;
+mod dashboard;
 mod drive;
 mod fake_forge;
 mod forge_conformance;

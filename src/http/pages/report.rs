@@ -3,7 +3,7 @@
 //! line charts are drawn as our own curves.
 
 use askama::Template;
-use pulldown_cmark::{CodeBlockKind, CowStr, Event, Options, Parser, Tag, TagEnd, html};
+use pulldown_cmark::{Alignment, CodeBlockKind, CowStr, Event, Options, Parser, Tag, TagEnd, html};
 
 use super::chart::{self, Chart, Series};
 
@@ -80,6 +80,10 @@ pub fn to_html(markdown: &str) -> String {
                 if in_link.pop().unwrap_or(false) {
                     events.push(Event::End(TagEnd::Link));
                 }
+            }
+            // Alignments would become inline styles, which the page refuses.
+            Event::Start(Tag::Table(columns)) => {
+                events.push(Event::Start(Tag::Table(vec![Alignment::None; columns.len()])));
             }
             // The description between both stays, as text.
             Event::Start(Tag::Image { .. }) | Event::End(TagEnd::Image) => {}

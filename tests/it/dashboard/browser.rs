@@ -1,0 +1,96 @@
+//! The dashboard in Chromium, while a training writes log lines and metrics (issue of the live page, S15): what arrives, what
+//! is refused, and pictures of it in `target/screenshots`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use trainyard::http::app::serve_app;
+
+use super::Dashboard;
+use crate::support::npm;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_live_in_a_browser_and_run_nobody_elses_script() {
+    let module = npm("playwright-core");
+    assert!(Path::new("/usr/bin/chromium").exists(), "chromium is not installed: run make setup");
+    let at = Dashboard::new(true).await;
+    let seeded = at.seed().await;
+    let runs = at.get("/api/v1/runs?pipeline=hostile", "").await.json();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(serve_app(listener, at.app.clone(), stop.clone()));
+
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let given = json!({
+        "base": base,
+        "shots": root.join("target/screenshots"),
+        "module": module.join("package.json"),
+        "live": seeded.live.as_str(),
+        "candidate": seeded.candidate.as_str(),
+        "hostile": runs["runs"][0]["id"],
+        "held": seeded.held.as_str(),
+        "delivery": seeded.delivery,
+        "token": seeded.tokens.run,
+    });
+    let browser = tokio::process::Command::new("node")
+        .arg(root.join("tests/browser/dashboard.mjs"))
+        .arg(given.to_string())
+        .kill_on_drop(true)
+        .output();
+    // The producer: an epoch now and then for as long as the browser looks.
+    let produce = async {
+        for epoch in 4.. {
+            at.epoch(&seeded.running, epoch).await;
+            tokio::time::sleep(Duration::from_millis(400)).await;
+        }
+    };
+    let output = tokio::select! {
+        output = tokio::time::timeout(Duration::from_secs(150), browser) => output.expect("the browser took over 150 s").unwrap(),
+        () = produce => unreachable!("it produces for ever"),
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    let saw: serde_json::Value = serde_json::from_str(text.lines().last().unwrap_or_default())
+        .unwrap_or_else(|_| panic!("the browser said: {text}{}", String::from_utf8_lossy(&output.stderr)));
+    assert!(saw["failure"].is_null(), "{}\n{saw:#}", saw["failure"].as_str().unwrap_or_default());
+    let number = |key: &str| saw[key].as_u64().unwrap_or_else(|| panic!("no {key}: {saw:#}"));
+    let string = |key: &str| saw[key].as_str().unwrap_or_else(|| panic!("no {key}: {saw:#}")).to_owned();
+
+    assert!(number("linesAfter") >= number("linesBefore") + 5);
+    assert!(number("pointsAfter") >= number("pointsBefore") + 5);
+    assert_eq!(saw["pathChanged"], true);
+    assert!(number("green") > 0, "colours of the log are shown");
+    assert_eq!(saw["atEnd"], true);
+    assert!(string("readout").contains("step"), "{}", string("readout"));
+
+    let shown = "<img src=x onerror=alert(1)>⟨U+202E⟩";
+    for key in ["hostileTitle", "hostileBranch", "hostileLog"] {
+        assert!(string(key).contains(shown), "{key}: {}", string(key));
+    }
+    assert!(string("hostileLog").contains("<script>alert(3)</script>"));
+    assert!(string("report").contains("<script>alert(4)</script>"));
+    assert_eq!(number("hostileImages"), 0);
+    assert_eq!(number("reportChart"), 1);
+    assert_eq!(number("gates"), 4);
+    assert_eq!(string("firstFocus"), "Skip to content");
+    assert!(string("wrongLogin").contains("not valid"));
+    assert!(string("cancelled").contains("cancelled by token runner"));
+    assert!(number("plainLines") > 0 && number("plainCurves") > 3, "the page works without its script");
+
+    assert_eq!(number("dialogs"), 0);
+    for key in ["violations", "errors", "overflow", "requests"] {
+        assert_eq!(saw[key], json!([]), "{key}");
+    }
+    println!(
+        "SEC S15.browser lines={}+{} points={}+{} csp_violations=0 dialogs=0 failed=0",
+        number("linesBefore"),
+        number("linesAfter") - number("linesBefore"),
+        number("pointsBefore"),
+        number("pointsAfter") - number("pointsBefore")
+    );
+    stop.cancel();
+    serving.await.unwrap();
+}
