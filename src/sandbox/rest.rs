@@ -57,6 +57,7 @@ impl From<anyhow::Error> for Refusal {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "every handler answers so")]
 fn ok(body: Value) -> Answer {
     Ok((StatusCode::OK, axum::Json(body)))
 }
@@ -163,7 +164,7 @@ impl Repository {
         let name = RepoName::parse(&format!("{}/{}", self.owner, self.name)).map_err(|_| not_found())?;
         inner.state.with(|s| {
             let repo = s.repos.get(&name).ok_or_else(not_found)?;
-            if s.permission(repo, &caller.login) < Permission::Read {
+            if repo.permission(&caller.login) < Permission::Read {
                 return Err(not_found());
             }
             Ok((name.clone(), repo.git.clone()))
@@ -253,23 +254,28 @@ async fn contents(
         Some(size) if size <= MAX_JSON_FILE => Some(git.blob(&entry.id).await?),
         _ => None,
     };
-    let text = content.map(|bytes| match entry.mode.as_str() {
-        "120000" => String::from_utf8_lossy(&bytes).into_owned(),
-        // In lines, as GitHub does.
-        _ => {
-            let mut lines = String::new();
-            for (at, character) in BASE64_STANDARD.encode(bytes).chars().enumerate() {
-                if at > 0 && at % 60 == 0 {
-                    lines.push('\n');
-                }
-                lines.push(character);
-            }
-            lines + "\n"
+    let text = content.map(|bytes| {
+        if entry.mode == "120000" {
+            String::from_utf8_lossy(&bytes).into_owned()
+        } else {
+            base64_lines(&bytes)
         }
     });
     ok(inner.with_repo(&name, |at, repo, _| {
         shapes::content(at, repo, &reference, &path, &entry, text.as_deref())
     })?)
+}
+
+/// In lines of 60, as GitHub does.
+fn base64_lines(bytes: &[u8]) -> String {
+    let mut lines = String::new();
+    for (at, character) in BASE64_STANDARD.encode(bytes).chars().enumerate() {
+        if at > 0 && at % 60 == 0 {
+            lines.push('\n');
+        }
+        lines.push(character);
+    }
+    lines + "\n"
 }
 
 async fn compare(
@@ -334,11 +340,11 @@ async fn permission(
 ) -> Answer {
     let (name, _) = Repository { owner, name }.open(&inner, &caller)?;
     let answer = inner.with_repo(&name, |at, repo, state| {
-        if state.permission(repo, &caller.login) < Permission::Write {
+        if repo.permission(&caller.login) < Permission::Write {
             return Err(refuse(StatusCode::FORBIDDEN, "Must have push access to view collaborator permission."));
         }
         let account = state.account(&login).ok_or_else(not_found)?;
-        let may = state.permission(repo, &login);
+        let may = repo.permission(&login);
         let word = match may {
             Permission::None => "none",
             Permission::Read => "read",
@@ -440,7 +446,7 @@ async fn create_status(
 }
 
 fn may_write(inner: &Inner, name: &RepoName, caller: &Account) -> Result<(), Refusal> {
-    let may = inner.with_repo(name, |_, repo, state| state.permission(repo, &caller.login))?;
+    let may = inner.with_repo(name, |_, repo, _| repo.permission(&caller.login))?;
     if may < Permission::Write { Err(not_found()) } else { Ok(()) }
 }
 
@@ -510,7 +516,7 @@ async fn edit_comment(
     let text = comment_body(&body)?;
     let now = inner.clock.now_ms();
     let posted: PostedComment = inner.state.with(|s| {
-        let may = s.repos.get(&name).map(|repo| s.permission(repo, &caller.login)).ok_or_else(not_found)?;
+        let may = s.repos.get(&name).map(|repo| repo.permission(&caller.login)).ok_or_else(not_found)?;
         let repo = s.repos.get_mut(&name).ok_or_else(not_found)?;
         let comment = repo.comments.get_mut(&id).ok_or_else(not_found)?;
         if comment.author != caller.login && may < Permission::Write {

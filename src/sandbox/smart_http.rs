@@ -40,7 +40,7 @@ pub(super) async fn serve(
     }
     let account = basic_account(&inner, &parts.headers);
     let login = account.as_ref().map_or("", |a| a.login.as_str());
-    let may = match inner.with_repo(&name, |_, repo, state| state.permission(repo, login)) {
+    let may = match inner.with_repo(&name, |_, repo, _| repo.permission(login)) {
         Ok(may) if may >= if pushes { Permission::Write } else { Permission::Read } => may,
         // GitHub does not say whether a repository is there.
         _ if account.is_none() => {

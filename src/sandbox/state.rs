@@ -43,6 +43,17 @@ pub(super) struct Repo {
     pub comments: BTreeMap<u64, PostedComment>,
 }
 
+impl Repo {
+    /// What an account may do; an owner may do everything, and all may read what is public.
+    pub fn permission(&self, login: &str) -> Permission {
+        let public = if self.private { Permission::None } else { Permission::Read };
+        if login == self.name.owner() {
+            return Permission::Admin;
+        }
+        self.permissions.get(login).copied().unwrap_or(public)
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(super) struct Pull {
     pub id: u64,
@@ -188,15 +199,6 @@ impl State {
             kind: "User",
             token: String::new(),
         })
-    }
-
-    /// What an account may do; an owner may do everything, and all may read what is public.
-    pub fn permission(&self, repo: &Repo, login: &str) -> Permission {
-        let public = if repo.private { Permission::None } else { Permission::Read };
-        if login == repo.name.owner() {
-            return Permission::Admin;
-        }
-        repo.permissions.get(login).copied().unwrap_or(public)
     }
 
     /// The first ordered failure that this call meets; it is used up.

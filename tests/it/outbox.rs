@@ -265,10 +265,10 @@ async fn over_http_everything_arrives_as_well() {
     sandbox.create_repo(&repo, "main").await.unwrap();
     let tree = WorkTree::new(&sandbox.git_url(&repo, WRITER));
     let commits: Vec<Sha> = (0..10).map(|n| tree.commit(&format!("commit {n}"))).collect();
-    tree.push(&["main", "main:refs/heads/topic"]).await;
+    tree.push(&["main", "main:refs/heads/topic"]);
     tree.git(&["checkout", "--quiet", "-b", "topic"]);
     tree.commit("more");
-    tree.push(&["topic"]).await;
+    tree.push(&["topic"]);
     let number = sandbox
         .open_pull(&repo, NewPull {
             title: "Better".into(),

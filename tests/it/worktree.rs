@@ -1,7 +1,7 @@
 //! A git work tree that pushes to a sandbox like a person's.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
@@ -18,10 +18,6 @@ impl WorkTree {
         let tree = Self { dir: tempfile::tempdir().expect("a temporary folder"), url: url.to_owned() };
         tree.git(&["init", "--quiet", "--initial-branch=main"]);
         tree
-    }
-
-    pub fn path(&self) -> &Path {
-        self.dir.path()
     }
 
     pub fn file(&self, name: &str) -> PathBuf {
@@ -79,14 +75,10 @@ impl WorkTree {
         Sha::parse(&self.git(&["rev-parse", "HEAD"])).expect("a commit id")
     }
 
-    /// Pushes; returns when the forge has sent its webhooks. Blocks: call it by [`WorkTree::push`] within async code.
-    pub fn push_blocking(&self, refs: &[&str]) {
+    /// Pushes; returns when the forge has sent its webhooks.
+    pub fn push(&self, refs: &[&str]) {
         let mut args = vec!["push", "--quiet", &self.url];
         args.extend(refs);
-        self.git(&args);
-    }
-
-    pub async fn push(&self, refs: &[&str]) {
-        tokio::task::block_in_place(|| self.push_blocking(refs));
+        tokio::task::block_in_place(|| self.git(&args));
     }
 }

@@ -269,14 +269,17 @@ mod tests {
         Answer { status: StatusCode::from_u16(status).expect("status"), headers, body: body.into() }
     }
 
+    /// Method, status, headers, body, meaning.
+    type Row = (Method, u16, &'static [(&'static str, &'static str)], &'static str, &'static str);
+
     #[test]
     fn what_an_answer_means() {
         const DATE: (&str, &str) = ("date", "Mon, 23 Nov 2026 16:00:00 GMT");
-        let secondary = r#"{"message":"You have exceeded a secondary rate limit. Please wait."}"#;
-        let denied = r#"{"message":"Resource not accessible by personal access token"}"#;
-        let html = "<html>502</html>";
+        const SECONDARY: &str = r#"{"message":"You have exceeded a secondary rate limit. Please wait."}"#;
+        const DENIED: &str = r#"{"message":"Resource not accessible by personal access token"}"#;
+        const HTML: &str = "<html>502</html>";
         #[rustfmt::skip]
-        let rows: &[(Method, u16, &[(&'static str, &str)], &str, &str)] = &[
+        let rows: &[Row] = &[
             (Method::GET, 200, &[], "{}", "ok"),
             (Method::POST, 201, &[], "{}", "ok"),
             (Method::GET, 404, &[], "{}", "not found"),
@@ -287,15 +290,15 @@ mod tests {
             (Method::GET, 401, &[], r#"{"message":"Bad credentials"}"#, "refused 401"),
             (Method::POST, 422, &[], r#"{"message":"Validation Failed","errors":["x"]}"#, "refused 422"),
             (Method::GET, 451, &[], "", "refused 451"),
-            (Method::GET, 400, &[], html, "refused 400"),
-            (Method::POST, 403, &[], denied, "refused 403"),
-            (Method::POST, 403, &[("x-ratelimit-remaining", "4999")], denied, "refused 403"),
-            (Method::POST, 403, &[], secondary, "limited 60000"),
-            (Method::POST, 403, &[("x-ratelimit-remaining", "4999")], secondary, "limited 60000"),
+            (Method::GET, 400, &[], HTML, "refused 400"),
+            (Method::POST, 403, &[], DENIED, "refused 403"),
+            (Method::POST, 403, &[("x-ratelimit-remaining", "4999")], DENIED, "refused 403"),
+            (Method::POST, 403, &[], SECONDARY, "limited 60000"),
+            (Method::POST, 403, &[("x-ratelimit-remaining", "4999")], SECONDARY, "limited 60000"),
             (Method::POST, 403, &[], r#"{"message":"You have triggered an abuse detection mechanism"}"#, "limited 60000"),
-            (Method::POST, 403, &[("retry-after", "7")], denied, "limited 7000"),
+            (Method::POST, 403, &[("retry-after", "7")], DENIED, "limited 7000"),
             (Method::POST, 429, &[("retry-after", "120")], "", "limited 120000"),
-            (Method::GET, 429, &[], html, "limited 60000"),
+            (Method::GET, 429, &[], HTML, "limited 60000"),
             (Method::GET, 429, &[("retry-after", "0")], "", "limited 1000"),
             (Method::GET, 429, &[("retry-after", "-5")], "", "limited 1000"),
             (Method::GET, 429, &[("retry-after", "99999999999999999")], "", "limited 3600000"),
@@ -304,8 +307,8 @@ mod tests {
             (Method::GET, 403, &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1"), DATE], "{}", "limited 1000"),
             (Method::GET, 403, &[("x-ratelimit-remaining", "0")], "{}", "limited 60000"),
             (Method::GET, 408, &[], "", "transient"),
-            (Method::GET, 500, &[], html, "transient"),
-            (Method::POST, 502, &[], html, "transient"),
+            (Method::GET, 500, &[], HTML, "transient"),
+            (Method::POST, 502, &[], HTML, "transient"),
             (Method::GET, 503, &[("retry-after", "7")], "", "transient"),
             (Method::GET, 304, &[], "", "refused 304"),
         ];
