@@ -2,6 +2,8 @@
 //!
 //! An xychart has no holes and spreads every line evenly over the x axis, so both lines are sampled at the same places.
 
+use std::fmt::Write as _; // to a String, which never fails
+
 use super::view::Curve;
 use super::{escape, numbers};
 
@@ -36,12 +38,12 @@ pub fn render(curve: &Curve) -> Option<String> {
         "%%{init: {\"themeVariables\": {\"xyChart\": {\"plotColorPalette\": \"#2563eb, #9ca3af\"}}}}%%\n",
     );
     out.push_str("xychart-beta\n");
-    out.push_str(&format!("    title \"{name}\"\n"));
-    out.push_str(&format!("    x-axis \"training step\" {} --> {}\n", first.0, last.0));
-    out.push_str(&format!("    y-axis {} --> {}\n", number(low - span * 0.05), number(high + span * 0.05)));
-    out.push_str(&format!("    line [{}]\n", line(&this)));
+    let _ = write!(out, "    title \"{name}\"\n");
+    let _ = write!(out, "    x-axis \"training step\" {} --> {}\n", first.0, last.0);
+    let _ = write!(out, "    y-axis {} --> {}\n", number(low - span * 0.05), number(high + span * 0.05));
+    let _ = write!(out, "    line [{}]\n", line(&this));
     if !baseline.is_empty() {
-        out.push_str(&format!("    line [{}]\n", line(&baseline)));
+        let _ = write!(out, "    line [{}]\n", line(&baseline));
     }
     out.push_str("```\n\n");
     out.push_str(&legend(curve, covers));
@@ -70,7 +72,7 @@ fn legend(curve: &Curve, covers: bool) -> String {
         format!("{}{mean}: blue, this run {}", escape::code(&curve.name, 60), describe(&curve.this));
     if !curve.baseline.is_empty() {
         let how = if covers { "grey, baseline" } else { "not drawn (other training steps), baseline" };
-        out.push_str(&format!("; {how} {}", describe(&curve.baseline)));
+        let _ = write!(out, "; {how} {}", describe(&curve.baseline));
     }
     out.push('\n');
     out

@@ -1,5 +1,7 @@
 //! The one comment of a pull request, as Markdown. Reads from the top: the verdict, why, the numbers; all else folds away.
 
+use std::fmt::Write as _; // to a String, which never fails
+
 use super::view::{ComparisonView, FailedStep, Section, StepLine, View, short};
 use super::{chart, escape, numbers};
 use crate::model::metric::Goal;
@@ -45,10 +47,11 @@ pub fn render(view: &View) -> String {
         body.push_str(&block.text);
     }
     if !all && let Some(section) = view.sections.first() {
-        body.push_str(&format!(
+        let _ = write!(
+            body,
             "\n\n> Cut to fit into a comment. [Everything is in the full report]({}).",
             section.run_url
-        ));
+        );
     }
     body.push('\n');
     body
@@ -125,13 +128,14 @@ fn succeeded_line(section: &Section, name: &str) -> String {
         && let Some(this) = &metric.candidate
     {
         let decimals = decimals(metric);
-        line.push_str(&format!(
+        let _ = write!(
+            line,
             " · {} {}",
             escape::text(&metric.name, NAME),
             numbers::value(this.value(), decimals)
-        ));
+        );
         if metric.delta.is_some() {
-            line.push_str(&format!(" ({})", change(metric)));
+            let _ = write!(line, " ({})", change(metric));
         }
     }
     line
@@ -188,7 +192,7 @@ fn explanation(section: &Section) -> Option<String> {
             let more = lines.len().saturating_sub(MAX_REASONS);
             let mut text = lines.into_iter().take(MAX_REASONS).collect::<Vec<_>>().join("\n");
             if more > 0 {
-                text.push_str(&format!("\n- and {more} more in the [full report]({})", section.run_url));
+                let _ = write!(text, "\n- and {more} more in the [full report]({})", section.run_url);
             }
             Some(text)
         }
@@ -204,15 +208,16 @@ fn explanation(section: &Section) -> Option<String> {
 fn failed_step(step: &FailedStep) -> String {
     let mut text = format!("**Step {}** {}", escape::code(&step.name, NAME), end_words(step));
     if !step.reason.is_empty() {
-        text.push_str(&format!(": {}", escape::text(&step.reason, SENTENCE)));
+        let _ = write!(text, ": {}", escape::text(&step.reason, SENTENCE));
     }
     if !step.log_tail.trim().is_empty() {
         let lines = step.log_tail.trim_end().lines().count().min(LOG_LINES);
-        text.push_str(&format!(
+        let _ = write!(
+            text,
             "\n\n<details open><summary>Last {} of its log</summary>\n\n{}\n\n</details>",
             if lines == 1 { "line".to_owned() } else { format!("{lines} lines") },
             escape::block(&step.log_tail, LOG_LINES, LOG_COLUMNS)
-        ));
+        );
     }
     text
 }
@@ -253,10 +258,8 @@ fn metrics_table(outcome: &Outcome, comparison: Option<&ComparisonView>) -> Opti
         text.push_str(&metric_row(metric));
     }
     if outcome.metrics.len() > MAX_METRICS {
-        text.push_str(&format!(
-            "\n| and {} more in the full report | | | | |",
-            outcome.metrics.len() - MAX_METRICS
-        ));
+        let _ =
+            write!(text, "\n| and {} more in the full report | | | | |", outcome.metrics.len() - MAX_METRICS);
     }
     Some(text)
 }
@@ -357,13 +360,14 @@ fn seeds_table(outcome: &Outcome) -> Option<String> {
             };
             let extreme =
                 |pick: fn(f64, f64) -> f64| show(values.iter().copied().reduce(pick).unwrap_or(f64::NAN));
-            text.push_str(&format!(
+            let _ = write!(
+                text,
                 "\n| {} | {side} | {} | {} | {} | {listed} |",
                 escape::text(&metric.name, NAME),
                 show(aggregate.value()),
                 extreme(f64::min),
                 extreme(f64::max)
-            ));
+            );
             rows += 1;
         }
     }
@@ -383,10 +387,10 @@ fn params(section: &Section) -> Option<String> {
     for param in section.params.iter().take(MAX_PARAMS) {
         let show = |v: &Option<String>| v.as_ref().map_or("–".to_owned(), |v| escape::code(v, 60));
         let name = escape::code(&format!("{}: {}", param.step, param.name), NAME);
-        text.push_str(&format!("\n| {name} | {} | {} |", show(&param.baseline), show(&param.this)));
+        let _ = write!(text, "\n| {name} | {} | {} |", show(&param.baseline), show(&param.this));
     }
     if changed > MAX_PARAMS {
-        text.push_str(&format!("\n| and {} more | | |", changed - MAX_PARAMS));
+        let _ = write!(text, "\n| and {} more | | |", changed - MAX_PARAMS);
     }
     Some(fold(&format!("<b>Parameters</b>: {changed} of {total} changed"), &text))
 }
@@ -401,11 +405,11 @@ fn steps(section: &Section) -> Option<String> {
         text.push_str(&step_row(step));
     }
     if section.steps.len() > MAX_STEPS {
-        text.push_str(&format!("\n| and {} more | | | | |", section.steps.len() - MAX_STEPS));
+        let _ = write!(text, "\n| and {} more | | | | |", section.steps.len() - MAX_STEPS);
     }
     if !section.not_run.is_empty() {
         let names = section.not_run.iter().map(|n| escape::code(n, 30)).collect::<Vec<_>>().join(", ");
-        text.push_str(&format!("\n\nChecked, but not run by this version of trainyard: {names}."));
+        let _ = write!(text, "\n\nChecked, but not run by this version of trainyard: {names}.");
     }
     let good = section.steps.iter().filter(|s| s.state.is_good()).count();
     let count = match section.steps.len() {

@@ -265,7 +265,8 @@ fn curves(run: &RunRow, this: &[StoredMetric], baseline: Option<(&[StoredMetric]
 /// reported, the mean over the members. Without training steps the order of arrival counts.
 fn curve(name: &str, metrics: &[StoredMetric], plan: &Plan) -> (Vec<(f64, f64)>, usize) {
     // By base step (with its last position), then member, then place on the x axis.
-    let mut by_base: BTreeMap<(i64, &str), BTreeMap<i64, BTreeMap<i64, f64>>> = BTreeMap::new();
+    type Members = BTreeMap<i64, BTreeMap<i64, f64>>;
+    let mut by_base: BTreeMap<(i64, &str), Members> = BTreeMap::new();
     let last_position = |base: &str| plan.steps.iter().rposition(|s| s.base == base).unwrap_or(0) as i64;
     let stepped = metrics.iter().any(|m| m.point.name == name && m.point.step.is_some());
     for metric in metrics.iter().filter(|m| m.point.name == name) {

@@ -160,24 +160,24 @@ impl Chooser<'_> {
     }
 
     async fn named(&self, text: &str) -> Result<Choice, ChooseError> {
-        let none = |why: &str| Choice::None { note: format!("no baseline: run:{text} {why}") };
+        let refuse = |why: &str| Choice::None { note: format!("no baseline: run:{text} {why}") };
         let Some(id) = self.store.find_run(text).await? else {
-            return Ok(none("is not known"));
+            return Ok(refuse("is not known"));
         };
         let Some(run) = self.store.run(&id).await? else {
-            return Ok(none("is not known"));
+            return Ok(refuse("is not known"));
         };
         let note = format!("run {text} of {} at {}", run.branch, short(&run.head_sha));
         Ok(if run.repo_id != self.repo.id {
-            none("belongs to another repository")
+            refuse("belongs to another repository")
         } else if run.id == self.candidate.id {
-            none("is this run itself")
+            refuse("is this run itself")
         } else if !run.trusted {
-            none("is not trusted")
+            refuse("is not trusted")
         } else if run.state == RunState::Succeeded {
             Choice::Use { run: id, note }
         } else if run.state.is_terminal() {
-            none(past(run.state))
+            refuse(past(run.state))
         } else {
             Choice::Wait { run: id, note, state: run.state }
         })

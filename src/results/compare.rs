@@ -206,7 +206,7 @@ fn judge_gate(
                         }
                     }
                     Some(_) => {
-                        miss(Verdict::Inconclusive, format!("{name} of the baseline is not a finite number"))
+                        miss(Verdict::Inconclusive, format!("{name} of the baseline is not a finite number"));
                     }
                     None if has_baseline => {
                         miss(Verdict::Inconclusive, format!("{name} was not reported by the baseline"));

@@ -139,8 +139,8 @@ impl Comparer {
             // Without the baseline's state: it would change the status without saying anything new.
             Choice::Wait { note, .. } if now < wait_until_ms => (ComparisonState::Pending, None, note),
             Choice::Wait { note, state, .. } => {
-                let waited = self.config.limits.baseline_timeout_s;
-                let note = format!("no baseline: {note}, was still {state} after {}", spell_seconds(waited));
+                let limit_s = self.config.limits.baseline_timeout_s;
+                let note = format!("no baseline: {note}, was still {state} after {}", spell_seconds(limit_s));
                 (ComparisonState::Final, Some(against(None)), note)
             }
             Choice::None { note } => (ComparisonState::Final, Some(against(None)), note),

@@ -270,17 +270,21 @@ async fn over_http_everything_arrives_as_well() {
     tree.commit("more");
     tree.push(&["topic"]);
     let number = sandbox
-        .open_pull(&repo, NewPull {
-            title: "Better".into(),
-            author: WRITER.into(),
-            head_branch: "topic".into(),
-            head_repo: None,
-            base_branch: "main".into(),
-            draft: false,
-        })
+        .open_pull(
+            &repo,
+            NewPull {
+                title: "Better".into(),
+                author: WRITER.into(),
+                head_branch: "topic".into(),
+                head_repo: None,
+                base_branch: "main".into(),
+                draft: false,
+            },
+        )
         .await
         .unwrap();
-    let client = GitHub::connect(&sandbox.forge_config(SecretSource::Env("UNUSED".into()), vec![]), sandbox.token());
+    let client =
+        GitHub::connect(&sandbox.forge_config(SecretSource::Env("UNUSED".into()), vec![]), sandbox.token());
     let world = World::with(Some(client.unwrap())).await;
 
     let answer = |status: u16, headers: &[(&str, &str)], body: &str| FaultKind::Answer {
@@ -312,15 +316,29 @@ async fn over_http_everything_arrives_as_well() {
 
     // Limits: no call until the time named, or a minute when none is.
     let table = [
-        ("403 without a header", answer(403, &[], r#"{"message":"You have exceeded a secondary rate limit."}"#), 59_000),
+        (
+            "403 without a header",
+            answer(403, &[], r#"{"message":"You have exceeded a secondary rate limit."}"#),
+            59_000,
+        ),
         ("429 with Retry-After", answer(429, &[("retry-after", "60")], r#"{"message":"slow down"}"#), 59_000),
-        ("limit with a reset in the past", answer(403, &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1")], r#"{"message":"API rate limit exceeded"}"#), 500),
+        (
+            "limit with a reset in the past",
+            answer(
+                403,
+                &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1")],
+                r#"{"message":"API rate limit exceeded"}"#,
+            ),
+            500,
+        ),
     ];
     let mut during = 0;
     for (n, (name, kind, quiet_ms)) in table.into_iter().enumerate() {
         fault("/statuses/", 1, kind);
         for commit in &commits[..3] {
-            world.status("github", commit, &format!("trainyard/limit-{n}"), StatusState::Success, "done").await;
+            world
+                .status("github", commit, &format!("trainyard/limit-{n}"), StatusState::Success, "done")
+                .await;
         }
         let before = sandbox.exchanges().len();
         world.run(quiet_ms).await;

@@ -176,7 +176,11 @@ async fn the_final_status_is_never_lost_when_two_in_five_writes_fail() {
     let mut x = 99u64;
     w.forge.faults(move |_| {
         x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((x >> 33) % 100 < 40).then_some(if (x >> 20) % 2 == 0 { Fault::Before } else { Fault::After })
+        ((x >> 33) % 100 < 40).then_some(if (x >> 20).is_multiple_of(2) {
+            Fault::Before
+        } else {
+            Fault::After
+        })
     });
     w.run_at(&sha("a3"), RunState::Succeeded, 0.80).await;
     let (mut lost, mut most) = (0, 0);
