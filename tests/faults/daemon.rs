@@ -96,6 +96,11 @@ impl Daemon {
         panic!("the daemon is not ready after 30 s:\n{}", tail(&self.log()));
     }
 
+    /// What it has logged so far.
+    pub fn logged(&self) -> String {
+        std::fs::read_to_string(self.log()).unwrap()
+    }
+
     fn log(&self) -> PathBuf {
         self.dir.path().join("daemon.log")
     }

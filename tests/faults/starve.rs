@@ -25,6 +25,8 @@ async fn a_daemon_out_of_file_descriptors_waits_and_recovers() {
     let (before, since) = (cpu(daemon.pid()), Instant::now());
     tokio::time::sleep(Duration::from_secs(5)).await;
     let share = cpu(daemon.pid()).saturating_sub(before).as_secs_f64() / since.elapsed().as_secs_f64();
+    // Otherwise the fault was never there.
+    let failed_accepts = daemon.logged().matches("cannot accept a connection").count();
     drop(crowd);
     let since = Instant::now();
     let mut recovered = None;
@@ -37,7 +39,10 @@ async fn a_daemon_out_of_file_descriptors_waits_and_recovers() {
     }
     let ready = daemon.http.get(format!("http://{}/readyz", daemon.ops)).send().await.unwrap().status();
     let millis = recovered.map_or(-1, |t| t.as_millis() as i64);
-    println!("FAULT F35 files=80 connections=300 cpu_share={share:.2} recovered_ms={millis} ready={ready}");
+    println!(
+        "FAULT F35 files=80 connections=300 failed_accepts={failed_accepts} cpu_share={share:.2} recovered_ms={millis} ready={ready}"
+    );
+    assert!(failed_accepts > 0, "the daemon never ran out of file descriptors");
     assert!(share <= 0.2 && recovered.is_some_and(|t| t < Duration::from_secs(5)) && ready == 200);
 }
 
