@@ -1,13 +1,14 @@
 //! Facts about an event, asked from the forge and the store just before the decision. Reads only.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::facts::{Broken, Facts, GroupRun, PipelineFile};
 use super::filter::has_paths;
 use super::plan::{group, head_of, trusted, variables};
 use crate::clock::Millis;
 use crate::forge::{Forge, ForgeError, Permission, TreeEntry, TreeKind, tree_diff};
-use crate::model::{Actor, Event, EventKind, PullRequestAction, RepoId, Sha};
+use crate::model::{Actor, Event, EventKind, PullRequestAction, Push, RepoId, Sha};
 use crate::pipeline::{self, Diagnostic, Severity};
 use crate::store::{Store, StoreError};
 
@@ -27,6 +28,7 @@ pub enum GatherError {
 pub async fn from_forge(
     event: &Event,
     forge: &dyn Forge,
+    heads: &Heads,
     repo_id: RepoId,
     now: Millis,
 ) -> Result<Facts, GatherError> {
@@ -36,8 +38,9 @@ pub async fn from_forge(
         facts.pull_now = optional(forge.pull(repo, pull.pull.number).await)?;
     }
     let Some((sha, _)) = head_of(event) else { return Ok(facts) };
-    facts.message = forge.commit(repo, &sha).await?.message;
-    facts.pipelines = pipelines(forge, event, &sha).await?;
+    let head = heads.of(forge, event, &sha).await?;
+    facts.message.clone_from(&head.message);
+    facts.pipelines.clone_from(&head.pipelines);
     if facts.pipelines.is_empty() {
         return Ok(facts);
     }
@@ -45,11 +48,12 @@ pub async fn from_forge(
     if !trusted(event, facts.permission)
         && let Some(base) = base_of(forge, event, &sha).await?
     {
+        let base = optional(heads.of(forge, event, &base).await)?;
         facts.base =
-            pipelines(forge, event, &base).await?.into_iter().filter_map(|file| file.parsed.ok()).collect();
+            base.iter().flat_map(|b| &b.pipelines).filter_map(|file| file.parsed.clone().ok()).collect();
     }
     if facts.pipelines.iter().any(|file| file.parsed.as_ref().is_ok_and(has_paths)) {
-        facts.changed = changed(forge, event, &sha).await?;
+        facts.changed = changed(forge, heads, event, &sha).await?;
     }
     Ok(facts)
 }
@@ -143,28 +147,99 @@ async fn base_of(forge: &dyn Forge, event: &Event, sha: &Sha) -> Result<Option<S
 }
 
 /// Paths that the event changes: a push against what the branch was, a pull request against its merge-base.
-async fn changed(forge: &dyn Forge, event: &Event, sha: &Sha) -> Result<Option<Vec<String>>, GatherError> {
+async fn changed(
+    forge: &dyn Forge,
+    heads: &Heads,
+    event: &Event,
+    sha: &Sha,
+) -> Result<Option<Vec<String>>, GatherError> {
     let repo = &event.repo.name;
-    let base = match &event.kind {
-        EventKind::Push(push) => match &push.before {
-            Some(before) => Some(before.clone()),
-            None if push.branch == event.repo.default_branch => None,
-            None => optional(forge.merge_base(repo, &event.repo.default_branch, sha).await)?.flatten(),
-        },
-        EventKind::PullRequest(pull) => {
-            optional(forge.merge_base(repo, pull.pull.base_sha.as_str(), sha).await)?.flatten()
-        }
-        _ => None,
+    let (from, merged) = match &event.kind {
+        EventKind::Push(Push { before: Some(before), .. }) => (before.as_str(), false),
+        EventKind::Push(push) if push.branch == event.repo.default_branch => return Ok(None),
+        EventKind::Push(_) => (event.repo.default_branch.as_str(), true),
+        EventKind::PullRequest(pull) => (pull.pull.base_sha.as_str(), true),
+        _ => return Ok(None),
+    };
+    // Between two commits nothing ever changes; a branch moves.
+    let key = Sha::parse(from).is_ok().then(|| format!("{from} {merged} {}", forge.commit_url(repo, sha)));
+    if let Some(paths) = key.as_ref().and_then(|key| heads.changes.get(key)) {
+        return Ok(Some(paths.as_ref().clone()));
+    }
+    let base = if merged {
+        optional(forge.merge_base(repo, from, sha).await)?.flatten()
+    } else {
+        Sha::parse(from).ok()
     };
     let Some(base) = base else { return Ok(None) };
-    Ok(optional(tree_diff(forge, repo, Some(&base), sha).await)?.flatten())
+    let paths = optional(tree_diff(forge, repo, Some(&base), sha).await)?.flatten();
+    if let (Some(key), Some(paths)) = (key, &paths) {
+        heads.changes.put(key, Arc::new(paths.clone()));
+    }
+    Ok(paths)
+}
+
+/// What was read of commits. A commit never changes, so the last few are kept: push and pull request of one commit, and
+/// several pull requests onto one base, ask the forge once.
+#[derive(Debug, Default)]
+pub struct Heads {
+    heads: Recent<Head>,
+    changes: Recent<Vec<String>>,
+}
+
+#[derive(Debug)]
+pub struct Head {
+    pub message: String,
+    pub pipelines: Vec<PipelineFile>,
+}
+
+impl Heads {
+    async fn of(&self, forge: &dyn Forge, event: &Event, sha: &Sha) -> Result<Arc<Head>, ForgeError> {
+        // The commit's page names forge, repository and commit.
+        let key = forge.commit_url(&event.repo.name, sha);
+        if let Some(head) = self.heads.get(&key) {
+            return Ok(head);
+        }
+        let commit = forge.commit(&event.repo.name, sha).await?;
+        let pipelines = pipelines(forge, event, sha, &commit.tree).await?;
+        let head = Arc::new(Head { message: commit.message, pipelines });
+        self.heads.put(key, head.clone());
+        Ok(head)
+    }
+}
+
+/// The last 128 values that were put.
+#[derive(Debug)]
+struct Recent<T>(Mutex<VecDeque<(String, Arc<T>)>>);
+
+impl<T> Default for Recent<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T> Recent<T> {
+    fn get(&self, key: &str) -> Option<Arc<T>> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.iter().find(|(k, _)| k == key).map(|(_, value)| value.clone())
+    }
+    fn put(&self, key: String, value: Arc<T>) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|(k, _)| *k != key);
+        kept.truncate(127);
+        kept.push_front((key, value));
+    }
 }
 
 /// `.trainyard.yaml` and every YAML file in `.trainyard/`, by path.
-async fn pipelines(forge: &dyn Forge, event: &Event, sha: &Sha) -> Result<Vec<PipelineFile>, GatherError> {
+async fn pipelines(
+    forge: &dyn Forge,
+    event: &Event,
+    sha: &Sha,
+    tree: &str,
+) -> Result<Vec<PipelineFile>, ForgeError> {
     let repo = &event.repo.name;
-    let Some(commit) = optional(forge.commit(repo, sha).await)? else { return Ok(Vec::new()) };
-    let Some(root) = optional(forge.tree(repo, &commit.tree).await)? else { return Ok(Vec::new()) };
+    let Some(root) = optional(forge.tree(repo, tree).await)? else { return Ok(Vec::new()) };
     let mut paths = Vec::new();
     for entry in &root {
         match entry.kind {

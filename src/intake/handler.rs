@@ -5,7 +5,7 @@ use anyhow::Context;
 use async_trait::async_trait;
 
 use super::facts::Facts;
-use super::gather::{self, GatherError};
+use super::gather::{self, GatherError, Heads};
 use super::plan::{IntakePlan, plan};
 use crate::clock::SharedClock;
 use crate::config::{Config, HookConfig};
@@ -28,6 +28,7 @@ pub struct Intake {
     clock: SharedClock,
     config: Arc<Config>,
     forges: Forges,
+    heads: Heads,
     /// One decision at a time per repository: what a decision reads of the store must still hold when it is committed.
     deciding: Mutex<HashMap<(String, String), Arc<tokio::sync::Mutex<()>>>>,
 }
@@ -50,7 +51,7 @@ enum Trouble {
 
 impl Intake {
     pub fn new(store: Store, clock: SharedClock, config: Arc<Config>, forges: Forges) -> Self {
-        Self { store, clock, config, forges, deciding: Mutex::default() }
+        Self { store, clock, config, forges, heads: Heads::default(), deciding: Mutex::default() }
     }
 
     /// The plan that a delivery would lead to now, and its event. Writes nothing.
@@ -191,7 +192,7 @@ impl Intake {
         event: &Event,
         repo_id: RepoId,
     ) -> Result<(Facts, tokio::sync::OwnedMutexGuard<()>), GatherError> {
-        let mut facts = gather::from_forge(event, forge, repo_id, self.clock.now_ms()).await?;
+        let mut facts = gather::from_forge(event, forge, &self.heads, repo_id, self.clock.now_ms()).await?;
         let guard = self.turn(facts.repo_id.as_str(), &event.repo.forge_id).lock_owned().await;
         gather::from_store(event, forge, &self.store, &mut facts).await?;
         Ok((facts, guard))
