@@ -2,13 +2,15 @@
 //! scripted. Promises G2 to G6 and G8, faults F26, and what happens when the forge is away.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 use trainyard::clock::{ManualClock, SharedClock};
 use trainyard::config::Config;
-use trainyard::forge::Forges;
+use trainyard::forge::{
+    Comment, Commit, Forge, ForgeError, Forges, GitAccess, Permission, Status, TreeEntry,
+};
 use trainyard::intake::Intake;
 use trainyard::model::*;
 use trainyard::queue::{Handler, Worker};
@@ -141,7 +143,7 @@ impl Heart {
     async fn push_pipeline(&self, text: &str) -> Sha {
         self.tree.write(".trainyard.yaml", text);
         let sha = self.tree.commit("Add a pipeline");
-        self.tree.push(&["HEAD:refs/heads/main"]).await;
+        self.tree.push(&["HEAD:refs/heads/main"]);
         sha
     }
 
@@ -219,7 +221,7 @@ async fn push_and_pull_request_of_one_head_are_one_run() {
     heart.push_pipeline(TWO_STEPS).await;
     heart.tree.write("train.py", "print(1)");
     let head = heart.tree.commit("Train");
-    heart.tree.push(&["HEAD:refs/heads/layers"]).await;
+    heart.tree.push(&["HEAD:refs/heads/layers"]);
     let number = heart.open_pull("layers", None).await;
     heart.hand_in_all().await;
     heart.settle().await;
@@ -270,7 +272,7 @@ async fn a_thousand_deliveries_in_any_order_make_exactly_the_distinct_runs() {
             if n % 4 == 1 {
                 heart.tree.git(&["push", "--quiet", &fork_url, &format!("+HEAD:refs/heads/{branch}")]);
             } else {
-                heart.tree.push(&[&format!("+HEAD:refs/heads/{branch}")]).await;
+                heart.tree.push(&[&format!("+HEAD:refs/heads/{branch}")]);
             }
             if round == 0 {
                 heart.open_pull(&branch, (n % 4 == 1).then_some(&fork)).await;
@@ -289,6 +291,12 @@ async fn a_thousand_deliveries_in_any_order_make_exactly_the_distinct_runs() {
     expected.retain(|sha| named.contains(sha.as_str()));
     let mut outcomes = Vec::new();
     let mut decided = 0;
+    let real = Forges::connect(&heart.config).unwrap().get("github").unwrap().clone();
+    let mut forges = Forges::default();
+    forges.insert(
+        "github",
+        Arc::new(Standstill { real, permissions: Mutex::default(), pulls: Mutex::default() }),
+    );
     for seed in 1..=3_u64 {
         let place = fixture::sqlite().await;
         let mut thousand: Vec<(usize, &sandbox::Delivery)> =
@@ -298,8 +306,8 @@ async fn a_thousand_deliveries_in_any_order_make_exactly_the_distinct_runs() {
             heart.hand_in(&place.store, delivery, &format!("{}-{n}", delivery.guid)).await;
         }
         // Intake alone: what the runs do is not the question.
-        let forges = Forges::connect(&heart.config).unwrap();
-        let intake = Intake::new(place.store.clone(), heart.clock.clone(), heart.config.clone(), forges);
+        let intake =
+            Intake::new(place.store.clone(), heart.clock.clone(), heart.config.clone(), forges.clone());
         decided += Worker::new(place.store.clone(), heart.clock.clone(), "test")
             .register(Arc::new(intake), 16)
             .run_until_idle()
@@ -331,6 +339,73 @@ async fn a_thousand_deliveries_in_any_order_make_exactly_the_distinct_runs() {
         of("held"),
         of("skipped")
     );
+}
+
+/// The sandbox while nothing happens there: the two answers that intake wants fresh each time are asked for once.
+#[derive(Debug)]
+struct Standstill {
+    real: Arc<dyn Forge>,
+    permissions: Mutex<BTreeMap<String, Permission>>,
+    pulls: Mutex<BTreeMap<i64, PullRequest>>,
+}
+
+#[async_trait]
+impl Forge for Standstill {
+    async fn permission(&self, repo: &RepoName, who: &Actor) -> Result<Permission, ForgeError> {
+        if let Some(known) = self.permissions.lock().unwrap().get(&who.id) {
+            return Ok(*known);
+        }
+        let answer = self.real.permission(repo, who).await?;
+        self.permissions.lock().unwrap().insert(who.id.clone(), answer);
+        Ok(answer)
+    }
+    async fn pull(&self, repo: &RepoName, number: i64) -> Result<PullRequest, ForgeError> {
+        if let Some(known) = self.pulls.lock().unwrap().get(&number) {
+            return Ok(known.clone());
+        }
+        let answer = self.real.pull(repo, number).await?;
+        self.pulls.lock().unwrap().insert(number, answer.clone());
+        Ok(answer)
+    }
+    async fn whoami(&self) -> Result<Actor, ForgeError> {
+        self.real.whoami().await
+    }
+    async fn commit(&self, repo: &RepoName, sha: &Sha) -> Result<Commit, ForgeError> {
+        self.real.commit(repo, sha).await
+    }
+    async fn tree(&self, repo: &RepoName, tree: &str) -> Result<Vec<TreeEntry>, ForgeError> {
+        self.real.tree(repo, tree).await
+    }
+    async fn file(&self, repo: &RepoName, sha: &Sha, path: &str) -> Result<Vec<u8>, ForgeError> {
+        self.real.file(repo, sha, path).await
+    }
+    async fn merge_base(&self, repo: &RepoName, base: &str, head: &Sha) -> Result<Option<Sha>, ForgeError> {
+        self.real.merge_base(repo, base, head).await
+    }
+    async fn history(&self, repo: &RepoName, sha: &Sha, limit: u32) -> Result<Vec<Sha>, ForgeError> {
+        self.real.history(repo, sha, limit).await
+    }
+    async fn set_status(&self, _: &RepoName, _: &Sha, _: &Status) -> Result<(), ForgeError> {
+        unreachable!("intake writes nothing at a forge")
+    }
+    async fn comments(&self, repo: &RepoName, number: i64) -> Result<Vec<Comment>, ForgeError> {
+        self.real.comments(repo, number).await
+    }
+    async fn create_comment(&self, _: &RepoName, _: i64, _: &str) -> Result<String, ForgeError> {
+        unreachable!("intake writes nothing at a forge")
+    }
+    async fn edit_comment(&self, _: &RepoName, _: &str, _: &str) -> Result<(), ForgeError> {
+        unreachable!("intake writes nothing at a forge")
+    }
+    fn git(&self, repo: &RepoName) -> GitAccess {
+        self.real.git(repo)
+    }
+    fn commit_url(&self, repo: &RepoName, sha: &Sha) -> String {
+        self.real.commit_url(repo, sha)
+    }
+    fn pull_url(&self, repo: &RepoName, number: i64) -> String {
+        self.real.pull_url(repo, number)
+    }
 }
 
 /// Fisher and Yates with a small generator: the same order for the same seed.
@@ -367,7 +442,7 @@ async fn a_fork_is_held_until_it_is_released_for_its_sha() {
     let view = heart.store().run_view(&held.id).await.unwrap().unwrap();
     assert_eq!(states(&view), "succeeded: train succeeded, eval succeeded");
     // A writer pushes the same commit: it runs again, trusted.
-    heart.tree.push(&["HEAD:refs/heads/ours"]).await;
+    heart.tree.push(&["HEAD:refs/heads/ours"]);
     heart.hand_in_all().await;
     heart.settle().await;
     let newest = heart.store().head_run(&held.repo_id, "churn", &head).await.unwrap().unwrap();
@@ -402,7 +477,7 @@ async fn what_the_hook_is_not_bound_to_is_ignored() {
     let tree = WorkTree::new(&heart.sandbox.git_url(&other, sandbox::WRITER));
     tree.write(".trainyard.yaml", TWO_STEPS);
     tree.commit("x");
-    tree.push(&["HEAD:refs/heads/main"]).await;
+    tree.push(&["HEAD:refs/heads/main"]);
     heart.hand_in_all().await;
     heart.settle().await;
     assert_eq!(heart.runs().await.len(), 0);
@@ -508,7 +583,7 @@ async fn a_newer_commit_of_a_group_takes_over() {
     heart.hand_in_all().await;
     heart.settle().await;
     let second = heart.tree.commit("Again");
-    heart.tree.push(&["HEAD:refs/heads/main"]).await;
+    heart.tree.push(&["HEAD:refs/heads/main"]);
     heart.hand_in_all().await;
     heart.settle().await;
     heart.pass(60).await;
@@ -533,7 +608,7 @@ async fn without_cancelling_a_group_goes_one_by_one() {
     heart.hand_in_all().await;
     heart.settle().await;
     let second = heart.tree.commit("Again");
-    heart.tree.push(&["HEAD:refs/heads/main"]).await;
+    heart.tree.push(&["HEAD:refs/heads/main"]);
     heart.hand_in_all().await;
     heart.pass(60).await;
     let find = async |sha: &Sha| heart.runs().await.into_iter().find(|r| r.head_sha == *sha).unwrap();
