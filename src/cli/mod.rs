@@ -3,14 +3,18 @@
 //! Exit codes: 0 done, 1 a run, gate or check failed, 2 wrong use or configuration, 4 not found, 130 interrupted.
 
 mod agent;
+mod client;
 mod daemon;
 mod deliveries;
 mod demo;
 mod init;
 mod lint;
+mod logs;
 mod plan;
+mod runs;
 mod schema;
 mod serve;
+mod token;
 
 use std::future::Future;
 use std::io::IsTerminal;
@@ -39,6 +43,12 @@ enum Command {
     Lint(lint::Args),
     /// Show what an event would do, from the files of this directory.
     Plan(plan::Args),
+    /// Runs: list, show, cancel, release.
+    Runs(runs::Args),
+    /// Print a step's log, or follow it.
+    Logs(logs::Args),
+    /// API tokens: create, list, revoke.
+    Token(token::Args),
     /// Webhook deliveries: list, show, replay.
     Deliveries(deliveries::Args),
     /// Print the JSON Schema of the pipeline file.
@@ -68,6 +78,9 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Init(args) => init::run(&args),
         Command::Lint(args) => lint::run(&args),
         Command::Plan(args) => plan::run(&args),
+        Command::Runs(args) => block_on(runs::run(args)),
+        Command::Logs(args) => block_on(logs::run(args)),
+        Command::Token(args) => block_on(token::run(args)),
         Command::Deliveries(args) => deliveries::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Agent(args) => agent::run(&args),

@@ -87,9 +87,7 @@ pub fn to_html(markdown: &str) -> String {
             }
             // The description between both stays, as text.
             Event::Start(Tag::Image { .. }) | Event::End(TagEnd::Image) => {}
-            Event::Text(text) => {
-                events.push(Event::Text(crate::http::text::shown_lines(&text).to_string().into()))
-            }
+            Event::Text(text) => push_text(&mut events, &text),
             Event::Code(text) => {
                 events.push(Event::Code(crate::http::text::shown_lines(&text).to_string().into()))
             }
@@ -102,6 +100,36 @@ pub fn to_html(markdown: &str) -> String {
         out.push_str("<p class=\"muted\">Links that do not lead to http or https are not shown.</p>");
     }
     out
+}
+
+/// Emoji that the comment marks states with, and the words of our own marks: not every system has a font for them.
+const EMOJI: &[(&str, &str)] = &[
+    ("✅", "pass"),
+    ("❌", "fail"),
+    ("⚠\u{fe0f}", "errored"),
+    ("⚠", "errored"),
+    ("⏳", "running"),
+    ("❔", "inconclusive"),
+    ("❓", "inconclusive"),
+    ("⚪", "inconclusive"),
+    ("⏸\u{fe0f}", "held"),
+    ("⏸", "held"),
+    ("🚫", "cancelled"),
+    ("➖", "skipped"),
+];
+
+/// Text with its state emoji as our marks.
+fn push_text(events: &mut Vec<Event<'_>>, text: &str) {
+    let mut rest = text;
+    let next = |rest: &str| {
+        EMOJI.iter().filter_map(|(e, w)| rest.find(e).map(|at| (at, *e, *w))).min_by_key(|(at, e, _)| (*at, usize::MAX - e.len()))
+    };
+    while let Some((at, emoji, word)) = next(rest) {
+        events.push(Event::Text(crate::http::text::shown_lines(&rest[..at]).to_string().into()));
+        events.push(Event::InlineHtml(super::icons::icon(word).to_string().into()));
+        rest = &rest[at + emoji.len()..];
+    }
+    events.push(Event::Text(crate::http::text::shown_lines(rest).to_string().into()));
 }
 
 /// Splits raw HTML at its tags: known ones pass, comments vanish, all else is text.

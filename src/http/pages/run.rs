@@ -1,5 +1,7 @@
 //! `/runs/{run}`: everything of one run.
 
+use std::collections::BTreeMap;
+
 use askama::Template;
 use askama::filters::Safe;
 use axum::extract::{Path, Query, State};
@@ -403,23 +405,28 @@ async fn log(
     Ok(log)
 }
 
-/// Parameters of this run beside the baseline's; changed ones first.
+/// Parameters of this run beside the baseline's, changed ones first. What all steps agree on is one row; where the members
+/// of a matrix differ, each step has its own.
 fn params(own: Vec<(String, String, String)>, base: &[(String, String, String)]) -> (Vec<Param>, usize) {
-    let mut all: Vec<Param> = own
-        .iter()
-        .map(|(step, name, value)| {
-            let before = base.iter().find(|(s, n, _)| s == step && n == name).map(|(_, _, v)| v);
-            // Members of a matrix report the same names: the step tells them apart.
-            let several = own.iter().filter(|(_, n, _)| n == name).count() > 1;
-            let label = if several { format!("{step}: {name}") } else { name.clone() };
-            Param {
+    let mut by_name: BTreeMap<&str, Vec<(&str, &str, Option<&str>)>> = BTreeMap::new();
+    for (step, name, value) in &own {
+        let before = base.iter().find(|(s, n, _)| s == step && n == name).map(|(_, _, v)| v.as_str());
+        by_name.entry(name).or_default().push((step, value, before));
+    }
+    let mut all = Vec::new();
+    for (name, rows) in by_name {
+        let agree = rows.windows(2).all(|w| w[0].1 == w[1].1 && w[0].2 == w[1].2);
+        let shown_rows = if agree { 1 } else { rows.len() };
+        for (step, value, before) in rows.iter().take(shown_rows) {
+            let label = if agree { name.to_owned() } else { format!("{step}: {name}") };
+            all.push(Param {
                 name: shown_cut(&label, 120),
-                baseline: before.map(|v| shown_cut(v, 200)).unwrap_or_else(|| shown("–")),
+                baseline: before.map_or_else(|| shown("–"), |v| shown_cut(v, 200)),
                 value: shown_cut(value, 200),
-                changed: !base.is_empty() && before != Some(value),
-            }
-        })
-        .collect();
+                changed: !base.is_empty() && *before != Some(*value),
+            });
+        }
+    }
     all.sort_by_key(|p| !p.changed);
     let cut = all.len().saturating_sub(PARAMS);
     all.truncate(PARAMS);

@@ -1,0 +1,102 @@
+//! The command line's readers against the real listener: `runs`, `logs`, `token`.
+
+use std::path::PathBuf;
+use std::process::Output;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use trainyard::http::app::serve_app;
+use trainyard::http::auth;
+use trainyard::model::{EndClass, RunState};
+
+use super::Dashboard;
+
+struct Shell {
+    config: PathBuf,
+}
+
+impl Shell {
+    fn command(&self, args: &[&str]) -> tokio::process::Command {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_trainyard"));
+        command.args(args).env("TRAINYARD_CONFIG", &self.config).env_remove("TRAINYARD_TOKEN").env_remove("TRAINYARD_URL");
+        command.kill_on_drop(true);
+        command
+    }
+    async fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().await.unwrap()
+    }
+    async fn good(&self, args: &[&str]) -> String {
+        let output = self.run(args).await;
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+    async fn code(&self, args: &[&str]) -> (i32, String) {
+        let output = self.run(args).await;
+        (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_readers_talk_to_a_daemon() {
+    let at = Dashboard::new(false).await;
+    let seeded = at.seed().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(serve_app(listener, at.app.clone(), stop.clone()));
+    let data = at.dir.path().join("data");
+    std::fs::create_dir_all(&data).unwrap();
+    auth::ensure_admin_token(&at.app.store, &data, 1).await.unwrap();
+    let config = at.dir.path().join("trainyard.toml");
+    let text = format!(
+        "data_dir = {:?}\npublic_url = \"http://dash.test\"\n[listen]\napp = \"{address}\"\n",
+        data.display().to_string()
+    );
+    std::fs::write(&config, text).unwrap();
+    let shell = Shell { config };
+
+    let list = shell.good(&["runs", "list"]).await;
+    assert_eq!(list.lines().count(), 6, "{list}");
+    assert!(list.contains("Use a larger learning rate") && !list.contains('\u{1b}') && !list.contains('\u{202e}'));
+    assert_eq!(shell.good(&["runs", "list", "--state", "held"]).await.lines().count(), 1);
+    let show = shell.good(&["runs", "show", seeded.held.as_str()]).await;
+    let sha = at.place.view(&seeded.held).await.run.head_sha;
+    assert!(show.contains(&format!("trainyard runs release {} --sha {sha}", seeded.held)), "{show}");
+    shell.good(&["runs", "release", seeded.held.as_str(), "--sha", sha.as_str()]).await;
+    assert_eq!(at.place.view(&seeded.held).await.run.state, RunState::Queued);
+    shell.good(&["runs", "cancel", seeded.held.as_str(), "--reason", "not now"]).await;
+    assert!(at.place.view(&seeded.held).await.run.cancel_request.unwrap().ends_with(": not now"));
+    assert_eq!(shell.code(&["runs", "show", "00000000-0000"]).await.0, 4);
+    assert_eq!(shell.code(&["logs", seeded.base.as_str(), "nothing"]).await.0, 1);
+
+    // Into a pipe go the bytes as stored.
+    let whole = at.get(&format!("/api/v1/attempts/{}/log", seeded.ended), &seeded.tokens.read).await.body;
+    let output = shell.run(&["logs", seeded.candidate.as_str(), "train (seed=1)"]).await;
+    assert!(output.stdout == whole && !whole.is_empty());
+
+    // Following ends with the step, and says how it ended.
+    let mut child = shell.command(&["logs", "-f", seeded.live.as_str()]);
+    let follow = tokio::spawn(async move { child.output().await.unwrap() });
+    for epoch in 4..8 {
+        at.epoch(&seeded.running, epoch).await;
+    }
+    at.end(&seeded.live, 1, &seeded.running, EndClass::Failed, "`python train.py` exited with 1").await;
+    let output = follow.await.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let whole = at.get(&format!("/api/v1/attempts/{}/log", seeded.running), &seeded.tokens.read).await.body;
+    assert!(output.stdout == whole, "{}", String::from_utf8_lossy(&output.stderr));
+
+    let token = shell.good(&["token", "create", "laptop", "--scope", "run", "--repo", "ADA/churn"]).await;
+    assert!(auth::is_token(token.trim()), "{token}");
+    let listed = shell.good(&["token", "list"]).await;
+    let id = listed.lines().find(|l| l.contains("laptop")).unwrap().split(' ').next().unwrap().to_owned();
+    assert!(!listed.contains(token.trim()));
+    shell.good(&["token", "revoke", &id]).await;
+    assert_eq!(at.get("/api/v1/runs", token.trim()).await.status, 401);
+
+    stop.cancel();
+    serving.await.unwrap();
+    let (code, said) = shell.code(&["runs", "list"]).await;
+    assert_eq!(code, 1);
+    assert!(said.contains("is `trainyard serve` running?"), "{said}");
+}
