@@ -18,6 +18,17 @@ macro_rules! suite {
             })+
         }
 
+        /// The same cases on Postgres, each in a database of its own on one server.
+        #[tokio::test]
+        async fn postgres() {
+            let server = super::postgres::Server::start();
+            $($(
+                let at = server.place(stringify!($case)).await;
+                $topic::$case(&at).await;
+                at.store.close().await;
+            )+)+
+        }
+
         /// How many cases the suite has.
         const CASES: usize = [$($(stringify!($case)),+),+].len();
     };

@@ -28,7 +28,7 @@ pub async fn sqlite() -> Place {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("trainyard.db");
     let store = Store::open(&OpenOptions::sqlite(&path)).await.unwrap();
-    Place { store, path, _dir: dir }
+    Place::new(store, path, dir)
 }
 
 pub fn sha(digit: char) -> Sha {
@@ -135,6 +135,10 @@ pub fn intake(delivery: &DeliveryRowId) -> IntakeCommit {
 }
 
 impl Place {
+    pub fn new(store: Store, path: PathBuf, dir: tempfile::TempDir) -> Self {
+        Self { store, path, _dir: dir }
+    }
+
     pub async fn repo(&self) -> RepoId {
         let repo = RepoRef {
             forge_id: "42".into(),

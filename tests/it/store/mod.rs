@@ -6,6 +6,7 @@ pub mod fixture;
 mod attempts;
 mod deliveries;
 mod migration;
+mod postgres;
 mod power_cut;
 mod reports;
 mod results;

@@ -1,5 +1,6 @@
 //! Comparisons, the outbox, tokens, retention and the installation itself.
 
+use futures_util::future::join_all;
 use serde_json::json;
 use trainyard::model::{ComparisonId, ComparisonState, RepoId, RunId, RunState, Verdict};
 use trainyard::store::comparisons::ComparisonRow;
@@ -202,14 +203,14 @@ pub async fn what_is_old_is_deleted(at: &Place) {
         blob_key: "artifacts/1".into(),
     };
     at.store.put_artifact(row, T0).await.unwrap();
-    let mut last = None;
-    for n in 0..1001 {
-        let new = delivery(&format!("d{n}"), b"x");
+    let old: Vec<_> = (0..1001).map(|n| delivery(&format!("d{n}"), b"x")).collect();
+    let last = old[1000].id.clone();
+    join_all(old.into_iter().map(async |new| {
         let id = new.id.clone();
         at.store.deliver(new).await.unwrap();
         at.store.commit_intake(intake(&id), T0).await.unwrap();
-        last = Some(id);
-    }
+    }))
+    .await;
     let undecided = delivery("undecided", b"keep me");
     at.store.deliver(undecided.clone()).await.unwrap();
     at.store.desire(desire(&repo, "success", T0), T0).await.unwrap();
@@ -222,7 +223,6 @@ pub async fn what_is_old_is_deleted(at: &Place) {
     assert_eq!((swept.rows, swept.more), (1000, true), "a batch of bodies");
     let swept = at.store.sweep(keep, days(8)).await.unwrap();
     assert_eq!((swept.rows, swept.more), (2, false), "the rest, and the fixture's own delivery");
-    let last = last.unwrap();
     assert_eq!(at.store.delivery_body(&last).await.unwrap(), None);
     assert!(at.store.delivery(&last).await.unwrap().is_some(), "the memory of what was seen stays longer");
     assert_eq!(at.store.delivery_body(&undecided.id).await.unwrap().unwrap(), b"keep me");
@@ -235,9 +235,11 @@ pub async fn what_is_old_is_deleted(at: &Place) {
     };
     at.store.apply(end, T0).await.unwrap();
     assert_eq!(at.store.sweep(keep, days(80)).await.unwrap().blob_keys, ["artifacts/1"]);
-    for item in at.store.claim(WorkKind::ALL, "w", T0, 1, 5000).await.unwrap() {
-        at.store.settle(&item, WorkOutcome::Park { error: "x".into() }, T0).await.unwrap();
-    }
+    let open = at.store.claim(WorkKind::ALL, "w", T0, 1, 5000).await.unwrap();
+    join_all(open.iter().map(async |item| {
+        at.store.settle(item, WorkOutcome::Park { error: "x".into() }, T0).await.unwrap();
+    }))
+    .await;
     let swept = at.store.sweep(keep, days(91)).await.unwrap();
     assert!(swept.more && swept.blob_keys == ["logs/1"], "{swept:?}");
     while at.store.sweep(keep, days(91)).await.unwrap().more {}
