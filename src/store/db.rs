@@ -253,17 +253,17 @@ impl Store {
         name: &'static str,
         make: fn() -> String,
     ) -> Result<String, StoreError> {
-        let made = make();
+        let fresh = make();
         self.write(move |tx| {
             Box::pin(async move {
                 execute!(
                     tx,
                     "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING",
                     name,
-                    &made
+                    &fresh
                 )?;
                 let kept = one!(tx, |row| row.get("value"), "SELECT value FROM meta WHERE name = $1", name)?;
-                Ok(kept.unwrap_or(made))
+                Ok(kept.unwrap_or(fresh))
             })
         })
         .await

@@ -1,4 +1,8 @@
 //! One binary for the tests that drive real parts together. Each file says which promise or Show line it serves.
+#![allow(
+    clippy::unwrap_used,
+    reason = "all of this is tests; the exception in clippy.toml sees only `#[test]` functions"
+)]
 
 mod agent;
 mod architecture;

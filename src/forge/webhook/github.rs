@@ -223,7 +223,8 @@ fn branch_name(name: &str) -> Result<String, String> {
     if name.chars().any(|c| c.is_control() || matches!(c, ' ' | '~' | '^' | ':' | '?' | '*' | '[' | '\\')) {
         return bad("holds a character that git does not allow");
     }
-    let part_is_bad = |part: &str| part.is_empty() || part.starts_with('.') || part.strip_suffix(".lock").is_some();
+    let part_is_bad =
+        |part: &str| part.is_empty() || part.starts_with('.') || part.strip_suffix(".lock").is_some();
     if name.contains("..") || name.contains("@{") || name.ends_with('.') || name.split('/').any(part_is_bad) {
         return bad("is not one that git allows");
     }

@@ -140,7 +140,9 @@ async fn every_route_lets_in_whom_it_should() {
                 headers.push(("content-type", kind.into()));
             }
             // These end the session that the other cells use.
-            if caller == Caller::Session && matches!((route.method, route.path), ("POST", "/login" | "/logout")) {
+            if caller == Caller::Session
+                && matches!((route.method, route.path), ("POST", "/login" | "/logout"))
+            {
                 continue;
             }
             let answer = at.send(request(route.method, &path, &headers, &body)).await;
@@ -149,7 +151,10 @@ async fn every_route_lets_in_whom_it_should() {
             let login = answer.headers.get("location").is_some_and(|l| l.as_bytes().starts_with(b"/login"));
             let turned_away = want == [303] && !login || want.contains(&200) && login;
             if !want.contains(&answer.status.as_u16()) || turned_away {
-                failed.push(format!("{} {} as {caller:?}: {} not {want:?}", route.method, route.path, answer.status));
+                failed.push(format!(
+                    "{} {} as {caller:?}: {} not {want:?}",
+                    route.method, route.path, answer.status
+                ));
             }
             check_headers(&route, &answer);
         }
@@ -190,7 +195,10 @@ async fn lists_and_filters_show_a_bound_token_its_own_repository_only() {
         "/?branch=main",
     ] {
         let text = at.get(path, &seeded.tokens.other).await.text();
-        assert!(!text.contains("ada/churn</a>") && !text.contains("\"repo\":\"ada/churn\""), "{path}: {text}");
+        assert!(
+            !text.contains("ada/churn</a>") && !text.contains("\"repo\":\"ada/churn\""),
+            "{path}: {text}"
+        );
         assert!(!text.contains(seeded.candidate.as_str()), "{path}");
         cells += 1;
     }
@@ -206,7 +214,8 @@ async fn anyone_may_read_a_public_dashboard_and_nobody_may_change_it() {
     let seeded = at.seed().await;
     for route in routes() {
         let (path, body) = call(&at, &seeded, &route).await;
-        let headers = [("origin", "http://dash.test".to_owned()), ("content-type", "application/json".into())];
+        let headers =
+            [("origin", "http://dash.test".to_owned()), ("content-type", "application/json".into())];
         let status = at.send(request(route.method, &path, &headers, &body)).await.status.as_u16();
         match route.need {
             Need::Read => assert_eq!(status, 200, "{path}"),
@@ -257,7 +266,8 @@ async fn other_sites_change_nothing() {
         assert_eq!(answer.status, StatusCode::FORBIDDEN, "{path}");
         cells += 1;
     }
-    let made_by_requests = at.app.store.tokens().await.unwrap().into_iter().filter(|t| t.name == "made by a test");
+    let made_by_requests =
+        at.app.store.tokens().await.unwrap().into_iter().filter(|t| t.name == "made by a test");
     assert_eq!(made_by_requests.count(), 0);
     assert!(at.app.store.tokens().await.unwrap().len() >= before);
     assert_eq!(at.place.view(&seeded.live).await.run.cancel_request, None);

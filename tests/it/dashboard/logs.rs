@@ -56,7 +56,9 @@ impl Events {
                 }
                 return Some(event);
             }
-            let chunk = tokio::time::timeout(Duration::from_secs(20), self.body.next()).await.expect("no event in 20 s");
+            let chunk = tokio::time::timeout(Duration::from_secs(20), self.body.next())
+                .await
+                .expect("no event in 20 s");
             self.buffer.push_str(std::str::from_utf8(&chunk?.ok()?).unwrap());
         }
     }
@@ -81,7 +83,9 @@ async fn a_follower_resumes_at_the_byte() {
     let seeded = at.seed().await;
     let mut rng = rand::rngs::StdRng::seed_from_u64(7);
     let mut want = std::fs::read("/dev/null").unwrap();
-    want.extend_from_slice(&at.get(&format!("/api/v1/attempts/{}/log", seeded.running), &seeded.tokens.read).await.body);
+    want.extend_from_slice(
+        &at.get(&format!("/api/v1/attempts/{}/log", seeded.running), &seeded.tokens.read).await.body,
+    );
     for _ in 0..40 {
         let length = rng.random_range(1..9000);
         let piece = noise(&mut rng, length);
@@ -140,7 +144,8 @@ async fn the_dashboards_stream_sends_whole_lines_and_grows_the_last_one() {
     let uid = &seeded.running;
     let from = at.app.store.attempt(uid).await.unwrap().unwrap().log_bytes;
     at.log(uid, "one\n\u{1b}[31mtwo\u{1b}[0m <b>\nhalf").await;
-    let mut stream = Events::open(&at, uid, &format!("as=lines&from={from}"), None, &seeded.tokens.read).await;
+    let mut stream =
+        Events::open(&at, uid, &format!("as=lines&from={from}"), None, &seeded.tokens.read).await;
     let first = stream.next().await.unwrap();
     let data: serde_json::Value = serde_json::from_str(&first.data).unwrap();
     assert_eq!(data["lines"][0][0]["text"], "one");

@@ -115,9 +115,9 @@ impl Dashboard {
             .collect();
         let params = params.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
         self.app.store.record_metrics(uid, first, points, params, now).await.unwrap();
-        self.app.live.tell(trainyard::http::Hint::Run(
-            self.app.store.attempt(uid).await.unwrap().unwrap().run_id,
-        ));
+        self.app
+            .live
+            .tell(trainyard::http::Hint::Run(self.app.store.attempt(uid).await.unwrap().unwrap().run_id));
     }
 
     pub async fn end(&self, run: &RunId, position: usize, uid: &AttemptUid, class: EndClass, reason: &str) {
@@ -149,10 +149,20 @@ impl Dashboard {
     }
 
     /// Stores a delivery that made this run.
-    pub async fn run(&self, mut run: NewRun, pulls: Vec<(RepoId, trainyard::model::PullRequest)>) -> (RunId, String) {
+    pub async fn run(
+        &self,
+        mut run: NewRun,
+        pulls: Vec<(RepoId, trainyard::model::PullRequest)>,
+    ) -> (RunId, String) {
         let now = self.clock.now_ms();
         run.id = RunId::generate(now);
-        let mut new = delivery(&format!("d-{}", run.id), &serde_json::to_vec(&json!({"ref": run.branch, "after": run.head_sha, "head_commit": {"message": run.message}})).unwrap());
+        let mut new = delivery(
+            &format!("d-{}", run.id),
+            &serde_json::to_vec(
+                &json!({"ref": run.branch, "after": run.head_sha, "head_commit": {"message": run.message}}),
+            )
+            .unwrap(),
+        );
         new.id = trainyard::model::DeliveryRowId::generate(now);
         new.event = if pulls.is_empty() { "push" } else { "pull_request" }.into();
         new.received_ms = now;
@@ -201,7 +211,11 @@ impl Dashboard {
         self.log(&test, "\u{1b}[1m============ test session starts ============\u{1b}[0m\ncollected 42 items\n\ntests/test_churn.py \u{1b}[32m..........................................\u{1b}[0m [100%]\n\n\u{1b}[32m============ \u{1b}[1m42 passed\u{1b}[0m\u{1b}[32m in 3.18s ============\u{1b}[0m\n").await;
         self.clock.advance(8_400);
         self.end(run, 0, &test, EndClass::Succeeded, "").await;
-        let seeds = [self.start(run, 1, vec![0]).await, self.start(run, 2, vec![1]).await, self.start(run, 3, vec![2]).await];
+        let seeds = [
+            self.start(run, 1, vec![0]).await,
+            self.start(run, 2, vec![1]).await,
+            self.start(run, 3, vec![2]).await,
+        ];
         for epoch in 0..40 {
             for (i, uid) in seeds.iter().enumerate() {
                 self.metrics(uid, &curve(epoch, i + 1, best), &[]).await;
@@ -209,9 +223,29 @@ impl Dashboard {
             self.clock.advance(message / 40);
         }
         for (i, uid) in seeds.iter().enumerate() {
-            self.metrics(uid, &[], &[("learning_rate", learning_rate), ("epochs", "40"), ("batch_size", "256")]).await;
-            let lines: String = (0..40).map(|e| format!("epoch {e:>2}/40  loss {:.4}  accuracy {:.4}\n", curve(e, i + 1, best)[0].2, curve(e, i + 1, best)[1].2)).collect();
-            self.log(uid, format!("\u{1b}[2mseed {} on cuda:{i}\u{1b}[0m\n{lines}\u{1b}[32msaved\u{1b}[0m out/model.bin\n", i + 1)).await;
+            self.metrics(
+                uid,
+                &[],
+                &[("learning_rate", learning_rate), ("epochs", "40"), ("batch_size", "256")],
+            )
+            .await;
+            let lines: String = (0..40)
+                .map(|e| {
+                    format!(
+                        "epoch {e:>2}/40  loss {:.4}  accuracy {:.4}\n",
+                        curve(e, i + 1, best)[0].2,
+                        curve(e, i + 1, best)[1].2
+                    )
+                })
+                .collect();
+            self.log(
+                uid,
+                format!(
+                    "\u{1b}[2mseed {} on cuda:{i}\u{1b}[0m\n{lines}\u{1b}[32msaved\u{1b}[0m out/model.bin\n",
+                    i + 1
+                ),
+            )
+            .await;
             let bytes = format!("weights of seed {}", i + 1).into_bytes();
             self.app.blobs.put(&format!("artifacts/{uid}/x"), bytes.clone().into()).await.unwrap();
             let artifact = ArtifactRow {
@@ -226,7 +260,16 @@ impl Dashboard {
             self.end(run, i + 1, uid, EndClass::Succeeded, "").await;
         }
         let eval = self.start(run, 4, vec![0]).await;
-        self.metrics(&eval, &[("f1/by/plan=basic", 1, best - 0.03), ("f1/by/plan=pro", 1, best - 0.01), ("latency_ms", 1, 31.4)], &[]).await;
+        self.metrics(
+            &eval,
+            &[
+                ("f1/by/plan=basic", 1, best - 0.03),
+                ("f1/by/plan=pro", 1, best - 0.01),
+                ("latency_ms", 1, 31.4),
+            ],
+            &[],
+        )
+        .await;
         self.log(&eval, "evaluated 4,000 held-out rows\n").await;
         self.clock.advance(6_100);
         self.end(run, 4, &eval, EndClass::Succeeded, "").await;
@@ -262,9 +305,8 @@ impl Dashboard {
         self.finish(&base, RunState::Succeeded, "").await;
         self.clock.advance(3_600_000);
 
-        let (others, _) = self
-            .run(make(&other_repo, 2, "main", "Rank by recency, too", "bob", queued), vec![])
-            .await;
+        let (others, _) =
+            self.run(make(&other_repo, 2, "main", "Rank by recency, too", "bob", queued), vec![]).await;
         let test = self.start(&others, 0, vec![]).await;
         self.log(&test, "E   ModuleNotFoundError: No module named 'ranking.recency'\n").await;
         self.clock.advance(2_300);
@@ -276,7 +318,10 @@ impl Dashboard {
         request.title = "Use a larger learning rate".into();
         request.head_branch = "faster".into();
         let (candidate, _) = self
-            .run(make(&repo, 3, "faster", "Use a larger learning rate", "grace", queued), vec![(repo.clone(), request)])
+            .run(
+                make(&repo, 3, "faster", "Use a larger learning rate", "grace", queued),
+                vec![(repo.clone(), request)],
+            )
             .await;
         let ended = self.trained(&candidate, 0.847, "0.1", 88_000).await;
         self.finish(&candidate, RunState::Succeeded, "").await;
@@ -288,15 +333,23 @@ impl Dashboard {
         let (bad, _) = self.run(hostile, vec![]).await;
         let uid = self.start(&bad, 0, vec![]).await;
         self.log(&uid, format!("{HOSTILE}\nplain line\n")).await;
-        self.metrics(&uid, &[(HOSTILE, 1, 1.0), (HOSTILE, 2, f64::NAN), (HOSTILE, 3, 2.0)], &[(HOSTILE, HOSTILE)]).await;
+        self.metrics(
+            &uid,
+            &[(HOSTILE, 1, 1.0), (HOSTILE, 2, f64::NAN), (HOSTILE, 3, 2.0)],
+            &[(HOSTILE, HOSTILE)],
+        )
+        .await;
         self.clock.advance(1_500);
         self.end(&bad, 0, &uid, EndClass::Failed, HOSTILE).await;
         self.finish(&bad, RunState::Failed, HOSTILE).await;
         self.clock.advance(400_000);
 
-        let (held, _) = self.run(make(&repo, 5, "patch-1", "Improve the feature encoder", "newcomer", RunState::Held), vec![]).await;
+        let (held, _) = self
+            .run(make(&repo, 5, "patch-1", "Improve the feature encoder", "newcomer", RunState::Held), vec![])
+            .await;
         self.clock.advance(120_000);
-        let (live, _) = self.run(make(&repo, 6, "wider", "Widen the hidden layer to 256", "ada", queued), vec![]).await;
+        let (live, _) =
+            self.run(make(&repo, 6, "wider", "Widen the hidden layer to 256", "ada", queued), vec![]).await;
         let test = self.start(&live, 0, vec![]).await;
         self.clock.advance(7_900);
         self.end(&live, 0, &test, EndClass::Succeeded, "").await;
@@ -313,14 +366,22 @@ impl Dashboard {
     pub async fn epoch(&self, uid: &AttemptUid, epoch: i64) {
         let points = curve(epoch, 1, 0.87);
         self.metrics(uid, &points, &[]).await;
-        self.log(uid, format!("epoch {epoch:>2}/40  loss {:.4}  accuracy \u{1b}[32m{:.4}\u{1b}[0m\n", points[0].2, points[1].2)).await;
+        self.log(
+            uid,
+            format!(
+                "epoch {epoch:>2}/40  loss {:.4}  accuracy \u{1b}[32m{:.4}\u{1b}[0m\n",
+                points[0].2, points[1].2
+            ),
+        )
+        .await;
         self.clock.advance(1_000);
     }
 
     async fn compare(&self, repo: &RepoId, candidate: &RunId, base: &RunId) {
         let now = self.clock.now_ms();
         let seeds = |mean: f64| json!({"step": "train", "mean": mean, "values": [{"member": "seed=1", "value": mean - 0.001}, {"member": "seed=2", "value": mean}, {"member": "seed=3", "value": mean + 0.001}]});
-        let one = |mean: f64| json!({"step": "eval", "mean": mean, "values": [{"member": "", "value": mean}]});
+        let one =
+            |mean: f64| json!({"step": "eval", "mean": mean, "values": [{"member": "", "value": mean}]});
         let result = json!({"rules": "point-1", "verdict": "fail", "reasons": ["accuracy is 1.7% worse; at most 0.5% is allowed"], "metrics": [
             {"name": "accuracy", "goal": "max", "assumed": false, "primary": true, "candidate": seeds(0.847), "baseline": seeds(0.862), "delta": -0.015, "relative": -0.0174, "better": "worse",
              "gate": {"verdict": "fail", "warn_only": false, "rules": ["≥ 0.8", "at most 0.5% worse"], "reasons": ["accuracy is 1.7% worse; at most 0.5% is allowed"]}},

@@ -90,7 +90,7 @@ pub async fn points_are_stored_once(at: &Place) {
     let uid = started(at).await;
     let run = at.store.attempt(&uid).await.unwrap().unwrap().run_id;
     let params = |value: &str| BTreeMap::from([("lr".to_owned(), value.to_owned())]);
-    let values = [1.5, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.0];
+    let values = [1.5, f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.25];
     let points: Vec<_> = values.iter().map(|v| point("loss", *v, Some(3))).collect();
     let record =
         async |first, points, params| at.store.record_metrics(&uid, first, points, params, T0).await.unwrap();
@@ -101,7 +101,7 @@ pub async fn points_are_stored_once(at: &Place) {
     let stored = at.store.run_metrics(&run).await.unwrap();
     assert_eq!(stored.len(), 1503);
     for (metric, value) in stored.iter().zip(values) {
-        assert!(metric.point.value == value || (metric.point.value.is_nan() && value.is_nan()), "{metric:?}");
+        assert_eq!(metric.point.value.total_cmp(&value), std::cmp::Ordering::Equal, "{metric:?}");
     }
     assert_eq!(stored.iter().map(|m| m.seq).collect::<Vec<_>>(), (1..=1503).collect::<Vec<_>>());
     assert_eq!(

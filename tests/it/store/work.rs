@@ -91,7 +91,7 @@ pub async fn a_parked_delivery_says_so(at: &Place) {
 pub async fn a_hint_wakes_a_waiter(at: &Place) {
     let begun = Instant::now();
     let wait = at.store.work_hint(Duration::from_secs(30));
-    let (_, asked) = tokio::join!(wait, at.store.ask(vec![ask("r", T0)], T0));
+    let ((), asked) = tokio::join!(wait, at.store.ask(vec![ask("r", T0)], T0));
     asked.unwrap();
     // One that comes too late to be waiting is let through as well.
     at.store.ask(vec![ask("s", T0)], T0).await.unwrap();

@@ -38,7 +38,7 @@ async fn callers_that_leave_leave_no_transaction_open() {
     for n in 0..500_u64 {
         let store = at.store.clone();
         // They leave after 0 to 8 ms: before, during and after their commit. Every tenth stays.
-        let patience = if n % 10 == 9 { Duration::from_secs(60) } else { Duration::from_millis(n % 10) };
+        let patience = if n % 10 == 9 { Duration::from_mins(1) } else { Duration::from_millis(n % 10) };
         callers.spawn(async move {
             tokio::time::timeout(patience, store.deliver(delivery(&format!("d{n}"), b"{}"))).await.is_ok()
         });
@@ -144,7 +144,7 @@ async fn a_store_that_is_dropped_keeps_what_it_acknowledged() {
             // The last handle is gone; its writer may still be putting the file away.
             match Store::open(&options).await {
                 Err(StoreError::Refused(why)) if why.contains("another process") => {
-                    tokio::task::yield_now().await
+                    tokio::task::yield_now().await;
                 }
                 other => break other.unwrap(),
             }
