@@ -35,7 +35,7 @@ pub const BOOTSTRAP: &str = "bootstrap.json";
 /// Made by the executor before it sends SIGTERM, to tell a cancellation from a machine that goes down.
 pub const CANCEL: &str = "cancel";
 /// In the environment of every process of an attempt: its uid.
-pub const MARK: &str = "TRAINYARD_ATTEMPT";
+pub const MARK: &str = "TRAINYARD_ATTEMPT_UID";
 
 /// Who the agent of a directory is.
 #[derive(Debug, Clone, Serialize, Deserialize)]

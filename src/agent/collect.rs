@@ -160,7 +160,8 @@ struct Files {
     metrics_dir: PathBuf,
     named: Vec<String>,
     globs: Vec<(String, GlobMatcher)>,
-    before: BTreeMap<String, Stamp>,
+    /// What was there before the commands ran, with a digest of its last bytes.
+    before: BTreeMap<String, (Stamp, Option<Vec<u8>>)>,
     watched: BTreeMap<String, Watched>,
     polls: u32,
 }
@@ -199,8 +200,11 @@ impl Files {
             polls: 0,
         };
         for name in this.candidates(true) {
-            if let Some(stamp) = stamp(&this.path_of(&name)) {
-                this.before.insert(name, stamp);
+            let path = this.path_of(&name);
+            if let Some(stamp) = stamp(&path) {
+                let end =
+                    (form_of(&name) == Some(Form::Lines)).then(|| end_digest(&path, stamp.len)).flatten();
+                this.before.insert(name, (stamp, end));
             }
         }
         this
@@ -257,17 +261,22 @@ impl Collector for Files {
                 }
                 continue;
             };
-            if form != Form::Params && self.before.get(&name) == Some(&now) {
+            if form != Form::Params && self.before.get(&name).is_some_and(|(before, _)| *before == now) {
                 if last {
                     found.note(format!("{name}: passed over, it was there before the commands ran"));
                 }
                 continue;
             }
+            let before = self.before.get(&name);
             let watched = self.watched.entry(name.clone()).or_insert_with(|| Watched {
+                // Lines that were there and still are belong to an earlier run: only what was added counts.
+                offset: match before {
+                    Some((old, Some(end))) if end_digest(&path, old.len).as_ref() == Some(end) => old.len,
+                    _ => 0,
+                },
                 path,
                 form,
                 seen: None,
-                offset: 0,
                 lines: 0,
                 values: BTreeMap::new(),
                 points: 0,
@@ -396,6 +405,16 @@ impl Watched {
             Err(_) => {}
         }
     }
+}
+
+/// Digest of the 4 KiB before byte `len` of a file that has so many.
+fn end_digest(path: &Path, len: u64) -> Option<Vec<u8>> {
+    use sha2::Digest as _;
+    use std::os::unix::fs::FileExt as _;
+    let from = len.saturating_sub(4096);
+    let mut bytes = vec![0; (len - from) as usize];
+    open_plain(path).ok()?.read_exact_at(&mut bytes, from).ok()?;
+    Some(sha2::Sha256::digest(&bytes).to_vec())
 }
 
 fn read_up_to(file: &mut std::fs::File, buffer: &mut [u8]) -> std::io::Result<usize> {

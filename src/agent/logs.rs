@@ -13,6 +13,8 @@ use super::spool::Written;
 
 /// Largest chunk. Below the protocol's 4 MiB, to keep the agent small.
 const CHUNK: u64 = 2 << 20;
+/// After a failure chunks get smaller down to this, so that even a wire that breaks all the time carries something.
+const SMALLEST: u64 = 64 << 10;
 /// A chunk leaves at the latest after this, however small.
 const PERIOD: Duration = Duration::from_secs(2);
 /// How long bytes are gathered when nothing was sent lately: people wait for the first line.
@@ -37,7 +39,7 @@ pub async fn ship(
 ) -> Result<Shipped, Fault> {
     let (mut committed, mut backoff) = (0_u64, Backoff::default());
     let mut last_sent = Instant::now().checked_sub(PERIOD).unwrap_or_else(Instant::now);
-    let mut prompt_sends = 0_u32;
+    let (mut prompt_sends, mut size) = (0_u32, CHUNK);
     loop {
         let now = *written.borrow_and_update();
         if committed >= now.len {
@@ -55,7 +57,7 @@ pub async fn ship(
         gather(&mut written, committed, at).await;
         prompt_sends += 1;
 
-        let end = written.borrow().len.min(committed + CHUNK);
+        let end = written.borrow().len.min(committed + size);
         let mut bytes = vec![0; (end - committed) as usize];
         if let Err(error) = spool.read_exact_at(&mut bytes, committed) {
             tracing::error!(%error, "cannot read the log spool");
@@ -66,6 +68,7 @@ pub async fn ship(
         match client.log(committed, bytes).await {
             Ok(answer) | Err(Fault::Conflict(answer)) => {
                 backoff.reset();
+                size = (size * 2).min(CHUNK);
                 let len = written.borrow().len;
                 committed = (answer.offset.max(0) as u64).min(len);
                 if answer.full {
@@ -78,6 +81,7 @@ pub async fn ship(
             Err(Fault::Gone) => return Err(Fault::Gone),
             Err(Fault::Unauthorized) if backoff.tries() > 30 => return Err(Fault::Unauthorized),
             Err(fault) => {
+                size = (size / 2).max(SMALLEST);
                 tracing::warn!(%fault, committed, "a log chunk did not arrive");
                 backoff.wait().await;
             }

@@ -12,6 +12,7 @@ mod lint;
 mod logs;
 mod plan;
 mod runs;
+mod run_local;
 mod schema;
 mod serve;
 mod token;
@@ -49,6 +50,8 @@ enum Command {
     Logs(logs::Args),
     /// API tokens: create, list, revoke.
     Token(token::Args),
+    /// Run a pipeline's steps here, in the working tree, without a daemon.
+    Run(run_local::Args),
     /// Webhook deliveries: list, show, replay.
     Deliveries(deliveries::Args),
     /// Print the JSON Schema of the pipeline file.
@@ -81,6 +84,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Runs(args) => block_on(runs::run(args)),
         Command::Logs(args) => block_on(logs::run(args)),
         Command::Token(args) => block_on(token::run(args)),
+        Command::Run(args) => run_local::run(&args),
         Command::Deliveries(args) => deliveries::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Agent(args) => agent::run(&args),

@@ -19,6 +19,7 @@ mod outbox;
 mod pipeline;
 mod report;
 mod scripted;
+mod run_local;
 mod store;
 mod support;
 mod web;

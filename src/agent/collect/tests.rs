@@ -115,3 +115,15 @@ fn files_that_are_no_files_are_left_alone() {
     all.poll(&mut b.found, true);
     assert!(b.points().is_empty());
 }
+
+#[test]
+fn lines_of_an_earlier_run_are_not_counted_again() {
+    let mut b = bench();
+    b.write("log.jsonl", "{\"step\": 1, \"loss\": 0.9}\n");
+    b.write("metrics.jsonl", "{\"step\": 1, \"acc\": 0.1}\n{\"step\": 2, \"acc\": 0.2}\n");
+    let mut all = Collectors::new(&b.places, &[]);
+    b.write("log.jsonl", "{\"step\": 1, \"loss\": 0.9}\n{\"step\": 1, \"loss\": 0.8}\n");
+    b.write("metrics.jsonl", "{\"step\": 1, \"acc\": 0.3}\n");
+    all.poll(&mut b.found, true);
+    assert_eq!(b.points(), [point("loss", "0.8", 1), point("acc", "0.3", 1)]);
+}
