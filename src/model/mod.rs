@@ -4,6 +4,7 @@ pub mod event;
 pub mod ids;
 pub mod metric;
 pub mod outcome;
+pub mod params;
 pub mod plan;
 pub mod state;
 
@@ -16,5 +17,6 @@ pub use ids::{
 };
 pub use metric::{Goal, MetricPoint, Tolerance};
 pub use outcome::Outcome;
+pub use params::ParamLine;
 pub use plan::{Plan, StepSpec};
 pub use state::{AttemptState, ComparisonState, DeliveryState, EndClass, RunState, StepState, Verdict};

@@ -183,6 +183,11 @@ pub enum CommentMode {
     None,
 }
 
+/// The name in the file of an expanded step: `train` of `train (seed=1)`.
+pub fn base_name(step: &str) -> &str {
+    step.split_once(" (").map_or(step, |(base, _)| base)
+}
+
 impl Plan {
     pub fn step(&self, name: &str) -> Option<&StepSpec> {
         self.steps.iter().find(|s| s.name == name)

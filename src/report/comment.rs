@@ -375,18 +375,19 @@ fn seeds_table(outcome: &Outcome) -> Option<String> {
 }
 
 fn params(section: &Section) -> Option<String> {
-    let changed = section.params.len();
-    if section.params_total == 0 || section.comparison.as_ref()?.baseline.is_none() {
+    let total = section.params.len();
+    if total == 0 || section.comparison.as_ref()?.baseline.is_none() {
         return None;
     }
-    let total = section.params_total;
+    let changes: Vec<_> = section.params.iter().filter(|p| p.changed()).collect();
+    let changed = changes.len();
     if changed == 0 {
         return Some(format!("Parameters: all {total} as in the baseline"));
     }
     let mut text = "| parameter | baseline | this |\n|:--|:--|:--|".to_owned();
-    for param in section.params.iter().take(MAX_PARAMS) {
-        let show = |v: &Option<String>| v.as_ref().map_or("–".to_owned(), |v| escape::code(v, 60));
-        let name = escape::code(&format!("{}: {}", param.step, param.name), NAME);
+    for param in changes.iter().take(MAX_PARAMS) {
+        let show = |v: &Option<String>| v.as_ref().map_or_else(|| "–".to_owned(), |v| escape::code(v, 60));
+        let name = escape::code(&param.label, NAME);
         let _ = write!(text, "\n| {name} | {} | {} |", show(&param.baseline), show(&param.this));
     }
     if changed > MAX_PARAMS {

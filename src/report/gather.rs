@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context as _;
 
-use super::view::{BaselineView, ComparisonView, Cost, Curve, FailedStep, ParamChange, Section, StepLine};
+use super::view::{BaselineView, ComparisonView, Cost, Curve, FailedStep, Section, StepLine};
 use crate::blob::{BlobError, Blobs};
 use crate::clock::Millis;
 use crate::config::PoolConfig;
 use crate::forge::Forge;
-use crate::model::{Outcome, Plan, RunId, RunState, StepState, Verdict};
+use crate::model::{Outcome, Plan, RunId, RunState, StepState, Verdict, params};
 use crate::store::Store;
 use crate::store::attempts::{AttemptRow, StoredMetric};
 use crate::store::comparisons::ComparisonRow;
@@ -51,7 +51,6 @@ impl Gatherer<'_> {
             steps: Vec::new(),
             failed: None,
             params: Vec::new(),
-            params_total: 0,
             curves: Vec::new(),
             duration_ms: run.ended_ms.zip(run.started_ms).map(|(end, start)| end - start),
             gpu_ms: 0,
@@ -79,12 +78,12 @@ impl Gatherer<'_> {
             _ => None,
         };
         let baseline = baseline.filter(|b| b.state == RunState::Succeeded);
-        let this_params = base_params(&run.plan, self.store.run_params(&run.id).await?);
-        let base = match &baseline {
-            Some(b) => Some(base_params(&b.plan, self.store.run_params(&b.id).await?)),
-            None => None,
+        let this_params = self.store.run_params(&run.id).await?;
+        let base_params = match &baseline {
+            Some(b) => self.store.run_params(&b.id).await?,
+            None => Vec::new(),
         };
-        (section.params, section.params_total) = param_changes(&this_params, base.as_ref());
+        section.params = params::lines(&this_params, &base_params);
 
         let this = self.store.run_metrics(&run.id).await?;
         let base = match &baseline {
@@ -205,36 +204,6 @@ fn costs(attempts: &[AttemptRow], pools: &BTreeMap<String, PoolConfig>) -> Vec<C
         .filter(|(_, amount)| *amount > 0.0)
         .map(|(currency, amount)| Cost { currency: currency.to_owned(), amount })
         .collect()
-}
-
-/// Parameters by (base step, name): the values of all members, joined when they differ.
-fn base_params(plan: &Plan, params: Vec<(String, String, String)>) -> BTreeMap<(String, String), String> {
-    let mut values: BTreeMap<(String, String), BTreeSet<String>> = BTreeMap::new();
-    for (step, name, value) in params {
-        let base = plan.step(&step).map_or_else(|| step.clone(), |s| s.base.clone());
-        values.entry((base, name)).or_default().insert(value);
-    }
-    values.into_iter().map(|(key, set)| (key, set.into_iter().collect::<Vec<_>>().join(", "))).collect()
-}
-
-fn param_changes(
-    this: &BTreeMap<(String, String), String>,
-    baseline: Option<&BTreeMap<(String, String), String>>,
-) -> (Vec<ParamChange>, usize) {
-    let Some(baseline) = baseline else { return (Vec::new(), this.len()) };
-    let keys: BTreeSet<_> = this.keys().chain(baseline.keys()).collect();
-    let total = keys.len();
-    let changes = keys
-        .into_iter()
-        .filter(|key| this.get(key) != baseline.get(key))
-        .map(|key| ParamChange {
-            step: key.0.clone(),
-            name: key.1.clone(),
-            baseline: baseline.get(key).cloned(),
-            this: this.get(key).cloned(),
-        })
-        .collect();
-    (changes, total)
 }
 
 /// The metrics that the pipeline names, else the primary one and the losses, as far as they have several points.

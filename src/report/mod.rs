@@ -17,7 +17,7 @@ pub mod status;
 mod view;
 
 pub use reporter::{Reporter, marker};
-pub use view::{BaselineView, ComparisonView, Cost, Curve, FailedStep, ParamChange, Section, StepLine, View};
+pub use view::{BaselineView, ComparisonView, Cost, Curve, FailedStep, Section, StepLine, View};
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 use super::*;
 use crate::model::outcome::{Aggregate, Change, GateOutcome, MemberValue, MetricOutcome, Number};
-use crate::model::{ComparisonState, EndClass, Goal, Outcome, RunState, Sha, StepState, Verdict};
+use crate::model::{ComparisonState, EndClass, Goal, Outcome, ParamLine, RunState, Sha, StepState, Verdict};
 
 fn sha(digit: &str) -> Sha {
     Sha::parse(&format!("{digit}f1c2ab9d8e7f60514233241506f7a8b9cadbec0")[..40]).unwrap()
@@ -115,13 +115,18 @@ fn churn() -> Section {
         })
         .collect(),
         failed: None,
-        params: vec![ParamChange {
-            step: "train".into(),
-            name: "rate".into(),
-            baseline: Some("0.05".into()),
-            this: Some("0.2".into()),
-        }],
-        params_total: 4,
+        params: [
+            ("batch", "64", "64"),
+            ("epochs", "40", "40"),
+            ("rate", "0.05", "0.2"),
+            ("seed", "1, 2, 3", "1, 2, 3"),
+        ]
+        .map(|(label, baseline, this)| ParamLine {
+            label: label.into(),
+            baseline: Some(baseline.into()),
+            this: Some(this.into()),
+        })
+        .into(),
         curves: vec![Curve {
             name: "loss".into(),
             members: 3,
@@ -439,12 +444,8 @@ fn outside_text_stays_text() {
         let gate = outcome.metrics[0].gate.as_mut().unwrap();
         (gate.verdict, gate.warn_only, gate.reasons, gate.rules) =
             (Verdict::Fail, true, vec![text.into()], vec![text.into()]);
-        ok.params[0] = ParamChange {
-            step: text.into(),
-            name: text.into(),
-            baseline: Some(text.into()),
-            this: Some(text.into()),
-        };
+        ok.params[0] =
+            ParamLine { label: text.into(), baseline: Some(format!("{text}.")), this: Some(text.into()) };
         ok.curves[0].name = text.into();
         ok.steps[0].name = text.into();
         ok.not_run = vec![text.into()];

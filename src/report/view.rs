@@ -1,7 +1,7 @@
 //! All that is shown, as plain values.
 
 use crate::clock::Millis;
-use crate::model::{ComparisonState, EndClass, Outcome, RunState, Sha, StepState, Verdict};
+use crate::model::{ComparisonState, EndClass, Outcome, ParamLine, RunState, Sha, StepState, Verdict};
 
 /// One pull request's comment.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,9 +28,8 @@ pub struct Section {
     pub comparison: Option<ComparisonView>,
     pub steps: Vec<StepLine>,
     pub failed: Option<FailedStep>,
-    /// Parameters that differ from the baseline's.
-    pub params: Vec<ParamChange>,
-    pub params_total: usize,
+    /// All parameters, beside the baseline's.
+    pub params: Vec<ParamLine>,
     pub curves: Vec<Curve>,
     /// From start to end; None until it ended.
     pub duration_ms: Option<Millis>,
@@ -79,16 +78,6 @@ pub struct FailedStep {
     pub reason: String,
     /// Masked when it was stored.
     pub log_tail: String,
-}
-
-/// A parameter of a step on both sides; None: not reported.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ParamChange {
-    /// Base name of the step.
-    pub step: String,
-    pub name: String,
-    pub baseline: Option<String>,
-    pub this: Option<String>,
 }
 
 /// One metric over training steps: (step, mean over members), rising, finite.

@@ -22,6 +22,7 @@ use crate::http::follow;
 use crate::http::problem::Problem;
 use crate::http::terminal::Span;
 use crate::http::text::{self, Shown, shown, shown_cut};
+use crate::model::params::{self, Reported};
 use crate::model::{AttemptState, RunState, StepState};
 use crate::store::attempts::AttemptRow;
 use crate::store::comparisons::ComparisonRow;
@@ -227,7 +228,7 @@ pub async fn show(
     };
     let tables = metrics::tables(&comparisons, &own);
     let (charts, charts_cut) = metrics::charts(&run.plan, &own, &base_metrics);
-    let (params, params_cut) = params(store.run_params(&run.id).await?, &base_params);
+    let (params, params_cut) = params(&store.run_params(&run.id).await?, &base_params);
     let (artifacts, artifacts_cut) = artifacts(store.run_artifacts(&run.id).await?, &view);
 
     let chosen = query.step.and_then(|at| view.steps.iter().find(|s| s.position == at));
@@ -405,28 +406,18 @@ async fn log(
     Ok(log)
 }
 
-/// Parameters of this run beside the baseline's, changed ones first. What all steps agree on is one row; where the members
-/// of a matrix differ, each step has its own.
-fn params(own: Vec<(String, String, String)>, base: &[(String, String, String)]) -> (Vec<Param>, usize) {
-    let mut by_name: BTreeMap<&str, Vec<(&str, &str, Option<&str>)>> = BTreeMap::new();
-    for (step, name, value) in &own {
-        let before = base.iter().find(|(s, n, _)| s == step && n == name).map(|(_, _, v)| v.as_str());
-        by_name.entry(name).or_default().push((step, value, before));
-    }
-    let mut all = Vec::new();
-    for (name, rows) in by_name {
-        let agree = rows.windows(2).all(|w| w[0].1 == w[1].1 && w[0].2 == w[1].2);
-        let shown_rows = if agree { 1 } else { rows.len() };
-        for (step, value, before) in rows.iter().take(shown_rows) {
-            let label = if agree { name.to_owned() } else { format!("{step}: {name}") };
-            all.push(Param {
-                name: shown_cut(&label, 120),
-                baseline: before.map_or_else(|| shown("–"), |v| shown_cut(v, 200)),
-                value: shown_cut(value, 200),
-                changed: !base.is_empty() && *before != Some(*value),
-            });
-        }
-    }
+/// Parameters of this run beside the baseline's; changed ones first.
+fn params(own: &[Reported], base: &[Reported]) -> (Vec<Param>, usize) {
+    let value = |v: &Option<String>| v.as_ref().map_or_else(|| shown("–"), |v| shown_cut(v, 200));
+    let mut all: Vec<Param> = params::lines(own, base)
+        .iter()
+        .map(|line| Param {
+            name: shown_cut(&line.label, 120),
+            baseline: value(&line.baseline),
+            value: value(&line.this),
+            changed: !base.is_empty() && line.changed(),
+        })
+        .collect();
     all.sort_by_key(|p| !p.changed);
     let cut = all.len().saturating_sub(PARAMS);
     all.truncate(PARAMS);
