@@ -1,6 +1,5 @@
 //! `/runs/{run}`: everything of one run.
 
-use std::collections::BTreeMap;
 
 use askama::Template;
 use askama::filters::Safe;
