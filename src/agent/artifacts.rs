@@ -72,7 +72,7 @@ pub fn find(root: &Path, patterns: &[String]) -> Result<(Vec<Kept>, Vec<String>)
             let full = root.join(path);
             match std::fs::canonicalize(&full) {
                 Ok(real) if !real.starts_with(&real_root) || real.starts_with(real_root.join(".git")) => {
-                    outside += 1
+                    outside += 1;
                 }
                 Ok(real) if real.is_file() => {
                     matched += 1;

@@ -56,7 +56,7 @@ pub struct ResultFile {
 /// Heartbeats, by the protocol.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// How long a finished attempt tries to say so.
-const TELLING: Duration = Duration::from_secs(24 * 3600);
+const TELLING: Duration = Duration::from_hours(24);
 /// Kept free so that the result can be written to a full disk.
 const RESERVE: usize = 64 * 1024;
 

@@ -49,7 +49,7 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(Duration::from_secs(10))
             .tcp_keepalive(Duration::from_secs(15))
-            .tcp_user_timeout(Duration::from_secs(60))
+            .tcp_user_timeout(Duration::from_mins(1))
             .pool_idle_timeout(Duration::from_secs(30))
             .user_agent(concat!("trainyard-agent/", env!("CARGO_PKG_VERSION")))
             .build()
@@ -57,6 +57,7 @@ impl Client {
         Ok(Self { http, base: format!("{url}/agent/v1/attempts/{uid}"), token })
     }
 
+    #[must_use]
     pub fn with_token(&self, token: String) -> Self {
         Self { token, ..self.clone() }
     }
@@ -88,7 +89,7 @@ impl Client {
 
     pub async fn log(&self, offset: u64, bytes: Vec<u8>) -> Result<LogCommitted, Fault> {
         let request = self.request(Method::POST, "log", &[("offset", &offset.to_string())]);
-        let response = self.send(request.timeout(Duration::from_secs(120)).body(bytes)).await?;
+        let response = self.send(request.timeout(Duration::from_mins(2)).body(bytes)).await?;
         response.json().await.map_err(|e| Fault::Retry(chain(&e)))
     }
 

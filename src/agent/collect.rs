@@ -368,7 +368,7 @@ impl Watched {
             .and_then(|bytes| json::parse(&bytes).map_err(|e| e.to_string()));
         let (numbers, step) = match parsed {
             Ok(serde_json::Value::Object(object)) => (json::numbers(&object), json::step_of(&object)),
-            Ok(serde_json::Value::Array(list)) => (json::named_numbers(&list), None),
+            Ok(serde_json::Value::Array(entries)) => (json::named_numbers(&entries), None),
             Ok(_) => (Vec::new(), None),
             Err(error) => {
                 // While the commands run it may be half written.

@@ -12,7 +12,7 @@ use super::client::{Backoff, Client, Fault};
 use super::spool::Written;
 
 /// Largest chunk. Below the protocol's 4 MiB, to keep the agent small.
-const CHUNK: u64 = 2 << 20;
+const CHUNK: u64 = 1 << 20;
 /// After a failure chunks get smaller down to this, so that even a wire that breaks all the time carries something.
 const SMALLEST: u64 = 64 << 10;
 /// A chunk leaves at the latest after this, however small.

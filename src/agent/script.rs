@@ -1,6 +1,7 @@
 //! The one shell script that an attempt runs, and the environment it runs in.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 /// `setup` and `commands` for one `/bin/sh -e`; before each command its text is printed behind `+ `.
@@ -10,7 +11,7 @@ pub fn text(setup: &[String], commands: &[String]) -> String {
     for command in setup.iter().chain(commands) {
         let shown = format!("+ {}", command.trim_end().replace('\n', "\n  "));
         // The empty line ends a command whose last character is a backslash.
-        script.push_str(&format!("printf '%s\\n' {}\n{command}\n\n", quoted(&shown)));
+        let _ = write!(script, "printf '%s\\n' {}\n{command}\n\n", quoted(&shown));
     }
     script
 }

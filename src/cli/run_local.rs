@@ -114,15 +114,13 @@ impl Containers {
             info.arg("info").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
             info.status().is_ok_and(|s| s.success())
         };
-        match ["podman", "docker"].into_iter().find(answers) {
-            Some(program) => Self::With(program),
-            None => {
-                say(
-                    "neither podman nor docker answers here, so `image` is ignored: commands run on this machine",
-                );
-                Self::None
-            }
-        }
+        let Some(program) = ["podman", "docker"].into_iter().find(answers) else {
+            say(
+                "neither podman nor docker answers here, so `image` is ignored: commands run on this machine",
+            );
+            return Self::None;
+        };
+        Self::With(program)
     }
 }
 
@@ -181,7 +179,7 @@ impl Here<'_> {
         &self,
         step: &StepSpec,
         n: usize,
-        stop: watch::Receiver<Option<Stop>>,
+        asked: watch::Receiver<Option<Stop>>,
     ) -> anyhow::Result<(Outcome, Found)> {
         let dir = self.scratch.join(n.to_string());
         let places = Places::below(&dir, self.tree.clone());
@@ -225,7 +223,7 @@ impl Here<'_> {
         };
         let ended = process::supervise(
             self.command(step, &places, &env),
-            Limits { deadline, grace: GRACE, stop },
+            Limits { deadline, grace: GRACE, stop: asked },
             |output| match output {
                 Output::Bytes(bytes) => {
                     stream.push(bytes, &mut out);
@@ -341,11 +339,11 @@ impl Here<'_> {
     fn keep(&self, step: &StepSpec, found: &mut Found) -> Result<(), String> {
         let (files, notes) = artifacts::find(&self.tree, &step.artifacts)?;
         found.notes.extend(notes);
-        let shelf = self.shelf(&step.name);
-        std::fs::create_dir_all(&shelf).map_err(|e| format!("artifacts cannot be kept: {e}"))?;
+        let aside = self.shelf(&step.name);
+        std::fs::create_dir_all(&aside).map_err(|e| format!("artifacts cannot be kept: {e}"))?;
         for file in files {
             let copied =
-                paths::place(&shelf, &file).and_then(|to| Ok(std::fs::copy(self.tree.join(&file), to)?));
+                paths::place(&aside, &file).and_then(|to| Ok(std::fs::copy(self.tree.join(&file), to)?));
             copied.map_err(|e| format!("the artifact {file} cannot be kept: {e:#}"))?;
         }
         Ok(())
@@ -353,16 +351,16 @@ impl Here<'_> {
 
     /// Puts the artifacts of a step that ran before into the tree.
     fn take(&self, step: &str, into: Option<&str>) -> anyhow::Result<()> {
-        let shelf = self.shelf(step);
+        let aside = self.shelf(step);
         let mut files = Vec::new();
-        artifacts::walk(&shelf, "", &mut |path| files.push(path.to_owned()));
+        artifacts::walk(&aside, "", &mut |path| files.push(path.to_owned()));
         for file in files {
             let place = into.map_or(file.clone(), |dir| format!("{}/{file}", dir.trim_end_matches('/')));
             let to = self.tree.join(paths::relative(&place)?);
             if let Some(parent) = to.parent() {
                 std::fs::create_dir_all(parent)?;
             }
-            std::fs::copy(shelf.join(&file), to)
+            std::fs::copy(aside.join(&file), to)
                 .with_context(|| format!("cannot put the artifact {place} of {step} in place"))?;
         }
         Ok(())

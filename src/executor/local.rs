@@ -135,10 +135,10 @@ impl Local {
         let running = |pid: u32, started: u64| {
             proc::stat(pid as i32).filter(|s| pid > 1 && s.started == started && !s.dead())
         };
-        if note.pid != 0 {
-            if let Some(found) = running(note.pid, note.started) {
-                return Some(found);
-            }
+        if note.pid != 0
+            && let Some(found) = running(note.pid, note.started)
+        {
+            return Some(found);
         }
         let dir = self.dir(note);
         let identity: Identity = paths::read_plain(&dir.join(IDENTITY), 4096)

@@ -79,16 +79,16 @@ pub trait Executor: Send + Sync + std::fmt::Debug {
 /// (instance, run, step, attempt). Fits a DNS label and is the same however often it is computed (G4).
 pub fn external_name(instance: &str, run: &str, step: &str, attempt: i64) -> String {
     use sha2::{Digest, Sha256};
+    const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
     let mut hash = Sha256::new();
     for part in [instance, run, step, &attempt.to_string()] {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part.as_bytes());
     }
     let digest = hash.finalize();
-    const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
     let mut name = String::from("ty-");
     let (mut bits, mut held) = (0u32, 0u32);
-    for byte in digest.iter() {
+    for byte in &digest {
         bits = (bits << 8) | u32::from(*byte);
         held += 8;
         while held >= 5 && name.len() < 23 {

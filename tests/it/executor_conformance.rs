@@ -1,5 +1,6 @@
 //! What every executor promises (G4, G8): the suite runs on each implementation, with the real agent and a strict daemon.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -18,11 +19,11 @@ fn step() -> StepSpec {
     StepSpec {
         name: "train".into(),
         base: "train".into(),
-        member: Default::default(),
+        member: BTreeMap::default(),
         needs: Vec::new(),
         setup: Vec::new(),
         commands: Vec::new(),
-        env: Default::default(),
+        env: BTreeMap::default(),
         secrets: Vec::new(),
         image: None,
         pool: None,

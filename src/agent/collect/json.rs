@@ -25,17 +25,15 @@ pub fn parse(bytes: &[u8]) -> serde_json::Result<Value> {
             continue;
         }
         in_string = rest[0] == b'"';
-        match [&b"NaN"[..], b"-Infinity", b"Infinity"].into_iter().find(|w| rest.starts_with(w)) {
-            Some(word) => {
-                out.extend_from_slice(b"\"\\u0001");
-                out.extend_from_slice(word);
-                out.push(b'"');
-                at += word.len();
-            }
-            None => {
-                out.push(rest[0]);
-                at += 1;
-            }
+        let word = [&b"NaN"[..], b"-Infinity", b"Infinity"].into_iter().find(|w| rest.starts_with(w));
+        if let Some(word) = word {
+            out.extend_from_slice(b"\"\\u0001");
+            out.extend_from_slice(word);
+            out.push(b'"');
+            at += word.len();
+        } else {
+            out.push(rest[0]);
+            at += 1;
         }
     }
     serde_json::from_slice(&out)

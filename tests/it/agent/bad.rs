@@ -87,17 +87,18 @@ async fn a_secret_that_no_environment_can_hold_is_named() {
     assert!(finished.reason.starts_with("HUGE is longer than 128 KiB"), "{}", finished.reason);
 }
 
+struct Mounted<'a>(&'a std::path::Path);
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        sh(std::path::Path::new("/"), &format!("umount -l {}", self.0.display()));
+    }
+}
+
 /// The disk fills up under the attempt: the reason says so, and the result still gets out.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_called_by_its_name() {
     let at = tempfile::tempdir().unwrap();
     sh(at.path(), &format!("mount -t tmpfs -o size=6m tmpfs {}", at.path().display()));
-    struct Mounted<'a>(&'a std::path::Path);
-    impl Drop for Mounted<'_> {
-        fn drop(&mut self) {
-            sh(std::path::Path::new("/"), &format!("umount -l {}", self.0.display()));
-        }
-    }
     let _mounted = Mounted(at.path());
     for command in
         ["head -c 50000000 /dev/zero > big; echo reached", "yes | head -c 50000000; cat /dev/zero > big"]

@@ -351,7 +351,7 @@ impl Agent {
 
     /// Waits for its end; what it left behind is a failure of the test.
     pub async fn end(&mut self) -> bool {
-        let ended = tokio::time::timeout(Duration::from_secs(300), self.child.wait()).await;
+        let ended = tokio::time::timeout(Duration::from_mins(5), self.child.wait()).await;
         let status = ended.unwrap_or_else(|_| panic!("the agent does not end: {}", self.own_log())).unwrap();
         status.success()
     }
@@ -376,7 +376,7 @@ pub async fn run(daemon: &Daemon, spec: Spec) -> (Finished, String) {
 pub async fn until(what: &str, mut so: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !so() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "waited in vain until {what}");
+        assert!(begun.elapsed() < Duration::from_mins(1), "waited in vain until {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
