@@ -263,7 +263,9 @@ impl Executor for Local {
         }
         // The name is noted before anything can run under it, so that what a crash leaves is found by uid.
         write(&note).map_err(transient)?;
+        crate::failpoint::hit("local.start.before");
         let started = self.start(launch, &dir).map_err(transient)?;
+        crate::failpoint::hit("local.start.after");
         write(&started).map_err(transient)?;
         serde_json::to_value(&started).map_err(|e| transient(e.into()))
     }

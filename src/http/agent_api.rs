@@ -311,6 +311,7 @@ async fn start(
     let uid = AttemptUid::from_text(uid);
     let now = app.clock.now_ms();
     let started = app.store.agent_start(&uid, &hash, &start.nonce, now).await?;
+    crate::failpoint::hit("agent.start.after");
     let row = app.store.attempt(&uid).await?.ok_or_else(CallError::unauthorized)?;
     if !started {
         let ended = row.state == AttemptState::Ended && equal(&row.bootstrap_hash, &hash);
@@ -505,6 +506,7 @@ async fn put_artifact(
             executable: matches!(query.executable.as_str(), "1" | "true"),
             blob_key: blob_key.clone(),
         };
+        crate::failpoint::hit("agent.artifact.before");
         if app.store.put_artifact(artifact, app.clock.now_ms()).await? {
             app.telemetry.artifact_bytes.inc_by(written.bytes);
             return Ok(StatusCode::NO_CONTENT);
@@ -583,7 +585,10 @@ async fn finish(
         notes: said.notes.into_iter().take(100).map(|note| cut(hide(note), 500)).collect(),
         log_lost_bytes: said.log_lost_bytes.max(0),
     };
-    if !app.store.agent_finish(&row.uid, finish, app.clock.now_ms()).await? {
+    crate::failpoint::hit("agent.finish.before");
+    let finished = app.store.agent_finish(&row.uid, finish, app.clock.now_ms()).await?;
+    crate::failpoint::hit("agent.finish.after");
+    if !finished {
         // A repeat of the word that ended it is fine; an end by someone else came first otherwise.
         let again = app.store.attempt(&row.uid).await?.is_some_and(|row| row.finished_ms.is_some());
         return if again { Ok(StatusCode::NO_CONTENT) } else { Err(CallError::gone()) };

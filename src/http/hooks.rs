@@ -209,10 +209,12 @@ async fn accept(
         body,
         received_ms: now,
     };
+    crate::failpoint::hit("hook.deliver.before");
     let delivered = hooks.app.store.deliver(new).await.map_err(|error| {
         tracing::error!(forge.name = hook.forge, forge.delivery_id = delivery_id, %error, "cannot store a delivery");
         Refusal::unavailable("the delivery could not be stored; send it again")
     })?;
+    crate::failpoint::hit("hook.deliver.after");
     Ok(match delivered {
         Delivered::Stored if event == "ping" => (
             "stored",

@@ -44,6 +44,7 @@ pub async fn append(
     };
     let blob_key = key::log(uid, offset, rand::random());
     app.blobs.put(&blob_key, bytes).await?;
+    crate::failpoint::hit("agent.log.before");
     let appended = app.store.append_log(uid, offset, length, &blob_key, app.clock.now_ms()).await?;
     if matches!(appended, LogAppend::Committed { .. }) {
         app.telemetry.log_bytes.inc_by(length as u64);

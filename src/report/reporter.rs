@@ -192,6 +192,7 @@ impl Reporter {
             last,
             not_before_ms: if last || first { now } else { now + COALESCE_MS },
         };
+        crate::failpoint::hit("report.desire.before");
         self.store.desire(desire, now).await.context("cannot store what the forge should show")?;
         Ok(())
     }

@@ -101,6 +101,7 @@ impl Comparer {
             if row.state == ComparisonState::Pending {
                 again = Some(again.map_or(row.wait_until_ms, |at| at.min(row.wait_until_ms)));
             }
+            crate::failpoint::hit("compare.write.before");
             self.store.put_comparison(row, vec![report_ask(&repo, run, now)], now).await?;
         }
         Ok(again)

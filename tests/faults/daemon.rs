@@ -16,6 +16,8 @@ pub struct Daemon {
     pub http: reqwest::Client,
     config: PathBuf,
     child: Option<Child>,
+    /// Set for the next start.
+    pub env: Vec<(&'static str, String)>,
     dir: tempfile::TempDir,
 }
 
@@ -49,7 +51,7 @@ impl Daemon {
         );
         let config = PathBuf::from(write("trainyard.toml", &text));
         let http = reqwest::Client::builder().timeout(Duration::from_secs(10)).build().unwrap();
-        Self { hooks, ops, http, config, child: None, dir }
+        Self { hooks, ops, http, config, child: None, env: Vec::new(), dir }
     }
 
     pub fn database(&self) -> PathBuf {
@@ -68,32 +70,57 @@ impl Daemon {
 
     /// The same with at most so many open files.
     pub async fn start_with_files(&mut self, files: Option<u32>) -> Duration {
+        let since = Instant::now();
+        self.spawn(files);
+        if let Err(why) = self.ready().await {
+            panic!("{why}:\n{}", tail(&self.log()));
+        }
+        since.elapsed()
+    }
+
+    fn spawn(&mut self, files: Option<u32>) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log()).unwrap();
         let limit = files.map_or(String::new(), |n| format!("ulimit -n {n} && "));
-        let since = Instant::now();
         let child = Command::new("sh")
             .arg("-c")
             .arg(format!("{limit}exec \"$0\" serve --config \"$1\""))
             .arg(env!("CARGO_BIN_EXE_trainyard"))
             .arg(&self.config)
+            .envs(self.env.drain(..))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        let child = self.child.insert(child);
-        let ready = format!("http://{}/readyz", self.ops);
+        self.child = Some(child);
+    }
+
+    /// Waits until it takes requests.
+    async fn ready(&mut self) -> Result<(), String> {
+        let since = Instant::now();
+        let url = format!("http://{}/readyz", self.ops);
         while since.elapsed() < Duration::from_secs(30) {
-            if let Some(status) = child.try_wait().unwrap() {
-                panic!("the daemon ended with {status}:\n{}", tail(&self.dir.path().join("daemon.log")));
+            if let Some(status) = self.child.as_mut().expect("it was started").try_wait().unwrap() {
+                return Err(format!("the daemon ended with {status}"));
             }
-            if self.http.get(&ready).send().await.is_ok_and(|answer| answer.status() == 200) {
-                return since.elapsed();
+            if self.http.get(&url).send().await.is_ok_and(|answer| answer.status() == 200) {
+                return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("the daemon is not ready after 30 s:\n{}", tail(&self.log()));
+        Err("the daemon is not ready after 30 s".into())
+    }
+
+    /// Starts it; false when it ended before it was ready.
+    pub async fn try_start(&mut self) -> bool {
+        self.spawn(None);
+        self.ready().await.is_ok()
+    }
+
+    /// Has it ended by itself?
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some())
     }
 
     /// What it has logged so far.

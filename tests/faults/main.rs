@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+mod crash_points;
 mod daemon;
 mod kill;
 mod restart;
