@@ -83,7 +83,7 @@ pub struct Written {
 pub struct Blobs(Arc<dyn ObjectStore>);
 
 impl Blobs {
-    /// Files below `dir`, which is made with mode 0700 if it is not there. Files inherit the process's umask; the directory keeps
+    /// Files below `dir`, which is made with mode 0700 if it is not there. The directory keeps
     /// everyone else out.
     ///
     /// # Errors

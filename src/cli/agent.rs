@@ -20,6 +20,8 @@ pub struct Args {
 /// The bootstrap cannot be used. How the commands end is no error here: that is told to the daemon.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let _ = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).try_init();
+    // The daemon's files are for itself alone; what a training writes is for whoever the user says.
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     // Fails when it leads a session already, which is as good.
     let _ = nix::unistd::setsid();
     process::become_reaper()?;

@@ -4,6 +4,7 @@
 
 mod crash_points;
 mod daemon;
+mod demo;
 mod kill;
 mod restart;
 mod starve;
