@@ -18,9 +18,15 @@ use crate::http::problem::Problem;
 #[derive(Debug, Clone, clap::Args)]
 pub struct Place {
     /// The daemon's configuration, for its address and admin token
-    #[arg(long, global = true, env = "TRAINYARD_CONFIG", default_value = "/etc/trainyard/trainyard.toml", value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        env = "TRAINYARD_CONFIG",
+        default_value = "/etc/trainyard/trainyard.toml",
+        value_name = "FILE"
+    )]
     pub config: PathBuf,
-    /// The dashboard's address, when the daemon runs elsewhere; the token comes from TRAINYARD_TOKEN then
+    /// The dashboard's address, when the daemon runs elsewhere; the token comes from `TRAINYARD_TOKEN` then
     #[arg(long, global = true, env = "TRAINYARD_URL", value_name = "URL")]
     pub url: Option<String>,
 }
@@ -41,21 +47,29 @@ impl Client {
         let from_environment = std::env::var("TRAINYARD_TOKEN").ok().filter(|t| !t.trim().is_empty());
         let (base, token) = match (&place.url, from_environment) {
             (Some(url), Some(token)) => (url.clone(), token),
-            (Some(_), None) => bail!("set TRAINYARD_TOKEN to a token of that daemon; `trainyard token create` makes one there"),
+            (Some(_), None) => bail!(
+                "set TRAINYARD_TOKEN to a token of that daemon; `trainyard token create` makes one there"
+            ),
             (None, token) => {
                 let config = Config::load(&place.config)?;
                 let mut at = config.listen.app;
                 if at.ip().is_unspecified() {
-                    at.set_ip(if at.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() });
+                    at.set_ip(if at.is_ipv4() {
+                        [127, 0, 0, 1].into()
+                    } else {
+                        std::net::Ipv6Addr::LOCALHOST.into()
+                    });
                 }
-                let token = match token {
-                    Some(token) => token,
-                    None => {
-                        let file = config.data_dir.join("admin.token");
-                        std::fs::read_to_string(&file).with_context(|| {
-                            format!("cannot read {}; run this as the daemon's user, or set TRAINYARD_TOKEN", file.display())
-                        })?
-                    }
+                let token = if let Some(token) = token {
+                    token
+                } else {
+                    let file = config.data_dir.join("admin.token");
+                    std::fs::read_to_string(&file).with_context(|| {
+                        format!(
+                            "cannot read {}; run this as the daemon's user, or set TRAINYARD_TOKEN",
+                            file.display()
+                        )
+                    })?
                 };
                 (format!("http://{at}"), token)
             }
@@ -89,17 +103,19 @@ impl Client {
         if let Some(body) = body {
             request = request.json(body);
         }
-        let response = request
-            .send()
-            .await
-            .with_context(|| format!("cannot reach the daemon at {}; is `trainyard serve` running?", self.base))?;
+        let response = request.send().await.with_context(|| {
+            format!("cannot reach the daemon at {}; is `trainyard serve` running?", self.base)
+        })?;
         if response.status().is_success() {
             return Ok(response);
         }
         let status = response.status();
         match response.json::<Problem>().await {
             Ok(problem) => Err(Refused(problem).into()),
-            Err(_) => bail!("{} answered {status}, which is not how trainyard answers; check the address", self.base),
+            Err(_) => bail!(
+                "{} answered {status}, which is not how trainyard answers; check the address",
+                self.base
+            ),
         }
     }
 
@@ -110,8 +126,12 @@ impl Client {
         path: &str,
         body: Option<&serde_json::Value>,
     ) -> anyhow::Result<T> {
-        let answer = tokio::time::timeout(Duration::from_secs(60), async {
-            self.send(method, path, &[], body).await?.json::<T>().await.context("cannot read the daemon's answer")
+        let answer = tokio::time::timeout(Duration::from_mins(1), async {
+            self.send(method, path, &[], body)
+                .await?
+                .json::<T>()
+                .await
+                .context("cannot read the daemon's answer")
         });
         answer.await.context("the daemon did not answer within 60 s")?
     }

@@ -60,7 +60,8 @@ async fn run_command(args: Args) -> anyhow::Result<ExitCode> {
     if args.follow {
         follow(&client, &uid, &mut printer).await
     } else {
-        let response = client.send(Method::GET, &format!("/attempts/{}/log", segment(&uid)?), &[], None).await?;
+        let response =
+            client.send(Method::GET, &format!("/attempts/{}/log", segment(&uid)?), &[], None).await?;
         let mut body = response.bytes_stream();
         while let Some(bytes) = body.next().await {
             printer.print(&bytes.context("the log broke off")?)?;
@@ -91,7 +92,9 @@ fn try_of(step: &StepJson, number: Option<i64>) -> anyhow::Result<Option<&Attemp
         None => Ok(step.attempts.last()),
         Some(n) => {
             let found = step.attempts.iter().find(|a| a.number == n);
-            found.map(Some).with_context(|| format!("step {} has no try {n}; it has {}", step.name, step.attempts.len()))
+            found
+                .map(Some)
+                .with_context(|| format!("step {} has no try {n}; it has {}", step.name, step.attempts.len()))
         }
     }
 }
@@ -115,7 +118,11 @@ async fn follow(client: &Client, uid: &str, printer: &mut Printer) -> anyhow::Re
                 }
             }
             // The daemon restarts: a training outlives that, and so does its reader.
-            Err(error) if error.downcast_ref::<Refused>().is_some_and(|r| r.0.status < 500 && r.0.status != 429) => return Err(error),
+            Err(error)
+                if error.downcast_ref::<Refused>().is_some_and(|r| r.0.status < 500 && r.0.status != 429) =>
+            {
+                return Err(error);
+            }
             Err(error) => {
                 tracing::debug!("{error:#}");
                 tokio::time::sleep(pause).await;
@@ -126,7 +133,11 @@ async fn follow(client: &Client, uid: &str, printer: &mut Printer) -> anyhow::Re
 }
 
 /// Prints one connection's events. None: it broke off; `last` says where.
-async fn events(response: reqwest::Response, last: &mut String, printer: &mut Printer) -> anyhow::Result<Option<LogEnd>> {
+async fn events(
+    response: reqwest::Response,
+    last: &mut String,
+    printer: &mut Printer,
+) -> anyhow::Result<Option<LogEnd>> {
     let mut body = response.bytes_stream();
     let mut buffer: Vec<u8> = Vec::new();
     while let Some(Ok(bytes)) = body.next().await {
@@ -137,14 +148,20 @@ async fn events(response: reqwest::Response, last: &mut String, printer: &mut Pr
             let field = |name: &str| text.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default();
             match field("event: ") {
                 "log" => {
-                    printer.print(&STANDARD.decode(field("data: ")).context("the daemon sent a broken event")?)?;
+                    printer.print(
+                        &STANDARD.decode(field("data: ")).context("the daemon sent a broken event")?,
+                    )?;
                     field("id: ").clone_into(last);
                 }
                 "gap" => {
                     eprintln!("trainyard: {} bytes are no longer kept", field("data: "));
                     field("id: ").clone_into(last);
                 }
-                "end" => return Ok(Some(serde_json::from_str(field("data: ")).context("the daemon sent a broken event")?)),
+                "end" => {
+                    return Ok(Some(
+                        serde_json::from_str(field("data: ")).context("the daemon sent a broken event")?,
+                    ));
+                }
                 _ => {}
             }
         }

@@ -1,5 +1,7 @@
 //! `trainyard runs`: what ran, and changing it.
 
+use std::fmt::Write as _;
+
 use std::process::ExitCode;
 
 use clap::Subcommand;
@@ -76,9 +78,10 @@ async fn run_command(args: Args) -> anyhow::Result<ExitCode> {
         Command::List { repo, branch, pipeline, state, limit, json } => {
             let mut query = format!("limit={limit}");
             let state = state.map(|s| s.word().to_owned());
-            for (key, value) in [("repo", repo), ("branch", branch), ("pipeline", pipeline), ("state", state)] {
+            for (key, value) in [("repo", repo), ("branch", branch), ("pipeline", pipeline), ("state", state)]
+            {
                 if let Some(value) = value {
-                    query.push_str(&format!("&{key}={}", escape_query(&value)));
+                    let _ = write!(query, "&{key}={}", escape_query(&value));
                 }
             }
             let answer: RunsJson = client.get(&format!("/runs?{query}")).await?;
@@ -117,8 +120,9 @@ fn table(answer: &RunsJson, now: i64) -> String {
     let mut out = String::new();
     for run in &answer.runs {
         let took = run.started_ms.map_or(String::new(), |from| duration(run.ended_ms.unwrap_or(now) - from));
-        out.push_str(&format!(
-            "{}  {:<10}  {:<24}  {:<16}  {:<10.10}  {:>8}  {:<11}  {}\n",
+        let _ = writeln!(
+            out,
+            "{}  {:<10}  {:<24}  {:<16}  {:<10.10}  {:>8}  {:<11}  {}",
             run.id,
             run.state,
             shown_cut(&run.repo, 23).as_str(),
@@ -127,7 +131,7 @@ fn table(answer: &RunsJson, now: i64) -> String {
             took,
             ago(run.created_ms, now),
             shown_cut(run.message.lines().next().unwrap_or_default(), 60)
-        ));
+        );
     }
     out
 }
@@ -148,21 +152,24 @@ fn detail(answer: &RunDetail, now: i64) -> String {
         if run.trusted { "" } else { " (untrusted)" },
     );
     if let Some(why) = &run.cancel_request {
-        out.push_str(&format!("stopping  {}\n", shown(why)));
+        let _ = writeln!(out, "stopping  {}", shown(why));
     }
-    out.push_str(&format!("page      {}\n\n", run.url));
+    let _ = write!(out, "page      {}\n\n", run.url);
     for step in &answer.steps {
-        let took = step.started_ms.map_or(String::new(), |from| duration(step.ended_ms.unwrap_or(now) - from));
-        out.push_str(&format!(
-            "  {:<10}  {:<28}  {:>8}  {}\n",
+        let took =
+            step.started_ms.map_or(String::new(), |from| duration(step.ended_ms.unwrap_or(now) - from));
+        let _ = writeln!(
+            out,
+            "  {:<10}  {:<28}  {:>8}  {}",
             step.state,
             shown_cut(&step.name, 27).as_str(),
             took,
             shown_cut(why(step), 160)
-        ));
+        );
     }
     if run.state == RunState::Held {
-        out.push_str(&format!("\nLook at the commit, then: trainyard runs release {} --sha {}\n", run.id, run.sha));
+        let _ =
+            write!(out, "\nLook at the commit, then: trainyard runs release {} --sha {}\n", run.id, run.sha);
     }
     out
 }

@@ -19,7 +19,7 @@ use crate::model::{
     AttemptState, AttemptUid, ComparisonState, DeliveryRowId, DeliveryState, EndClass, RepoId, RunState, Sha,
     StepState, Verdict,
 };
-use crate::store::attempts::AttemptRow;
+use crate::store::attempts::{AttemptRow, StoredMetric};
 use crate::store::deliveries::DeliveryRow;
 use crate::store::lists::RunFilter;
 use crate::store::pulls::RepoRow;
@@ -29,7 +29,9 @@ use crate::store::tokens::{Scope, TokenRow};
 pub const PAGE: i64 = 50;
 const PAGE_MAX: i64 = 200;
 /// Metric points in one answer.
-const POINTS_MAX: usize = 20_000;
+pub const POINTS_MAX: i64 = 20_000;
+/// Points of one curve, where nobody asked for a single metric; of a longer one, every nth.
+pub const CURVE_POINTS: i64 = 1000;
 
 type Answer<T> = Result<Json<T>, Problem>;
 
@@ -310,7 +312,7 @@ pub struct MetricsQuery {
     name: Option<String>,
 }
 
-/// `GET /api/v1/runs/{run}/metrics?name=`
+/// `GET /api/v1/runs/{run}/metrics?name=`: without a name, long curves come thinned.
 pub async fn metrics(
     State(web): State<Web>,
     Extension(who): Extension<Who>,
@@ -318,22 +320,19 @@ pub async fn metrics(
     Query(query): Query<MetricsQuery>,
 ) -> Answer<MetricsJson> {
     let view = run_for(&web, &who, &id).await?.view;
-    let stored = web.app.store.run_metrics(&view.run.id).await?;
-    let wanted = |name: &str| query.name.as_deref().is_none_or(|w| w == name);
-    let mut points: Vec<PointJson> = stored
-        .into_iter()
-        .filter(|m| wanted(&m.point.name))
-        .take(POINTS_MAX + 1)
-        .map(|m| PointJson {
-            name: m.point.name,
-            step_name: m.step_name,
-            value: m.point.value,
-            training_step: m.point.step,
-            at_ms: m.point.at_ms,
-        })
-        .collect();
-    let truncated = points.len() > POINTS_MAX;
-    points.truncate(POINTS_MAX);
+    // Of one metric all points; of all metrics enough of each to draw it.
+    let per_curve = if query.name.is_some() { POINTS_MAX } else { CURVE_POINTS };
+    let stored =
+        web.app.store.sample_metrics(&view.run.id, query.name.as_deref(), per_curve, POINTS_MAX).await?;
+    let truncated = stored.len() as i64 == POINTS_MAX;
+    let json = |m: StoredMetric| PointJson {
+        name: m.point.name,
+        step_name: m.step_name,
+        value: m.point.value,
+        training_step: m.point.step,
+        at_ms: m.point.at_ms,
+    };
+    let points = stored.into_iter().map(json).collect();
     Ok(Json(MetricsJson { points, truncated }))
 }
 

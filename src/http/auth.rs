@@ -4,6 +4,8 @@
 //! SHA-256 only. A token in a URL is refused, since URLs end in logs. A session is a random cookie that stands for
 //! a token; revoking the token ends it.
 
+use std::fmt::Write as _;
+
 use axum::Form;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
@@ -292,7 +294,7 @@ pub fn escape_query(text: &str) -> String {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~' | b'/') {
             out.push(byte as char);
         } else {
-            out.push_str(&format!("%{byte:02X}"));
+            let _ = write!(out, "%{byte:02X}");
         }
     }
     out

@@ -33,7 +33,7 @@ const PARTIAL_MAX: usize = 32 << 10;
 const POLL: Duration = Duration::from_secs(1);
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// A stream ends after this time; browsers come back by themselves, and their token is looked at again.
-const STREAM_MAX: Duration = Duration::from_secs(600);
+const STREAM_MAX: Duration = Duration::from_mins(10);
 
 impl From<LogError> for Problem {
     fn from(error: LogError) -> Self {

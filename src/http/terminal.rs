@@ -2,6 +2,8 @@
 //! terminal command is dropped, and whatever is left and cannot be seen is made visible. The result holds text only: a
 //! page puts it into text nodes, a terminal prints it with [`for_terminal`].
 
+use std::fmt::Write as _;
+
 use super::text::push_visible;
 
 /// Longest line that is shown, in bytes; what lies beyond is in the download.
@@ -207,7 +209,7 @@ fn escape(text: &str) -> Option<(Command<'_>, &str)> {
                 return Some((Command::Other, after));
             }
             let mut chars = after.chars();
-            (chars.next()? != '\u{1b}').then(|| (Command::Other, chars.as_str()))
+            (chars.next()? != '\u{1b}').then_some((Command::Other, chars.as_str()))
         }
         // Character sets and the like take one more character.
         '(' | ')' | '*' | '+' | '#' | '%' | ' ' => {
@@ -271,7 +273,7 @@ pub fn for_terminal(spans: &[Span], colour: bool) -> String {
             });
         }
         let codes: Vec<String> = codes.iter().map(ToString::to_string).collect();
-        out.push_str(&format!("\u{1b}[{}m{}\u{1b}[0m", codes.join(";"), span.text));
+        let _ = write!(out, "\u{1b}[{}m{}\u{1b}[0m", codes.join(";"), span.text);
     }
     out
 }

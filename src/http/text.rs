@@ -2,6 +2,8 @@
 //! through: terminal escapes, control characters, and the bidirectional and invisible characters that make text read
 //! differently from what it is.
 
+use std::fmt::Write as _;
+
 use std::fmt;
 
 /// Text from outside, ready for one line of a page or a terminal. Made by [`shown`] alone, so a view model that has this
@@ -67,7 +69,7 @@ pub fn push_visible(out: &mut String, c: char) {
         // Written out: fonts often lack the pictures of control characters.
         c if c.is_control() || is_deceptive(c) => {
             out.push_str("⟨U+");
-            out.push_str(&format!("{:04X}", c as u32));
+            let _ = write!(out, "{:04X}", c as u32);
             out.push('⟩');
         }
         c => out.push(c),

@@ -57,6 +57,24 @@ fn artifact(row: &impl Fields) -> Result<ArtifactRow, StoreError> {
     })
 }
 
+fn stored_metric(row: &impl Fields) -> Result<StoredMetric, StoreError> {
+    let word: Option<String> = row.get("nonfinite")?;
+    let value = word.as_deref().and_then(from_nonfinite_word).or(row.get("value")?);
+    Ok(StoredMetric {
+        attempt_uid: row.get("attempt_uid")?,
+        step_id: row.get("step_id")?,
+        step_position: row.get("position")?,
+        step_name: row.get("step_name")?,
+        seq: row.get("seq")?,
+        point: MetricPoint {
+            name: row.get("name")?,
+            value: value.unwrap_or(f64::NAN),
+            step: row.get("train_step")?,
+            at_ms: row.get("at_ms")?,
+        },
+    })
+}
+
 /// How many points go into one statement: SQLite takes at most 32,766 arguments.
 const POINTS: usize = 500;
 
@@ -298,23 +316,7 @@ impl Store {
         let mut conn = self.read().await?;
         all!(
             conn,
-            |row| {
-                let word: Option<String> = row.get("nonfinite")?;
-                let value = word.as_deref().and_then(from_nonfinite_word).or(row.get("value")?);
-                Ok(StoredMetric {
-                    attempt_uid: row.get("attempt_uid")?,
-                    step_id: row.get("step_id")?,
-                    step_position: row.get("position")?,
-                    step_name: row.get("step_name")?,
-                    seq: row.get("seq")?,
-                    point: MetricPoint {
-                        name: row.get("name")?,
-                        value: value.unwrap_or(f64::NAN),
-                        step: row.get("train_step")?,
-                        at_ms: row.get("at_ms")?,
-                    },
-                })
-            },
+            stored_metric,
             concat!(
                 "SELECT m.attempt_uid, m.step_id, s.position, s.name AS step_name, m.seq, m.name, m.value, m.nonfinite, m.train_step,
                    m.at_ms
@@ -324,6 +326,37 @@ impl Store {
                 " ORDER BY s.position, m.seq"
             ),
             run
+        )
+    }
+
+    /// The same for people: of each step's metric every nth point, about `per_curve` of them and always the newest; at most
+    /// `limit` points in all. With `name`, that metric only.
+    pub async fn sample_metrics(
+        &self,
+        run: &RunId,
+        name: Option<&str>,
+        per_curve: i64,
+        limit: i64,
+    ) -> Result<Vec<StoredMetric>, StoreError> {
+        let mut conn = self.read().await?;
+        all!(
+            conn,
+            stored_metric,
+            concat!(
+                "SELECT attempt_uid, step_id, position, step_name, seq, name, value, nonfinite, train_step, at_ms FROM (
+                   SELECT m.attempt_uid, m.step_id, s.position, s.name AS step_name, m.seq, m.name, m.value, m.nonfinite,
+                     m.train_step, m.at_ms,
+                     ROW_NUMBER() OVER (PARTITION BY m.attempt_uid, m.name ORDER BY m.seq DESC) - 1 AS nth,
+                     COUNT(*) OVER (PARTITION BY m.attempt_uid, m.name) AS points
+                   FROM metrics m JOIN attempts a ON a.uid = m.attempt_uid JOIN steps s ON s.id = m.step_id
+                   WHERE m.run_id = $1 AND ($2 IS NULL OR m.name = $2) AND ",
+                last_attempt!(),
+                ") q WHERE nth % (1 + (points - 1) / $3) = 0 ORDER BY position, seq LIMIT $4"
+            ),
+            run,
+            name,
+            per_curve,
+            limit
         )
     }
 

@@ -1,6 +1,8 @@
 //! Metric curves as SVG, drawn on the server: paths are numbers only, labels go through the template's escaping. The page's
 //! script adds a crosshair from the `data-` attributes; without it the curves are still there.
 
+use std::fmt::Write as _;
+
 use crate::http::text::{self, Shown, shown_cut};
 
 pub const WIDTH: f64 = 420.0;
@@ -109,12 +111,8 @@ pub fn draw(name: &str, x_name: &'static str, mut series: Vec<Series>) -> Option
             let mut pen_down = false;
             for (x, y) in &points {
                 if y.is_finite() {
-                    path.push_str(&format!(
-                        "{}{:.1} {:.1}",
-                        if pen_down { 'L' } else { 'M' },
-                        at_x(*x),
-                        at_y(*y)
-                    ));
+                    let _ =
+                        write!(path, "{}{:.1} {:.1}", if pen_down { 'L' } else { 'M' }, at_x(*x), at_y(*y));
                 }
                 pen_down = y.is_finite();
             }

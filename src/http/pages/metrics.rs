@@ -116,7 +116,7 @@ fn own_rows(own: &[StoredMetric]) -> Vec<Row> {
             .entry(key)
             .and_modify(|kept| {
                 if rank(m) >= rank(kept) {
-                    *kept = m
+                    *kept = m;
                 }
             })
             .or_insert(m);

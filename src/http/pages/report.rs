@@ -64,7 +64,6 @@ pub fn to_html(markdown: &str) -> String {
                 }
             }
             Event::Html(text) | Event::InlineHtml(text) => push_html(&mut events, &text),
-            Event::Start(Tag::HtmlBlock) | Event::End(TagEnd::HtmlBlock) => {}
             Event::Start(Tag::Link { link_type, dest_url, id, .. }) => {
                 let safe = dest_url.starts_with("https://")
                     || dest_url.starts_with("http://")
@@ -85,11 +84,12 @@ pub fn to_html(markdown: &str) -> String {
             Event::Start(Tag::Table(columns)) => {
                 events.push(Event::Start(Tag::Table(vec![Alignment::None; columns.len()])));
             }
-            // The description between both stays, as text.
-            Event::Start(Tag::Image { .. }) | Event::End(TagEnd::Image) => {}
+            // Of pictures the description between both stays, as text; blocks of HTML are handled piece by piece.
+            Event::Start(Tag::Image { .. } | Tag::HtmlBlock)
+            | Event::End(TagEnd::Image | TagEnd::HtmlBlock) => {}
             Event::Text(text) => push_text(&mut events, &text),
             Event::Code(text) => {
-                events.push(Event::Code(crate::http::text::shown_lines(&text).to_string().into()))
+                events.push(Event::Code(crate::http::text::shown_lines(&text).to_string().into()));
             }
             other => events.push(other),
         }
@@ -122,7 +122,10 @@ const EMOJI: &[(&str, &str)] = &[
 fn push_text(events: &mut Vec<Event<'_>>, text: &str) {
     let mut rest = text;
     let next = |rest: &str| {
-        EMOJI.iter().filter_map(|(e, w)| rest.find(e).map(|at| (at, *e, *w))).min_by_key(|(at, e, _)| (*at, usize::MAX - e.len()))
+        EMOJI
+            .iter()
+            .filter_map(|(e, w)| rest.find(e).map(|at| (at, *e, *w)))
+            .min_by_key(|(at, e, _)| (*at, usize::MAX - e.len()))
     };
     while let Some((at, emoji, word)) = next(rest) {
         events.push(Event::Text(crate::http::text::shown_lines(&rest[..at]).to_string().into()));
@@ -133,7 +136,7 @@ fn push_text(events: &mut Vec<Event<'_>>, text: &str) {
 }
 
 /// Splits raw HTML at its tags: known ones pass, comments vanish, all else is text.
-fn push_html<'a>(events: &mut Vec<Event<'a>>, text: &str) {
+fn push_html(events: &mut Vec<Event<'_>>, text: &str) {
     let mut rest = text;
     while !rest.is_empty() {
         if let Some(after) = rest.strip_prefix("<!--") {

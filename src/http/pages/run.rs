@@ -219,10 +219,11 @@ pub async fn show(
     let links = ForgeLinks::new(&web, &repo);
 
     let comparisons = store.comparisons_of(&run.id).await?;
-    let own = store.run_metrics(&run.id).await?;
+    let sample = async |run| store.sample_metrics(run, None, api::CURVE_POINTS, api::POINTS_MAX).await;
+    let own = sample(&run.id).await?;
     let baseline = comparisons.iter().find_map(|c| c.baseline.clone());
     let (base_metrics, base_params) = match &baseline {
-        Some(base) => (store.run_metrics(base).await?, store.run_params(base).await?),
+        Some(base) => (sample(base).await?, store.run_params(base).await?),
         None => (Vec::new(), Vec::new()),
     };
     let tables = metrics::tables(&comparisons, &own);
@@ -318,7 +319,7 @@ fn tone(state: RunState) -> &'static str {
 
 impl Step {
     fn new(step: &StepRow, view: &RunView, now: Millis) -> Self {
-        let last = view.attempts.iter().filter(|a| a.step_id == step.id).next_back();
+        let last = view.attempts.iter().rfind(|a| a.step_id == step.id);
         let place = last.map_or(String::new(), |a| {
             let gpus = if a.gpus.is_empty() { String::new() } else { format!(", GPUs {:?}", a.gpus) };
             format!("{} on {}{gpus}, try {}", a.pool, a.executor, a.number)
@@ -359,6 +360,7 @@ async fn log(
         step: shown_cut(&step.name, 80),
         state: step.state.word(),
         empty: match step.state {
+            _ if view.run.state == RunState::Held => "Nothing has run: the run waits for its release.",
             StepState::Waiting => "Waits for the steps that it needs.",
             StepState::Ready => "Waits for room in its pool.",
             StepState::Skipped => "Skipped: a step that it needs did not succeed.",

@@ -18,7 +18,11 @@ struct Shell {
 impl Shell {
     fn command(&self, args: &[&str]) -> tokio::process::Command {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_trainyard"));
-        command.args(args).env("TRAINYARD_CONFIG", &self.config).env_remove("TRAINYARD_TOKEN").env_remove("TRAINYARD_URL");
+        command
+            .args(args)
+            .env("TRAINYARD_CONFIG", &self.config)
+            .env_remove("TRAINYARD_TOKEN")
+            .env_remove("TRAINYARD_URL");
         command.kill_on_drop(true);
         command
     }
@@ -57,7 +61,9 @@ async fn the_readers_talk_to_a_daemon() {
 
     let list = shell.good(&["runs", "list"]).await;
     assert_eq!(list.lines().count(), 6, "{list}");
-    assert!(list.contains("Use a larger learning rate") && !list.contains('\u{1b}') && !list.contains('\u{202e}'));
+    assert!(
+        list.contains("Use a larger learning rate") && !list.contains('\u{1b}') && !list.contains('\u{202e}')
+    );
     assert_eq!(shell.good(&["runs", "list", "--state", "held"]).await.lines().count(), 1);
     let show = shell.good(&["runs", "show", seeded.held.as_str()]).await;
     let sha = at.place.view(&seeded.held).await.run.head_sha;

@@ -229,15 +229,11 @@ impl Dashboard {
                 &[("learning_rate", learning_rate), ("epochs", "40"), ("batch_size", "256")],
             )
             .await;
-            let lines: String = (0..40)
-                .map(|e| {
-                    format!(
-                        "epoch {e:>2}/40  loss {:.4}  accuracy {:.4}\n",
-                        curve(e, i + 1, best)[0].2,
-                        curve(e, i + 1, best)[1].2
-                    )
-                })
-                .collect();
+            let mut lines = String::new();
+            for epoch in 0..40 {
+                let [loss, accuracy] = curve(epoch, i + 1, best).map(|point| point.2);
+                lines += &format!("epoch {epoch:>2}/40  loss {loss:.4}  accuracy {accuracy:.4}\n");
+            }
             self.log(
                 uid,
                 format!(

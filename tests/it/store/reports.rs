@@ -108,6 +108,16 @@ pub async fn points_are_stored_once(at: &Place) {
         (stored[0].step_name.as_str(), stored[0].step_position, stored[0].point.step),
         ("test", 0, Some(3))
     );
+    let sample = async |name, per_curve, limit| {
+        let metrics = at.store.sample_metrics(&run, name, per_curve, limit).await.unwrap();
+        metrics.into_iter().map(|m| m.seq).collect::<Vec<_>>()
+    };
+    let thin = sample(Some("x"), 100, 9999).await;
+    assert!((90..=101).contains(&thin.len()), "{} points", thin.len());
+    assert_eq!(thin.last(), Some(&1503), "the newest is among them");
+    assert_eq!(sample(Some("x"), 1500, 9999).await.len(), 1498);
+    assert_eq!(sample(None, 5000, 9999).await.len(), 1503);
+    assert_eq!(sample(None, 5000, 7).await.len(), 7);
     let expected = [("test".to_owned(), "lr".to_owned(), "0.2".to_owned())];
     assert_eq!(at.store.run_params(&run).await.unwrap(), expected);
 }
