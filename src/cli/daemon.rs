@@ -16,10 +16,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::blob::Blobs;
 use crate::clock::{SharedClock, SystemClock};
-use crate::config::{Config, ConfigError, ForgeKind};
+use crate::config::{Config, ConfigError};
 use crate::executor::Executor;
 use crate::executor::local::{Local, LocalOptions, StepUser};
-use crate::forge::{Forge, Forges};
+use crate::forge::Forges;
 use crate::http::{self, App};
 use crate::intake::Intake;
 use crate::outbox::Sender;
@@ -62,7 +62,7 @@ impl Daemon {
         let instance = Arc::new(Instance::load(&store).await.context("cannot read this installation's key")?);
         let blob_dir = config.data_dir.join("blobs");
         let blobs = Blobs::local(&blob_dir).with_context(|| format!("cannot use {}", blob_dir.display()))?;
-        let forges = connect(&config)?;
+        let forges = Forges::connect(&config)?;
         let config = Arc::new(config);
         let token = http::auth::ensure_admin_token(&store, &config.data_dir, clock.now_ms()).await?;
         tracing::info!(file = %token.display(), "the admin token of dashboard and API");
@@ -182,18 +182,6 @@ fn private_dir(dir: &Path) -> Result<(), ConfigError> {
     };
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(fail)?;
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).map_err(fail)
-}
-
-fn connect(config: &Config) -> Result<Forges, ConfigError> {
-    let mut forges = Forges::default();
-    for (name, forge) in &config.forge {
-        let token = forge.token.read()?;
-        let client: Arc<dyn Forge> = match forge.kind {
-            ForgeKind::Github => Arc::new(crate::forge::github::GitHub::connect(forge, token)?),
-        };
-        forges.insert(name, client);
-    }
-    Ok(forges)
 }
 
 fn executors(config: &Config) -> Result<BTreeMap<String, Arc<dyn Executor>>, ConfigError> {
