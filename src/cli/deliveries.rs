@@ -1,5 +1,6 @@
 //! `trainyard deliveries`: what forges sent and what became of it. Works beside a running daemon, on its machine.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -42,6 +43,9 @@ enum Command {
     Show {
         /// Our id, or the forge's delivery id
         id: String,
+        /// The body alone, byte for byte: `trainyard plan --event` reads it
+        #[arg(long)]
+        body: bool,
     },
     /// Decide a delivery again, with the configuration and the forge as they are now
     Replay {
@@ -73,7 +77,12 @@ async fn run_async(args: &Args) -> anyhow::Result<ExitCode> {
             }
             ExitCode::SUCCESS
         }
-        Command::Show { id } => match store.find_delivery(id).await? {
+        Command::Show { id, body } => match store.find_delivery(id).await? {
+            Some(row) if *body => {
+                let bytes = store.delivery_body(&row.id).await?.context("the body was deleted by retention")?;
+                std::io::stdout().write_all(&bytes).context("cannot write the body")?;
+                ExitCode::SUCCESS
+            }
             Some(row) => {
                 show(&store, &row).await?;
                 ExitCode::SUCCESS

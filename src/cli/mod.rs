@@ -65,13 +65,29 @@ enum Command {
 pub fn main() -> ExitCode {
     // Before anything that might open a TLS connection; the only error is that it was done already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    match run(Cli::parse().command) {
+    let command = Cli::parse().command;
+    if !matches!(command, Command::Serve(_) | Command::Agent(_)) {
+        end_quietly_without_readers();
+    }
+    match run(command) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("trainyard: {error:#}");
             ExitCode::from(if error.is::<crate::config::ConfigError>() { 2 } else { 1 })
         }
     }
+}
+
+/// `trainyard logs RUN | head` ends as other programs do, without a word, when nobody reads on.
+fn end_quietly_without_readers() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let said = panic.payload_as_str().unwrap_or_default();
+        if said.starts_with("failed printing to stdout") && said.contains("Broken pipe") {
+            std::process::exit(141); // what a shell reports for SIGPIPE
+        }
+        usual(panic);
+    }));
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {

@@ -13,7 +13,7 @@ macro_rules! states {
             pub const fn word(self) -> &'static str { match self { $(Self::$variant => $word),+ } }
         }
         impl ::std::fmt::Display for $name {
-            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result { f.write_str(self.word()) }
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result { f.pad(self.word()) }
         }
         impl ::std::str::FromStr for $name {
             type Err = $crate::model::Invalid;
