@@ -113,6 +113,10 @@ fn succeeded_line(section: &Section, name: &str) -> String {
     let of = |n: usize| format!("{n} of {} {}", gates.len(), plural(gates.len(), "gate"));
     let warned = count(Verdict::Fail, true);
     let (icon, words) = match verdict {
+        Verdict::Fail if gates.len() == 1 => ("❌", "its gate failed".to_owned()),
+        Verdict::Fail if gates.len() == 2 && count(Verdict::Fail, false) == 2 => {
+            ("❌", "both gates failed".to_owned())
+        }
         Verdict::Fail => ("❌", format!("{} failed", of(count(Verdict::Fail, false)))),
         Verdict::Inconclusive => {
             ("⚪", format!("inconclusive, {} cannot be judged", of(count(Verdict::Inconclusive, false))))
@@ -200,14 +204,25 @@ fn explanation(section: &Section) -> Option<String> {
         RunState::Failed if section.failed.is_some() => None, // the step says more
         _ if section.reason.is_empty() => None,
         // Messages about the pipeline file come with the lines of the file and a marker under the place.
-        _ if section.reason.trim().contains('\n') => Some(escape::block(&section.reason, 60, LOG_COLUMNS)),
+        _ if section.reason.trim().contains('\n') => {
+            Some(escape::block(without_summary(&section.reason), 60, LOG_COLUMNS))
+        }
         _ => Some(escape::text(&section.reason, SENTENCE)),
+    }
+}
+
+/// A broken file's reason is one line for the status, then every finding: the first would stand there twice.
+fn without_summary(reason: &str) -> &str {
+    match reason.split_once('\n') {
+        Some((summary, findings)) if summary.starts_with(findings.lines().next().unwrap_or("\n")) => findings,
+        _ => reason,
     }
 }
 
 fn failed_step(step: &FailedStep) -> String {
     let mut text = format!("**Step {}** {}", escape::code(&step.name, NAME), end_words(step));
-    if !step.reason.is_empty() {
+    let said = step.exit_code.is_some_and(|code| step.reason == format!("exit code {code}"));
+    if !step.reason.is_empty() && !said {
         let _ = write!(text, ": {}", escape::text(&step.reason, SENTENCE));
     }
     if !step.log_tail.trim().is_empty() {
@@ -397,7 +412,7 @@ fn params(section: &Section) -> Option<String> {
 }
 
 fn steps(section: &Section) -> Option<String> {
-    if section.steps.is_empty() || section.state == RunState::Held {
+    if section.steps.is_empty() || matches!(section.state, RunState::Held | RunState::Skipped) {
         return None;
     }
     let mut text = "| step | state | time | GPU-time | attempts |\n|:--|:--|--:|--:|--:|".to_owned();
