@@ -52,7 +52,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if !found.seen.is_empty() {
         let _ = write!(said, " from {}", found.seen.join(", "));
     }
-    println!("{said}.\nNext: read it, run `trainyard lint`, commit it, and open a pull request.");
+    println!("{said}.\nNext: read it, try it with `trainyard run`, commit it, and open a pull request.");
     Ok(ExitCode::SUCCESS)
 }
 

@@ -69,13 +69,12 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let daemon = Daemon::start(config).await.context("cannot start the daemon")?;
     sandbox.set_hook(format!("http://{}/hooks/github/demo", daemon.hooks), secret);
     say(started, &format!("dashboard   http://{}", daemon.people));
-    say(started, &format!("forge       {}/{REPOSITORY}", sandbox.url()));
 
     let done = story(&sandbox, &repo, &daemon, &dir, started).await;
     let code = match done {
         Ok(()) if args.exit => ExitCode::SUCCESS,
         Ok(()) => {
-            next_steps(&daemon, &dir, keep);
+            next_steps(&daemon, &sandbox, &dir, keep);
             tokio::signal::ctrl_c().await.context("cannot wait for Ctrl-C")?;
             println!();
             ExitCode::SUCCESS
@@ -109,6 +108,7 @@ async fn story(
     let branch = Arc::clone(&project);
     tokio::task::spawn_blocking(move || branch.change()).await??;
     say(started, &format!("git push origin {BRANCH}, and a pull request"));
+    say(started, &format!("forge       {}/{REPOSITORY}/pull/1", sandbox.url()));
     let head = push(&project, BRANCH).await?;
     let number = sandbox
         .open_pull(
@@ -238,14 +238,16 @@ fn free_port(usual: u16) -> anyhow::Result<u16> {
     Ok(listener.local_addr()?.port())
 }
 
-fn next_steps(daemon: &Daemon, dir: &Path, keep: bool) {
+fn next_steps(daemon: &Daemon, sandbox: &Sandbox, dir: &Path, keep: bool) {
     println!(
         "\nThe daemon stays until Ctrl-C. Three things to try:\n\
          \n  1. Look at the two runs, their curves and the comparison:   http://{}\
          \n  2. Change the model yourself and watch the comment change:  cd {} && $EDITOR features.py && git commit -am 'Try it' && git push\
+         \n     Statuses and the comment, as the forge has them:         {}/{REPOSITORY}/pull/1\
          \n  3. In a repository of your own:                             trainyard init && trainyard lint && trainyard run\n",
         daemon.people,
-        dir.join("churn").display()
+        dir.join("churn").display(),
+        sandbox.url()
     );
     if !keep {
         println!("Everything of the demo lies in {} and is deleted at the end.", dir.display());
