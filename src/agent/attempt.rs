@@ -367,7 +367,10 @@ impl Attempt {
             })?;
         }
         if !self.spec.inputs.is_empty() {
-            locked(spool).say(&format!("{} artifacts of earlier steps are in place", self.spec.inputs.len()));
+            locked(spool).say(&match self.spec.inputs.len() {
+                1 => "1 artifact of earlier steps is in place".to_owned(),
+                n => format!("{n} artifacts of earlier steps are in place"),
+            });
         }
         let environment = self.environment(places);
         if let Some(name) = script::too_long(&environment) {
@@ -438,7 +441,7 @@ impl Attempt {
             }
         }
         if !files.is_empty() {
-            locked(spool).say(&format!("{} artifacts stored", files.len()));
+            locked(spool).say(&format!("{} artifact{} stored", files.len(), if files.len() == 1 { "" } else { "s" }));
         }
         outcome
     }

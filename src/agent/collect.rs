@@ -304,7 +304,7 @@ impl Watched {
         self.seen = Some(now);
         self.points += (found.points.len() - before) as u64;
         if last && self.form != Form::Params {
-            found.note(format!("{name}: {} points", self.points));
+            found.note(format!("{name}: {} point{}", self.points, if self.points == 1 { "" } else { "s" }));
         }
     }
 

@@ -321,7 +321,7 @@ impl Checker<'_, '_> {
 }
 
 fn integer(text: &str, plain: bool, min: i64, max: i64) -> Result<(), String> {
-    if !plain {
+    if !plain && integer(text, true, min, max).is_ok() {
         return Err("remove the quotes".to_owned());
     }
     let digits = text.strip_prefix('-').unwrap_or(text);
@@ -339,7 +339,7 @@ fn integer(text: &str, plain: bool, min: i64, max: i64) -> Result<(), String> {
 }
 
 fn number(text: &str, plain: bool) -> Result<(), String> {
-    if !plain {
+    if !plain && values::decimal(text).is_some() {
         return Err("remove the quotes".to_owned());
     }
     values::decimal(text).map(drop).ok_or_else(|| {
