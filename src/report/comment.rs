@@ -212,7 +212,7 @@ fn explanation(section: &Section) -> Option<String> {
 }
 
 /// A broken file's reason is one line for the status, then every finding: the first would stand there twice.
-fn without_summary(reason: &str) -> &str {
+pub(crate) fn without_summary(reason: &str) -> &str {
     match reason.split_once('\n') {
         Some((summary, findings)) if summary.starts_with(findings.lines().next().unwrap_or("\n")) => findings,
         _ => reason,

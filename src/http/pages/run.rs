@@ -1,6 +1,5 @@
 //! `/runs/{run}`: everything of one run.
 
-
 use askama::Template;
 use askama::filters::Safe;
 use axum::extract::{Path, Query, State};
@@ -20,9 +19,10 @@ use crate::http::auth::{Who, escape_query};
 use crate::http::follow;
 use crate::http::problem::Problem;
 use crate::http::terminal::Span;
-use crate::http::text::{self, Shown, shown, shown_cut};
+use crate::http::text::{self, Shown, shown, shown_cut, shown_lines};
 use crate::model::params::{self, Reported};
 use crate::model::{AttemptState, RunState, StepState};
+use crate::report::comment::without_summary;
 use crate::store::attempts::AttemptRow;
 use crate::store::comparisons::ComparisonRow;
 use crate::store::outbox::{OutboxKind, OutboxState};
@@ -271,7 +271,7 @@ pub async fn show(
         pipeline_query: escape_query(&run.pipeline),
         state: run.state.word(),
         tone: tone(run.state),
-        reason: shown_cut(&run.reason, 2000),
+        reason: shown_lines(&without_summary(&run.reason).chars().take(2000).collect::<String>()),
         cancel_request: run.cancel_request.as_ref().filter(|_| open).map(|why| shown_cut(why, 300)),
         held: run.state == RunState::Held,
         trusted: run.trusted,
