@@ -441,7 +441,11 @@ impl Attempt {
             }
         }
         if !files.is_empty() {
-            locked(spool).say(&format!("{} artifact{} stored", files.len(), if files.len() == 1 { "" } else { "s" }));
+            locked(spool).say(&format!(
+                "{} artifact{} stored",
+                files.len(),
+                if files.len() == 1 { "" } else { "s" }
+            ));
         }
         outcome
     }
