@@ -16,7 +16,7 @@ use crate::model::{ComparisonId, ComparisonState, Outcome, RunId, RunState, Verd
 use crate::queue::Handler;
 use crate::store::Store;
 use crate::store::comparisons::ComparisonRow;
-use crate::store::pulls::{PullRow, RepoRow};
+use crate::store::pulls::PullRow;
 use crate::store::runs::RunRow;
 use crate::store::work::{WorkAsk, WorkItem, WorkKind, WorkOutcome};
 
@@ -102,7 +102,7 @@ impl Comparer {
                 again = Some(again.map_or(row.wait_until_ms, |at| at.min(row.wait_until_ms)));
             }
             crate::failpoint::hit("compare.write.before");
-            self.store.put_comparison(row, vec![report_ask(&repo, run, now)], now).await?;
+            self.store.put_comparison(row, vec![report_ask(run, now)], now).await?;
         }
         Ok(again)
     }
@@ -198,15 +198,13 @@ impl Comparer {
 
     async fn supersede(&self, run: &RunRow, keep: &[String]) -> anyhow::Result<()> {
         let now = self.clock.now_ms();
-        if self.store.supersede_comparisons(&run.id, keep, now).await? > 0 {
-            self.store.ask(vec![WorkAsk::report_commit(&run.repo_id, &run.head_sha, now)], now).await?;
-        }
+        self.store.supersede_comparisons(&run.id, keep, vec![report_ask(run, now)], now).await?;
         Ok(())
     }
 }
 
-fn report_ask(repo: &RepoRow, run: &RunRow, now: Millis) -> WorkAsk {
-    WorkAsk::report_commit(&repo.id, &run.head_sha, now)
+fn report_ask(run: &RunRow, now: Millis) -> WorkAsk {
+    WorkAsk::report_commit(&run.repo_id, &run.head_sha, now)
 }
 
 /// Changes when the gates, the primary metric or the kind of baseline do.

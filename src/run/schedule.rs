@@ -142,7 +142,10 @@ impl Scheduler {
                 outputs: None,
             }],
             attempts: Vec::new(),
-            asks: vec![WorkAsk::run(&step.run_id, now)],
+            asks: vec![
+                WorkAsk::run(&step.run_id, now),
+                WorkAsk::report_commit(&run.repo_id, &run.head_sha, now),
+            ],
         };
         failpoint::hit("schedule.refuse.before");
         if self.store.apply(change, now).await.context("cannot refuse a step")? == Applied::Stale {

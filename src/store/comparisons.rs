@@ -160,11 +160,12 @@ impl Store {
     }
 
     /// Marks live comparisons of a candidate superseded whose target is not in `keep` (closed, retargeted away). Returns how
-    /// many.
+    /// many; `asks` are written only when there were any.
     pub async fn supersede_comparisons(
         &self,
         candidate: &RunId,
         keep: &[String],
+        asks: Vec<WorkAsk>,
         now: Millis,
     ) -> Result<u64, StoreError> {
         let (candidate, keep) = (candidate.clone(), keep.to_vec());
@@ -175,6 +176,9 @@ impl Store {
                 let mut changed = 0;
                 for row in live.iter().filter(|row| !keep.contains(&row.target)) {
                     changed += supersede(tx, &row.id, now).await?;
+                }
+                if changed > 0 {
+                    ask_in(tx, &asks, now).await?;
                 }
                 Ok(changed)
             })

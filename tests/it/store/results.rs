@@ -73,10 +73,10 @@ pub async fn comparisons_follow_their_question(at: &Place) {
     assert_ne!(live[1].id, first.id);
     assert_eq!(at.store.comparisons_of_runs(&[base.clone(), run.clone()]).await.unwrap(), live);
     assert_eq!(at.store.comparisons_of_runs(&[]).await.unwrap(), []);
-    assert_eq!(at.store.supersede_comparisons(&run, &["branch:main".into()], T0 + 2).await.unwrap(), 1);
+    assert_eq!(at.store.supersede_comparisons(&run, &["branch:main".into()], vec![], T0 + 2).await.unwrap(), 1);
     assert_eq!(at.store.comparisons_of(&run).await.unwrap().len(), 1);
     assert_eq!(at.store.candidates_on(&base).await.unwrap(), []);
-    assert_eq!(at.store.supersede_comparisons(&run, &[], T0 + 3).await.unwrap(), 1);
+    assert_eq!(at.store.supersede_comparisons(&run, &[], vec![], T0 + 3).await.unwrap(), 1);
 }
 
 fn desire(repo: &RepoId, state: &str, not_before_ms: i64) -> Desire {
