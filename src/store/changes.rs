@@ -74,13 +74,13 @@ pub(super) async fn request_cancel(tx: &mut Conn, run: &RunId, why: &str) -> Res
     Ok(rows == 1)
 }
 
-/// Ends a held run in favour of its trusted twin. A run that is not held is left alone.
+/// Ends a held run in favour of its trusted twin. False: it is not held.
 pub(super) async fn supersede_held(
     tx: &mut Conn,
     run: &RunId,
     why: &str,
     now: Millis,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     let rows = execute!(
         tx,
         "UPDATE runs SET state = 'superseded', reason = $2, ended_ms = $3, epoch = epoch + 1 WHERE id = $1 AND state = 'held'",
@@ -99,7 +99,7 @@ pub(super) async fn supersede_held(
             now
         )?;
     }
-    Ok(())
+    Ok(rows == 1)
 }
 
 /// A move that the model's table does not have: a mistake in the code that decided it. Nothing of the change is kept.
@@ -268,7 +268,8 @@ impl Store {
                     &actor,
                     now
                 )?;
-                ask_in(tx, &[WorkAsk::run(&id, now)], now).await?;
+                let told = WorkAsk::report_commit(&run.repo_id, &run.head_sha, now);
+                ask_in(tx, &[WorkAsk::run(&id, now), told], now).await?;
                 Ok(Ok(()))
             })
         })

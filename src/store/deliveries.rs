@@ -11,7 +11,7 @@ use super::runs::{NewRun, RunRow, ended_run, select_run};
 use super::work::{WorkAsk, ask_in};
 use super::{Store, StoreError};
 use crate::clock::Millis;
-use crate::model::{DeliveryRowId, DeliveryState, PullRequest, RepoId, RepoRef, RunId, Sha};
+use crate::model::{DeliveryRowId, DeliveryState, PullRequest, RepoId, RepoRef, RunId, RunState, Sha};
 
 /// A verified request, about to be stored.
 #[derive(Debug, Clone)]
@@ -69,7 +69,7 @@ pub struct IntakeCommit {
     pub runs: Vec<NewRun>,
     /// Runs that should stop, with the reason shown to people: sets `cancel_request`.
     pub cancel: Vec<(RunId, String)>,
-    /// Held runs that a trusted twin replaces.
+    /// Held runs that a trusted twin replaces; one that was released meanwhile is asked to stop.
     pub supersede_held: Vec<(RunId, String)>,
     pub asks: Vec<WorkAsk>,
 }
@@ -242,11 +242,15 @@ impl Store {
                 for (repo, pull) in &commit.pulls {
                     put_pull(tx, repo, pull, now).await?;
                 }
-                for (run, why) in &commit.supersede_held {
-                    supersede_held(tx, run, why, now).await?;
-                }
                 for (run, why) in &commit.cancel {
                     if request_cancel(tx, run, why).await? {
+                        asks.push(WorkAsk::run(run, now));
+                    }
+                }
+                for (run, why) in &commit.supersede_held {
+                    // Released since the decision was made: its twin takes its place all the same.
+                    let why_stop = format!("{}{why}", RunState::SUPERSEDED_BY);
+                    if !supersede_held(tx, run, why, now).await? && request_cancel(tx, run, &why_stop).await? {
                         asks.push(WorkAsk::run(run, now));
                     }
                 }
