@@ -43,8 +43,10 @@ impl Handler for Reporter {
     }
 
     async fn handle(&self, item: &WorkItem) -> anyhow::Result<WorkOutcome> {
-        let Some((repo, sha)) = self.subject(&item.key).await? else {
-            return Ok(WorkOutcome::Done);
+        let (repo, sha) = match subject(&item.key) {
+            Some(Subject::Commit(repo, sha)) => (repo, sha),
+            Some(Subject::Pull(repo, number)) => return self.pass_on(&repo, number).await,
+            None => return Ok(WorkOutcome::Done),
         };
         let Some(repo) = self.store.repo(&repo).await.context("cannot read the repository to report to")?
         else {
@@ -69,16 +71,17 @@ impl Reporter {
         Self { store, forges, blobs, clock, config, instance }
     }
 
-    /// A key names a commit, or a pull request and so its head.
-    async fn subject(&self, key: &str) -> anyhow::Result<Option<(RepoId, Sha)>> {
-        if let Some((repo, sha)) = key.split_once('/') {
-            return Ok(Sha::parse(sha).ok().map(|sha| (RepoId::from_text(repo), sha)));
-        }
-        let Some((repo, number)) = key.split_once('#') else { return Ok(None) };
-        let (repo, Ok(number)) = (RepoId::from_text(repo), number.parse()) else { return Ok(None) };
+    /// A pull request is reported on with its head commit, under that commit's key alone: two looks at one commit at the same
+    /// time could put the older one's words over the newer one's.
+    async fn pass_on(&self, repo: &RepoId, number: i64) -> anyhow::Result<WorkOutcome> {
         let pull =
-            self.store.pull(&repo, number).await.context("cannot read the pull request to report on")?;
-        Ok(pull.map(|p| (repo, p.pull.head_sha)))
+            self.store.pull(repo, number).await.context("cannot read the pull request to report on")?;
+        if let Some(pull) = pull {
+            let now = self.clock.now_ms();
+            let ask = WorkAsk::report_commit(repo, &pull.pull.head_sha, now);
+            self.store.ask(vec![ask], now).await.context("cannot ask for the report on a pull request's head")?;
+        }
+        Ok(WorkOutcome::Done)
     }
 
     async fn report(&self, repo: &RepoRow, sha: &Sha) -> anyhow::Result<()> {
@@ -196,6 +199,20 @@ impl Reporter {
         self.store.desire(desire, now).await.context("cannot store what the forge should show")?;
         Ok(())
     }
+}
+
+/// What the key of a report names.
+enum Subject {
+    Commit(RepoId, Sha),
+    Pull(RepoId, i64),
+}
+
+fn subject(key: &str) -> Option<Subject> {
+    if let Some((repo, sha)) = key.split_once('/') {
+        return Some(Subject::Commit(RepoId::from_text(repo), Sha::parse(sha).ok()?));
+    }
+    let (repo, number) = key.split_once('#')?;
+    Some(Subject::Pull(RepoId::from_text(repo), number.parse().ok()?))
 }
 
 /// The first line of a pull request's comment. Nobody without the installation's key can write it.
