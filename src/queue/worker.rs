@@ -127,23 +127,31 @@ impl Worker {
             .collect();
         let mut claimed = Vec::new();
         for (desk, kind) in open {
-            let now = self.clock.now_ms();
-            if self.store.next_due(&[kind]).await?.is_none_or(|due| due > now) {
-                continue;
+            match self.claim_for(desk, kind).await {
+                Ok(more) => claimed.extend(more),
+                Err(error) if claimed.is_empty() => return Err(error),
+                // What is leased already is attended to; the next look meets the error again.
+                Err(error) => {
+                    tracing::warn!(work.kind = %kind, %error, "cannot claim work");
+                    break;
+                }
             }
-            let mut places = Vec::new();
-            while let Ok(place) = self.desks[desk].free.clone().try_acquire_owned() {
-                places.push(place);
-            }
-            let items =
-                self.store.claim(&[kind], &self.holder, now, self.lease_ms, places.len() as i64).await?;
-            claimed.extend(places.into_iter().zip(items).map(|(place, item)| Claimed {
-                desk,
-                item,
-                _place: place,
-            }));
         }
         Ok(claimed)
+    }
+
+    async fn claim_for(&self, desk: usize, kind: WorkKind) -> Result<Vec<Claimed>, StoreError> {
+        let now = self.clock.now_ms();
+        if self.store.next_due(&[kind]).await?.is_none_or(|due| due > now) {
+            return Ok(Vec::new());
+        }
+        let mut places = Vec::new();
+        while let Ok(place) = self.desks[desk].free.clone().try_acquire_owned() {
+            places.push(place);
+        }
+        let items = self.store.claim(&[kind], &self.holder, now, self.lease_ms, places.len() as i64).await?;
+        let seat = |(place, item)| Claimed { desk, item, _place: place };
+        Ok(places.into_iter().zip(items).map(seat).collect())
     }
 
     /// Looks at one item with its lease kept alive. Never panics and never fails: what goes wrong is settled or logged.
