@@ -408,12 +408,14 @@ fn last_line(log: &Path) -> Option<String> {
     text.lines().rev().find(|l| !l.trim().is_empty()).map(|l| l.chars().take(300).collect())
 }
 
-/// Does this process hold SETUID (bit 7) and SETGID (bit 6)? capabilities(7), `CapEff` of `/proc/self/status`.
+/// Does this process hold CHOWN (bit 0), KILL (bit 5), SETGID (bit 6) and SETUID (bit 7)? capabilities(7), `CapEff` of
+/// `/proc/self/status`.
 fn may_change_user() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
     let bits = effective.and_then(|t| u64::from_str_radix(t.trim(), 16).ok()).unwrap_or(0);
-    bits & 0b1100_0000 == 0b1100_0000
+    const NEEDED: u64 = 0b1110_0001;
+    bits & NEEDED == NEEDED
 }
 
 /// # Errors
