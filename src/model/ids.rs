@@ -100,6 +100,10 @@ impl Sha {
     pub fn short(&self) -> &str {
         &self.0[..10]
     }
+    /// Seven digits, as people know them from git: for statuses and comments, where room is short.
+    pub fn abbreviated(&self) -> &str {
+        &self.0[..7]
+    }
 }
 
 impl fmt::Display for Sha {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _; // to a String, which never fails
 
-use super::view::{ComparisonView, FailedStep, Section, StepLine, View, short};
+use super::view::{ComparisonView, FailedStep, Section, StepLine, View};
 use super::{chart, escape, numbers};
 use crate::model::metric::Goal;
 use crate::model::outcome::{Aggregate, Change, MetricOutcome, Outcome};
@@ -147,7 +147,7 @@ fn succeeded_line(section: &Section, name: &str) -> String {
 
 /// Which commit, against which, by what kind of evidence.
 fn subline(section: &Section) -> String {
-    let mut parts = vec![format!("[`{}`]({})", short(&section.sha), section.commit_url)];
+    let mut parts = vec![format!("[`{}`]({})", section.sha.abbreviated(), section.commit_url)];
     if let Some(comparison) = &section.comparison {
         let note = escape::text(&comparison.note, SENTENCE);
         parts[0].push_str(&match &comparison.baseline {
@@ -265,7 +265,7 @@ fn metrics_table(outcome: &Outcome, comparison: Option<&ComparisonView>) -> Opti
     let baseline = comparison.and_then(|c| c.baseline.as_ref()).filter(|_| outcome.baseline_seeds() > 0);
     let head = baseline.map_or_else(
         || "baseline".to_owned(),
-        |b| format!("{} `{}`", escape::text(&b.branch, 30), short(&b.sha)),
+        |b| format!("{} `{}`", escape::text(&b.branch, 30), b.sha.abbreviated()),
     );
     let mut text = format!("| metric | {head} | this | change | gate |\n|:--|--:|--:|--:|:--|");
     for metric in outcome.metrics.iter().take(MAX_METRICS) {

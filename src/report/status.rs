@@ -1,6 +1,6 @@
 //! The status of one pipeline on a commit: the run's result and its worst comparison, in at most 140 characters.
 
-use super::view::{ComparisonView, Section, short};
+use super::view::{ComparisonView, Section};
 use super::{escape, numbers};
 use crate::forge::{Status, StatusState};
 use crate::model::{ComparisonState, Outcome, RunState, Verdict};
@@ -84,7 +84,7 @@ fn headline(outcome: &Outcome, comparison: &ComparisonView) -> Option<String> {
             "{name} {value} ({} vs {} {})",
             numbers::signed(delta, decimals),
             escape::plain(&against.branch, 24),
-            short(&against.sha)
+            against.sha.abbreviated()
         ),
         _ => format!("{name} {value}"),
     })

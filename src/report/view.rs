@@ -104,8 +104,3 @@ impl Section {
                 && self.comparison.as_ref().is_none_or(|c| c.state == ComparisonState::Pending))
     }
 }
-
-/// Seven digits, as people know them from git.
-pub(super) fn short(sha: &Sha) -> &str {
-    &sha.as_str()[..7]
-}

@@ -81,7 +81,7 @@ impl Chooser<'_> {
             let why = format!("this commit is part of {base} already");
             return self.ancestor_of(&sha, base, "this commit", Some(why)).await;
         }
-        let here = format!("{base} at {}, the merge-base", short(&sha));
+        let here = format!("{base} at {}, the merge-base", sha.abbreviated());
         let why = match self.run_at(&sha).await? {
             None => "it has no run of this pipeline".to_owned(),
             Some(run) if !run.trusted => "its run is not trusted".to_owned(),
@@ -93,7 +93,7 @@ impl Chooser<'_> {
             }
             Some(run) => format!("its run {}", past(run.state)),
         };
-        let place = format!("the merge-base {}", short(&sha));
+        let place = format!("the merge-base {}", sha.abbreviated());
         self.ancestor_of(&sha, base, &place, Some(why)).await
     }
 
@@ -114,7 +114,7 @@ impl Chooser<'_> {
             {
                 let commits =
                     if distance == 0 { "1 commit".to_owned() } else { format!("{} commits", distance + 1) };
-                let note = format!("{branch} at {}, {commits} before {place}{because}", short(earlier));
+                let note = format!("{branch} at {}, {commits} before {place}{because}", earlier.abbreviated());
                 return Ok(Choice::Use { run: run.id, note });
             }
         }
@@ -144,13 +144,13 @@ impl Chooser<'_> {
             .filter(|run| run.trusted && run.head_sha != self.candidate.head_sha)
             .collect();
         if let Some(run) = runs.iter().find(|r| r.state == RunState::Succeeded) {
-            let note = format!("{branch} at {}, its newest good run", short(&run.head_sha));
+            let note = format!("{branch} at {}, its newest good run", run.head_sha.abbreviated());
             return Ok(Choice::Use { run: run.id.clone(), note });
         }
         Ok(match runs.iter().find(|r| !r.state.is_terminal()) {
             Some(run) => Choice::Wait {
                 run: run.id.clone(),
-                note: format!("{branch} at {}, its newest run", short(&run.head_sha)),
+                note: format!("{branch} at {}, its newest run", run.head_sha.abbreviated()),
                 state: run.state,
             },
             None => Choice::None {
@@ -167,7 +167,7 @@ impl Chooser<'_> {
         let Some(run) = self.store.run(&id).await? else {
             return Ok(refuse("is not known"));
         };
-        let note = format!("run {text} of {} at {}", run.branch, short(&run.head_sha));
+        let note = format!("run {text} of {} at {}", run.branch, run.head_sha.abbreviated());
         Ok(if run.repo_id != self.repo.id {
             refuse("belongs to another repository")
         } else if run.id == self.candidate.id {
@@ -186,11 +186,6 @@ impl Chooser<'_> {
     async fn run_at(&self, sha: &Sha) -> Result<Option<RunRow>, ChooseError> {
         Ok(self.store.head_run(&self.repo.id, &self.candidate.pipeline, sha).await?)
     }
-}
-
-/// Seven digits, as people know them from git.
-pub fn short(sha: &Sha) -> &str {
-    &sha.as_str()[..7]
 }
 
 fn past(state: RunState) -> &'static str {
