@@ -384,8 +384,9 @@ impl Config {
         Ok(())
     }
 
+    /// Letter case does not count in a repository's name, as at the forges.
     pub fn repository(&self, forge: &str, name: &str) -> Option<&RepositoryConfig> {
-        self.repository.iter().find(|r| r.forge == forge && r.name == name)
+        self.repository.iter().find(|r| r.forge == forge && r.name.eq_ignore_ascii_case(name))
     }
 
     /// The pools as configured, or the one default pool.

@@ -22,7 +22,7 @@ pub struct Hook {
 #[derive(Debug)]
 pub struct Secrets {
     hooks: BTreeMap<(&'static str, String), Hook>,
-    /// By (forge, repository).
+    /// By (forge, repository in lower case): letter case does not count, as at the forges.
     repositories: BTreeMap<(String, String), RepositorySecrets>,
 }
 
@@ -54,7 +54,7 @@ impl Secrets {
                 .collect::<Result<_, ConfigError>>()?;
             let pairs: Vec<_> = read.iter().map(|(name, value)| (name, value.expose_secret())).collect();
             let masker = Masker::new(&pairs);
-            let key = (repository.forge.clone(), repository.name.clone());
+            let key = (repository.forge.clone(), repository.name.to_ascii_lowercase());
             repositories.insert(key, RepositorySecrets { values: read, masker });
         }
         Ok(Self { hooks, repositories })
@@ -65,11 +65,14 @@ impl Secrets {
         self.hooks.iter().find(|((k, i), _)| *k == kind && i == id).map(|(_, hook)| hook)
     }
     pub fn of_repository(&self, forge: &str, repo: &str) -> Option<&BTreeMap<String, SecretString>> {
-        self.repositories.get(&(forge.to_owned(), repo.to_owned())).map(|all| &all.values)
+        self.repository(forge, repo).map(|all| &all.values)
     }
     /// Hides every secret configured for a repository, whichever of them a step asked for. None: it has none.
     pub fn masker(&self, forge: &str, repo: &str) -> Option<&Masker> {
-        let all = self.repositories.get(&(forge.to_owned(), repo.to_owned()))?;
+        let all = self.repository(forge, repo)?;
         (!all.values.is_empty()).then_some(&all.masker)
+    }
+    fn repository(&self, forge: &str, repo: &str) -> Option<&RepositorySecrets> {
+        self.repositories.get(&(forge.to_owned(), repo.to_ascii_lowercase()))
     }
 }
