@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::blob::Blobs;
-use crate::clock::{SharedClock, SystemClock};
+use crate::clock::{Millis, SharedClock, SystemClock};
 use crate::config::{Config, ConfigError};
 use crate::executor::Executor;
 use crate::executor::local::{Local, LocalOptions, StepUser};
@@ -33,6 +33,9 @@ use crate::store::{Instance, OpenOptions, Store};
 
 /// How long the worker's handlers may take to come to an end after a stop was asked for.
 const STOP: Duration = Duration::from_secs(10);
+
+/// What a forge refused for good is tried once more at a start (the token may be another one) if it is this young.
+const GIVEN_UP_MS: Millis = 7 * 24 * 3_600_000;
 
 /// A running daemon.
 pub struct Daemon {
@@ -149,10 +152,13 @@ impl Daemon {
             self.app.store.open_runs().await?.iter().map(|id| WorkAsk::run(id, now)).collect();
         asks.push(WorkAsk::schedule(now));
         asks.push(WorkAsk { kind: WorkKind::Retention, key: "retention".into(), at_ms: now });
-        for forge in self.app.forges.names() {
-            asks.push(WorkAsk { kind: WorkKind::Outbox, key: forge.to_owned(), at_ms: now });
-        }
-        self.app.store.ask(asks, now).await.context("cannot ask for the work that is open")
+        self.app.store.ask(asks, now).await.context("cannot ask for the work that is open")?;
+        let forges = self.app.forges.names().map(str::to_owned).collect();
+        self.app
+            .store
+            .outbox_revive(forges, now - GIVEN_UP_MS, now)
+            .await
+            .context("cannot ask for what the forges have not been told")
     }
 
     /// Stops taking requests, lets what is in progress end, closes the store. Trainings go on.

@@ -79,7 +79,10 @@ impl Reporter {
         if let Some(pull) = pull {
             let now = self.clock.now_ms();
             let ask = WorkAsk::report_commit(repo, &pull.pull.head_sha, now);
-            self.store.ask(vec![ask], now).await.context("cannot ask for the report on a pull request's head")?;
+            self.store
+                .ask(vec![ask], now)
+                .await
+                .context("cannot ask for the report on a pull request's head")?;
         }
         Ok(WorkOutcome::Done)
     }

@@ -114,7 +114,8 @@ impl Chooser<'_> {
             {
                 let commits =
                     if distance == 0 { "1 commit".to_owned() } else { format!("{} commits", distance + 1) };
-                let note = format!("{branch} at {}, {commits} before {place}{because}", earlier.abbreviated());
+                let note =
+                    format!("{branch} at {}, {commits} before {place}{because}", earlier.abbreviated());
                 return Ok(Choice::Use { run: run.id, note });
             }
         }

@@ -283,6 +283,33 @@ impl Store {
         .await
     }
 
+    /// Makes rows that were given up pending again, if what they speak of began at `since` or later, and asks for each of these
+    /// credentials' outbox work, given up or not. For a start: it may bring another token.
+    pub async fn outbox_revive(
+        &self,
+        credentials: Vec<String>,
+        since: Millis,
+        now: Millis,
+    ) -> Result<(), StoreError> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                for credential in &credentials {
+                    execute!(
+                        tx,
+                        "UPDATE outbox SET state = 'pending', next_ms = $3, tries = 0
+                         WHERE credential = $1 AND state = 'dead' AND created_ms >= $2",
+                        credential,
+                        since,
+                        now
+                    )?;
+                }
+                let ask = |key| WorkAsk { kind: WorkKind::Outbox, key, at_ms: now };
+                ask_in(tx, &credentials.into_iter().map(ask).collect::<Vec<_>>(), now).await
+            })
+        })
+        .await
+    }
+
     /// What the forge should show in one place.
     pub async fn outbox_row(
         &self,

@@ -73,7 +73,10 @@ pub async fn comparisons_follow_their_question(at: &Place) {
     assert_ne!(live[1].id, first.id);
     assert_eq!(at.store.comparisons_of_runs(&[base.clone(), run.clone()]).await.unwrap(), live);
     assert_eq!(at.store.comparisons_of_runs(&[]).await.unwrap(), []);
-    assert_eq!(at.store.supersede_comparisons(&run, &["branch:main".into()], vec![], T0 + 2).await.unwrap(), 1);
+    assert_eq!(
+        at.store.supersede_comparisons(&run, &["branch:main".into()], vec![], T0 + 2).await.unwrap(),
+        1
+    );
     assert_eq!(at.store.comparisons_of(&run).await.unwrap().len(), 1);
     assert_eq!(at.store.candidates_on(&base).await.unwrap(), []);
     assert_eq!(at.store.supersede_comparisons(&run, &[], vec![], T0 + 3).await.unwrap(), 1);
@@ -122,6 +125,14 @@ pub async fn the_outbox_converges(at: &Place) {
     assert_eq!((row().await.state, row().await.last_error.as_str()), (OutboxState::Dead, "no such commit"));
     assert!(at.store.desire(desire(&repo, "error", T0 + 6), T0 + 6).await.unwrap());
     assert_eq!(row().await.state, OutboxState::Pending);
+
+    // A start tries once more what was given up, unless it is old.
+    at.store.outbox_dead(&now.id, 4, "bad token", T0 + 7).await.unwrap();
+    at.store.outbox_revive(vec!["other".into()], T0, T0 + 8).await.unwrap();
+    at.store.outbox_revive(vec!["github".into()], T0 + 1, T0 + 8).await.unwrap();
+    assert_eq!(row().await.state, OutboxState::Dead);
+    at.store.outbox_revive(vec!["github".into()], T0, T0 + 9).await.unwrap();
+    assert_eq!((row().await.state, row().await.next_ms), (OutboxState::Pending, T0 + 9));
 }
 
 pub async fn a_stream_of_changes_is_sent(at: &Place) {
