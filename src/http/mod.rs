@@ -59,7 +59,7 @@ impl App {
     /// Reads every configured secret once.
     ///
     /// # Errors
-    /// A secret that cannot be used (unset, unreadable, empty, too short), or two hooks with one URL.
+    /// A secret that cannot be read (unset, unreadable, empty).
     pub fn new(
         store: Store,
         blobs: Blobs,
