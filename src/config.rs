@@ -309,7 +309,7 @@ impl Config {
 
     fn check(&self) -> Result<(), ConfigError> {
         if !self.data_dir.is_absolute() {
-            return refuse(format!("data_dir {:?} must be an absolute path", self.data_dir));
+            return refuse(format!("data_dir {} must be an absolute path", self.data_dir.display()));
         }
         if !(self.public_url.starts_with("http://") || self.public_url.starts_with("https://")) {
             return refuse(format!("public_url {:?} must start with http:// or https://", self.public_url));

@@ -79,7 +79,8 @@ async fn run_async(args: &Args) -> anyhow::Result<ExitCode> {
         }
         Command::Show { id, body } => match store.find_delivery(id).await? {
             Some(row) if *body => {
-                let bytes = store.delivery_body(&row.id).await?.context("the body was deleted by retention")?;
+                let bytes =
+                    store.delivery_body(&row.id).await?.context("the body was deleted by retention")?;
                 std::io::stdout().write_all(&bytes).context("cannot write the body")?;
                 ExitCode::SUCCESS
             }

@@ -411,10 +411,10 @@ fn last_line(log: &Path) -> Option<String> {
 /// Does this process hold CHOWN (bit 0), KILL (bit 5), SETGID (bit 6) and SETUID (bit 7)? capabilities(7), `CapEff` of
 /// `/proc/self/status`.
 fn may_change_user() -> bool {
+    const NEEDED: u64 = 0b1110_0001;
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
     let bits = effective.and_then(|t| u64::from_str_radix(t.trim(), 16).ok()).unwrap_or(0);
-    const NEEDED: u64 = 0b1110_0001;
     bits & NEEDED == NEEDED
 }
 

@@ -110,7 +110,7 @@ async fn is_newer(
     if let EventKind::PullRequest(_) = &event.kind {
         // The pull request itself says what its head is by now.
         if branch.starts_with("pull/") {
-            return Ok(is_ancestor(forge, event, sha, other.as_str()).await?);
+            return is_ancestor(forge, event, sha, other.as_str()).await;
         }
     }
     if is_ancestor(forge, event, sha, other.as_str()).await? {

@@ -30,10 +30,14 @@ pub struct Intake {
     forges: Forges,
     heads: Heads,
     /// One decision at a time per repository: what a decision reads of the store must still hold when it is committed.
-    deciding: Mutex<HashMap<(String, String), Arc<tokio::sync::Mutex<()>>>>,
+    deciding: Mutex<HashMap<RepoKey, Arc<tokio::sync::Mutex<()>>>>,
 }
 
+/// A repository by its forge and its id there.
+type RepoKey = (String, String);
+
 /// What a delivery says, as far as it needs no forge.
+#[expect(clippy::large_enum_variant, reason = "one at a time, moved once")]
 enum Said {
     Event(Box<Event>),
     Decided(IntakePlan),

@@ -110,6 +110,7 @@ pub struct CommentEvent {
 /// What became of a verified delivery's parse: an event, or a reason why there is none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "parsed", rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "one at a time, moved once")]
 pub enum Parsed {
     Event(Event),
     /// Valid, but not something that trainyard acts on. 2xx, recorded with this reason.

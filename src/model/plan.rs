@@ -28,7 +28,7 @@ pub struct Plan {
 /// One alternative of `when:`; a list means "any of these".
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct When {
-    /// `push`, `pull_request`, `cron`, `manual`, `tag`, `data`; empty means push and pull_request.
+    /// `push`, `pull_request`, `cron`, `manual`, `tag`, `data`; empty means `push` and `pull_request`.
     pub event: Vec<String>,
     /// Globs on the pushed branch, or for pull requests on the base branch. Empty means the default
     /// branch for pushes and any base for pull requests.
@@ -78,7 +78,7 @@ pub struct StepSpec {
     pub checkpoint: Option<String>,
     /// Globs, relative to the source tree, of what later steps and people get.
     pub artifacts: Vec<String>,
-    /// Path of a JUnit file, when declared.
+    /// Path of a `JUnit` file, when declared.
     pub junit: Option<String>,
     pub cache: Vec<Cache>,
     /// How many pods; 1 unless `distributed` is declared.

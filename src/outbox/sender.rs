@@ -191,18 +191,15 @@ impl Sender {
         let us = self.account(credential, forge).await?;
         let ours = |c: &crate::forge::Comment| c.author.id == us.id && c.body.lines().next() == Some(marker);
         let found = forge.comments(repo, number).await?.into_iter().find(ours).filter(|c| c.id != known);
-        let id = match found {
-            Some(comment) => {
-                forge.edit_comment(repo, &comment.id, body).await?;
-                comment.id
+        let id = if let Some(comment) = found {
+            forge.edit_comment(repo, &comment.id, body).await?;
+            comment.id
+        } else {
+            if !known.is_empty() {
+                let mut memory = self.memory.lock().await;
+                memory.lanes.entry(credential.to_owned()).or_default().spend(OutboxKind::Comment);
             }
-            None => {
-                if !known.is_empty() {
-                    let mut memory = self.memory.lock().await;
-                    memory.lanes.entry(credential.to_owned()).or_default().spend(OutboxKind::Comment);
-                }
-                forge.create_comment(repo, number, body).await?
-            }
+            forge.create_comment(repo, number, body).await?
         };
         Ok(format!("{id}{suffix}"))
     }

@@ -191,7 +191,7 @@ impl Worker {
             }
             // The lease runs out and the item is looked at again.
             Err(error) => {
-                tracing::error!(work.kind = %item.kind, work.key = %item.key, %error, "cannot settle work")
+                tracing::error!(work.kind = %item.kind, work.key = %item.key, %error, "cannot settle work");
             }
         }
     }

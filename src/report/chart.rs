@@ -38,12 +38,12 @@ pub fn render(curve: &Curve) -> Option<String> {
         "%%{init: {\"themeVariables\": {\"xyChart\": {\"plotColorPalette\": \"#2563eb, #9ca3af\"}}}}%%\n",
     );
     out.push_str("xychart-beta\n");
-    let _ = write!(out, "    title \"{name}\"\n");
-    let _ = write!(out, "    x-axis \"training step\" {} --> {}\n", first.0, last.0);
-    let _ = write!(out, "    y-axis {} --> {}\n", number(low - span * 0.05), number(high + span * 0.05));
-    let _ = write!(out, "    line [{}]\n", line(&this));
+    let _ = writeln!(out, "    title \"{name}\"");
+    let _ = writeln!(out, "    x-axis \"training step\" {} --> {}", first.0, last.0);
+    let _ = writeln!(out, "    y-axis {} --> {}", number(low - span * 0.05), number(high + span * 0.05));
+    let _ = writeln!(out, "    line [{}]", line(&this));
     if !baseline.is_empty() {
-        let _ = write!(out, "    line [{}]\n", line(&baseline));
+        let _ = writeln!(out, "    line [{}]", line(&baseline));
     }
     out.push_str("```\n\n");
     out.push_str(&legend(curve, covers));

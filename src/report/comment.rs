@@ -150,7 +150,7 @@ fn subline(section: &Section) -> String {
     let mut parts = vec![format!("[`{}`]({})", section.sha.abbreviated(), section.commit_url)];
     if let Some(comparison) = &section.comparison {
         let note = escape::text(&comparison.note, SENTENCE);
-        parts[0].push_str(&match &comparison.baseline {
+        let against = match &comparison.baseline {
             Some(baseline) if comparison.state == ComparisonState::Pending => {
                 format!(" waits for [**{note}**]({})", baseline.run_url)
             }
@@ -158,7 +158,8 @@ fn subline(section: &Section) -> String {
                 format!(" against [**{note}**]({})", baseline.run_url)
             }
             _ => format!(", {note}"),
-        });
+        };
+        parts[0].push_str(&against);
         if let Some(outcome) = &comparison.outcome {
             let seeds = outcome.seeds();
             if seeds > 0 {

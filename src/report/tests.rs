@@ -421,7 +421,7 @@ fn outside_text_stays_text() {
                 Event::Html(html) | Event::InlineHtml(html) => {
                     // Our own summaries hold escaped outside text.
                     let tags = regex::Regex::new("<[^>]*>").unwrap();
-                    Some(tags.find_iter(&html).map(|m| m.as_str().to_owned()).collect::<Vec<_>>().join(""))
+                    Some(tags.find_iter(&html).map(|m| m.as_str().to_owned()).collect::<String>())
                 }
                 Event::Rule => Some("rule".into()),
                 _ => None,

@@ -166,7 +166,7 @@ impl Store {
             .map_err(|err| StoreError::Refused(format!("the database URL cannot be used: {err}")))?;
         let pool = PgPoolOptions::new()
             .max_connections(options.connections.max(2))
-            .acquire_timeout(Duration::from_secs(5))
+            .acquire_timeout(Duration::from_secs(10))
             .connect_lazy_with(
                 connect
                     .application_name("trainyard")

@@ -1,6 +1,11 @@
 //! One binary for the tests that drive real parts together. Each file says which promise or Show line it serves.
 #![allow(
     clippy::unwrap_used,
+    clippy::items_after_statements,
+    clippy::needless_pass_by_value,
+    clippy::format_push_string,
+    clippy::unused_async,
+    clippy::result_large_err,
     reason = "all of this is tests; the exception in clippy.toml sees only `#[test]` functions"
 )]
 

@@ -143,7 +143,7 @@ async fn a_run_writes_at_most_four_statuses_and_one_comment_that_is_edited() {
         body.contains("| **accuracy** ↑ <sub>assumed</sub> | 0.8000 | **0.8131** | **+0.0131, +1.64%** |"),
         "{body}"
     );
-    assert!(body.contains("| `train: rate` | `0.05` | `0.2` |") && body.contains("1 of 2 changed"), "{body}");
+    assert!(body.contains("| `rate` | `0.05` | `0.2` |") && body.contains("1 of 2 changed"), "{body}");
     assert!(body.contains("line [1.0") && body.contains("2 min 10 s of GPU-time"), "{body}");
     assert!(writes <= 4, "{writes}");
 

@@ -61,6 +61,18 @@ fn options(dir: &Path, synchronous: Synchronous) -> OpenOptions {
     OpenOptions { synchronous, ..OpenOptions::sqlite(dir.join("trainyard.db")) }
 }
 
+/// Copies the disk as it was at one moment. A copy takes a while, and the kernel writes back on its own when it likes: a copy
+/// that no longer equals the disk when it is done is half of one moment and half of another, and is made again.
+fn snapshot(image: &Path, copy: &Path) {
+    for _ in 0..50 {
+        run("cp", &["--sparse=always", text(image), text(copy)]);
+        if Command::new("cmp").args(["-s", text(image), text(copy)]).status().unwrap().success() {
+            return;
+        }
+    }
+    panic!("the disk never stood still long enough to be copied");
+}
+
 /// Acknowledges deliveries in bursts and cuts the power after each burst. Returns how many acknowledged ones were lost, over
 /// all cuts; every copy must be sound.
 async fn cut(cuts: u32, synchronous: Synchronous) -> u64 {
@@ -82,7 +94,7 @@ async fn cut(cuts: u32, synchronous: Synchronous) -> u64 {
             done.unwrap();
         }
         let copy = dir.path().join("copy.img");
-        run("cp", &["--sparse=always", text(&image), text(&copy)]);
+        snapshot(&image, &copy);
 
         let after = Mount::image(&copy, dir.path().join(format!("after{cut}")));
         let path = after.at.join("trainyard.db");
