@@ -2,6 +2,7 @@
 # The long forms of the tests and the container image. Its output is kept in docs/evidence/test-full.txt.
 set -uo pipefail
 cd "$(dirname "$0")/.."
+mkdir -p docs/evidence target
 {
   echo "commit $(git rev-parse HEAD), $(date -u +%FT%TZ), $(nproc) cores"
   failed=0
