@@ -123,6 +123,8 @@ pub struct GitAccess {
 pub trait Forge: Send + Sync + std::fmt::Debug {
     /// The account that our writes come from: comments of other authors are never edited.
     async fn whoami(&self) -> Result<Actor, ForgeError>;
+    /// The forge's own id of the repository that has this name now.
+    async fn repo_id(&self, repo: &RepoName) -> Result<String, ForgeError>;
     async fn commit(&self, repo: &RepoName, sha: &Sha) -> Result<Commit, ForgeError>;
     /// Entries of one folder by its tree id (not recursive). The tree id of a commit's root is `Commit::tree`.
     async fn tree(&self, repo: &RepoName, tree: &str) -> Result<Vec<TreeEntry>, ForgeError>;

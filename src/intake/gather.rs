@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::facts::{Broken, Facts, GroupRun, PipelineFile};
 use super::filter::has_paths;
-use super::plan::{group, head_of, trusted, variables};
+use super::plan::{group, head_of, trusted, trusted_run, variables};
 use crate::clock::Millis;
 use crate::forge::{Forge, ForgeError, Permission, TreeEntry, TreeKind, tree_diff};
 use crate::model::{Actor, Event, EventKind, PullRequestAction, Push, RepoId, Sha};
@@ -81,7 +81,8 @@ pub async fn from_store(
         let Ok(plan) = &file.parsed else { continue };
         if plan.concurrency.as_ref().is_some_and(|c| c.cancel_in_progress) {
             let variables = variables(&event.repo, &sha, &branch, &plan.name);
-            groups.extend(group(&repo_id, plan, &variables).ok().flatten());
+            let trusted = trusted_run(event, facts, &plan.name);
+            groups.extend(group(&repo_id, plan, &variables, trusted).ok().flatten());
         }
     }
     for group in groups {

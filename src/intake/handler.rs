@@ -67,6 +67,12 @@ impl Intake {
             Said::Decided(plan) => return Ok((None, plan)),
             Said::Event(event) => *event,
         };
+        match self.mistaken(&delivery.forge, &event, TRIES_FOR_MISSING).await {
+            Ok(None) => {}
+            Ok(Some(plan)) => return Ok((Some(event), plan)),
+            Err(Trouble::Later { error, .. }) => anyhow::bail!("cannot ask the forge: {error}"),
+            Err(Trouble::Failed(error)) => return Err(error),
+        }
         let repo_id = self
             .store
             .repo_by_forge_id(&delivery.forge, &event.repo.forge_id)
@@ -92,6 +98,9 @@ impl Intake {
             }
             Said::Event(event) => *event,
         };
+        if let Some(plan) = self.mistaken(&delivery.forge, &event, tries).await? {
+            return self.commit(delivery, &RepoId::from_text(""), plan).await;
+        }
         let repo_id = self
             .store
             .upsert_repo(&delivery.forge, &event.repo, now)
@@ -172,21 +181,36 @@ impl Intake {
         let gathered = self.gather(forge.as_ref(), event, repo_id).await;
         match gathered {
             Ok(found) => Ok(Ok(found)),
-            Err(GatherError::Forge(ForgeError::NotFound { what })) if tries >= TRIES_FOR_MISSING => {
-                Ok(Err(IntakePlan::ignored(format!(
-                    "{what}: the forge does not have it, or the token may not read it"
-                ))))
-            }
-            Err(GatherError::Forge(ForgeError::Limited { what, wait_ms })) => Err(Trouble::Later {
-                wait_ms: wait_ms.max(1000),
-                error: format!("{what}: the forge asks to wait {} s", wait_ms / 1000),
-            }),
-            Err(GatherError::Forge(error @ (ForgeError::Transient { .. } | ForgeError::NotFound { .. }))) => {
-                Err(Trouble::Later { wait_ms: backoff(tries), error: error.to_string() })
-            }
-            Err(error) => Err(Trouble::Failed(
-                anyhow::Error::new(error).context("cannot learn what the event is about"),
-            )),
+            Err(error) => unanswered(error, tries).map(Err),
+        }
+    }
+
+    /// The decision when a payload's name and id are not of one repository. The hook's binding is checked by name and rows go
+    /// by id, so whoever can sign for one repository could speak for another. Asked at the forge only while what is known
+    /// does not say the same.
+    async fn mistaken(
+        &self,
+        forge_name: &str,
+        event: &Event,
+        tries: i64,
+    ) -> Result<Option<IntakePlan>, Trouble> {
+        let Some(forge) = self.forges.get(forge_name) else { return Ok(None) };
+        let repo = &event.repo;
+        let known = self
+            .store
+            .repo_by_forge_id(forge_name, &repo.forge_id)
+            .await
+            .map_err(failed("cannot read the repository"))?;
+        if known.is_some_and(|row| row.name == repo.name) {
+            return Ok(None);
+        }
+        match forge.repo_id(&repo.name).await {
+            Ok(id) if id == repo.forge_id => Ok(None),
+            Ok(id) => Ok(Some(IntakePlan::ignored(format!(
+                "the payload says that {} has the id {}, and at the forge it has {id}",
+                repo.name, repo.forge_id
+            )))),
+            Err(error) => unanswered(error.into(), tries).map(Some),
         }
     }
 
@@ -207,6 +231,25 @@ impl Intake {
         // Turns that nobody holds or waits for are forgotten.
         deciding.retain(|_, turn| Arc::strong_count(turn) > 1);
         Arc::clone(deciding.entry((repo.to_owned(), forge_id.to_owned())).or_default())
+    }
+}
+
+/// What a forge that gave no answer means: a decision when asking again is no use.
+fn unanswered(error: GatherError, tries: i64) -> Result<IntakePlan, Trouble> {
+    match error {
+        GatherError::Forge(ForgeError::NotFound { what }) if tries >= TRIES_FOR_MISSING => Ok(
+            IntakePlan::ignored(format!("{what}: the forge does not have it, or the token may not read it")),
+        ),
+        GatherError::Forge(ForgeError::Limited { what, wait_ms }) => Err(Trouble::Later {
+            wait_ms: wait_ms.max(1000),
+            error: format!("{what}: the forge asks to wait {} s", wait_ms / 1000),
+        }),
+        GatherError::Forge(error @ (ForgeError::Transient { .. } | ForgeError::NotFound { .. })) => {
+            Err(Trouble::Later { wait_ms: backoff(tries), error: error.to_string() })
+        }
+        error => {
+            Err(Trouble::Failed(anyhow::Error::new(error).context("cannot learn what the event is about")))
+        }
     }
 }
 

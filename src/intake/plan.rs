@@ -181,20 +181,30 @@ fn is_pull_head(branch: &str) -> bool {
         .is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// The concurrency group of a run, prefixed by its repository: groups of two repositories never meet.
+/// The concurrency group of a run, prefixed by its repository and trust: groups of two repositories never meet, and an untrusted
+/// head, which names its group itself, neither holds up nor stops a trusted run.
 pub(super) fn group(
     repo_id: &RepoId,
     plan: &Plan,
     variables: &BTreeMap<String, String>,
+    trusted: bool,
 ) -> Result<Option<String>, pipeline::Unresolved> {
     let Some(concurrency) = &plan.concurrency else { return Ok(None) };
-    Ok(Some(format!("{repo_id}/{}", pipeline::resolve(&concurrency.group, variables)?)))
+    let apart = if trusted { "" } else { ":untrusted" };
+    Ok(Some(format!("{repo_id}{apart}/{}", pipeline::resolve(&concurrency.group, variables)?)))
 }
 
 /// Is this head trusted? Forks never are; else the one whose head it is must be able to write.
 pub fn trusted(event: &Event, permission: Permission) -> bool {
     let fork = matches!(&event.kind, EventKind::PullRequest(pull) if pull.pull.fork);
     !fork && permission >= Permission::Write
+}
+
+/// Is this event's run of a pipeline trusted? A commit that someone with write access brought here is, whoever else shows it
+/// again.
+pub(super) fn trusted_run(event: &Event, facts: &Facts, pipeline: &str) -> bool {
+    let before = facts.existing.iter().find(|run| run.pipeline == pipeline);
+    trusted(event, facts.permission) || before.is_some_and(|run| run.trusted)
 }
 
 /// `[skip ci]` or `[ci skip]` anywhere in the message.
@@ -309,8 +319,7 @@ fn pipeline(
         return format!("{} is passed over: {other} is named `{name}` as well", file.path);
     }
     let existing = facts.existing.iter().find(|run| run.pipeline == name);
-    // A commit that someone with write access brought here is trusted, whoever else shows it again.
-    let trusted = trusted(event, facts.permission) || existing.is_some_and(|run| run.trusted);
+    let trusted = trusted_run(event, facts, &name);
     let mut run = PlannedRun {
         pipeline: name.clone(),
         sha: sha.clone(),
@@ -330,14 +339,15 @@ fn pipeline(
         Ok(parsed) => {
             match fit(parsed, &event.kind, &event.repo.default_branch, facts.changed.as_deref()) {
                 Fit::Unwanted { why } => return format!("no run of `{name}`: {why}"),
-                Fit::Paths { why } => {
+                Fit::Paths { why } if trusted || base_passes_over(event, facts, &name) => {
                     run.state = RunState::Skipped;
                     run.reason = why;
                 }
-                Fit::Wanted => {}
+                // Being skipped makes a status green. A stranger's own filter cannot: its head is held like any other.
+                Fit::Paths { .. } | Fit::Wanted => {}
             }
             run.plan = if trusted { parsed.clone() } else { without_privileges(parsed, &facts.base) };
-            match group(&facts.repo_id, parsed, &run.variables) {
+            match group(&facts.repo_id, parsed, &run.variables, trusted) {
                 Ok(group) => run.concurrency = group,
                 Err(why) => {
                     run.state = RunState::Errored;
@@ -372,6 +382,13 @@ fn pipeline(
     let sentence = sentence(&run);
     out.runs.push(run);
     sentence
+}
+
+/// Does the base's pipeline of that name pass over what the event changes, too?
+fn base_passes_over(event: &Event, facts: &Facts, name: &str) -> bool {
+    let base = facts.base.iter().find(|plan| plan.name == name);
+    let fits = |plan| fit(plan, &event.kind, &event.repo.default_branch, facts.changed.as_deref());
+    base.is_some_and(|plan| matches!(fits(plan), Fit::Paths { .. }))
 }
 
 /// May this run take the place of the one that this commit has? The reason, if so. A skip replaces nothing.

@@ -224,6 +224,21 @@ fn plan_decides_what_the_table_says() {
             format!("done: run of `churn` at {A} skipped: the commit message asks to skip it | +churn main g1 skipped trusted")),
         ("skip request of a stranger is not heard", fork(Opened), with(|f| { f.message = "[skip ci]".into(); f.permission = Permission::None; }),
             format!("done: run of `churn` at {A} held: the head comes from a fork: someone with write access has to release it | +churn pull/12/head g1 held untrusted | pull")),
+        ("a stranger's own filter does not skip its head", fork(Opened), with(|f| {
+            *f = with_when(vec![when(&[], &[], &["no-such-file"], &[])]);
+            f.base = vec![pipeline(src_only())];
+            f.changed = changed(&["src/a.py"]);
+        }), format!("done: run of `churn` at {A} held: the head comes from a fork: someone with write access has to release it | +churn pull/12/head g1 held untrusted | pull")),
+        ("the filter of a pipeline that the base lacks does not skip a stranger's head", fork(Opened), with(|f| {
+            *f = with_when(vec![when(&[], &[], &["no-such-file"], &[])]);
+            f.changed = changed(&["src/a.py"]);
+        }), format!("done: run of `churn` at {A} held: the head comes from a fork: someone with write access has to release it | +churn pull/12/head g1 held untrusted | pull")),
+        ("a stranger's head that the base passes over as well", fork(Opened), with(|f| {
+            let passes = || vec![when(&[], &[], &["src/**"], &[])];
+            *f = with_when(passes());
+            f.base = vec![pipeline(passes())];
+            f.changed = changed(&["README.md"]);
+        }), format!("done: run of `churn` at {A} skipped: the changed file `README.md` does not match `paths` | +churn pull/12/head g1 skipped untrusted | pull")),
         ("paths match", push("main"), with(|f| { *f = with_when(src_only()); f.changed = changed(&["README.md", "src/a.py"]); }),
             format!("{started} `main` | +churn main g1 queued trusted")),
         ("paths do not match", push("main"), with(|f| { *f = with_when(src_only()); f.changed = changed(&["README.md"]); }),
@@ -350,6 +365,20 @@ fn an_untrusted_head_takes_privileged_parts_from_the_base() {
     assert!(run.plan.steps.iter().all(|s| s.secrets.is_empty() && s.cache.is_empty()));
     assert_eq!(run.branch, "pull/12/head");
     assert_eq!(run.variables["CI_REF"], "refs/pull/12/head");
+}
+
+#[test]
+fn an_untrusted_head_is_in_no_group_of_trusted_runs() {
+    let with_group = with(|f| {
+        let mut head = pipeline(vec![]);
+        head.concurrency =
+            Some(Concurrency { group: "churn-refs/heads/main".into(), cancel_in_progress: true });
+        f.pipelines[0].parsed = Ok(head);
+    });
+    let fork = edit(pr(PullRequestAction::Opened), |p| p.fork = true);
+    let group = |event| plan(&event, &with_group).runs[0].concurrency.clone();
+    assert_eq!(group(push("main")).as_deref(), Some("repo/churn-refs/heads/main"));
+    assert_eq!(group(fork).as_deref(), Some("repo:untrusted/churn-refs/heads/main"));
 }
 
 #[test]

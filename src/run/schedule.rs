@@ -17,6 +17,9 @@ use crate::store::runs::{Applied, RunChange, StepMove};
 use crate::store::work::{WorkAsk, WorkItem, WorkKind, WorkOutcome};
 use crate::store::{Instance, Store};
 
+/// The executor whose attempts share this machine and one user.
+const LOCAL: &str = "local";
+
 /// A place found for a ready step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
@@ -36,6 +39,10 @@ pub struct Picked {
 
 /// Decides who gets a place now. `ready` is in the order in which it is served. Within a pool nobody overtakes: a step
 /// that waits for eight GPUs is not starved by small ones. Pure.
+///
+/// Local attempts all run as one Unix user, which can read the environment of its own processes, so on local pools trusted and
+/// untrusted steps never run at the same time: the one that comes waits until those of the other kind have ended, and
+/// nobody overtakes it meanwhile.
 pub fn pick(
     ready: &[ReadyStep],
     used: &BTreeMap<String, PoolUse>,
@@ -44,6 +51,8 @@ pub fn pick(
     let mut picked = Picked::default();
     let mut used = used.clone();
     let mut full = BTreeSet::new();
+    let local = |name: &str| pools.get(name).is_none_or(|pool| pool.executor == LOCAL);
+    let mut turn_waits = false;
     for (index, step) in ready.iter().enumerate() {
         let (name, pool) = match pool_of(step, pools) {
             Ok(found) => found,
@@ -52,7 +61,14 @@ pub fn pick(
                 continue;
             }
         };
-        if full.contains(name) {
+        if full.contains(name) || (turn_waits && local(name)) {
+            continue;
+        }
+        let other_kind = |(_, pool): (&String, &PoolUse)| {
+            (if step.trusted { pool.untrusted } else { pool.attempts - pool.untrusted }) > 0
+        };
+        if local(name) && used.iter().filter(|(name, _)| local(name)).any(other_kind) {
+            turn_waits = true;
             continue;
         }
         let now = used.entry(name.to_owned()).or_default();
@@ -64,6 +80,7 @@ pub fn pick(
         }
         let gpus: Vec<u32> = free.into_iter().take(wanted as usize).collect();
         now.attempts += 1;
+        now.untrusted += i64::from(!step.trusted);
         now.gpus.extend(&gpus);
         picked.places.push(Place {
             ready: index,

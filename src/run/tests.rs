@@ -414,7 +414,9 @@ fn places_go_to_the_oldest_and_the_impossible_is_refused() {
     let show = |ready: &[ReadyStep], used: &[(&str, i64, &[u32])], pools: &BTreeMap<String, PoolConfig>| {
         let used = used
             .iter()
-            .map(|(name, n, gpus)| ((*name).to_owned(), PoolUse { attempts: *n, gpus: gpus.to_vec() }))
+            .map(|(name, n, gpus)| {
+                ((*name).to_owned(), PoolUse { attempts: *n, gpus: gpus.to_vec(), untrusted: 0 })
+            })
             .collect();
         let picked = pick(ready, &used, pools);
         let mut out: Vec<String> = picked
@@ -458,6 +460,32 @@ fn places_go_to_the_oldest_and_the_impossible_is_refused() {
         show(&[ready("a", None, 0, false)], &[], &closed),
         ["a: pool `only` takes no steps of untrusted runs"]
     );
+}
+
+#[test]
+fn trusted_and_untrusted_steps_are_never_on_the_machine_together() {
+    let two = pools(&[("a", 4, 0), ("b", 4, 0)]);
+    let (ours, theirs) = (|n, pool| ready(n, Some(pool), 0, true), |n, pool| ready(n, Some(pool), 0, false));
+    let placed = |ready: &[ReadyStep], used: &[(&str, i64, i64)], pools: &BTreeMap<String, PoolConfig>| {
+        let used = used.iter().map(|(name, attempts, untrusted)| {
+            ((*name).to_owned(), PoolUse { attempts: *attempts, untrusted: *untrusted, gpus: vec![] })
+        });
+        let picked = pick(ready, &used.collect(), pools);
+        picked.places.iter().map(|p| ready[p.ready].spec.name.clone()).collect::<Vec<_>>().join(" ")
+    };
+    // The first decides; who comes later does not overtake the one that waits, in another pool neither.
+    let line = [ours("1", "a"), ours("2", "b"), theirs("3", "b"), ours("4", "a"), theirs("5", "a")];
+    assert_eq!(placed(&line, &[], &two), "1 2");
+    assert_eq!(placed(&line[2..], &[("a", 1, 0)], &two), "");
+    assert_eq!(placed(&line[2..], &[], &two), "3");
+    assert_eq!(placed(&[theirs("6", "b"), ours("7", "a")], &[("a", 2, 2)], &two), "6");
+    assert_eq!(placed(&[ours("8", "b")], &[("a", 1, 1)], &two), "");
+    // What still runs on a pool that left the configuration counts as well.
+    assert_eq!(placed(&[theirs("9", "a")], &[("gone", 1, 0)], &two), "");
+    // A pool on other machines keeps them apart by itself.
+    let mut other = two.clone();
+    other.get_mut("b").unwrap().executor = "elsewhere".into();
+    assert_eq!(placed(&line, &[], &other), "1 2 3 4");
 }
 
 #[test]

@@ -472,6 +472,16 @@ impl Inner {
             .with_context(|| format!("there is no repository {name}"))
     }
 
+    /// The repository in GitHub's JSON, as its own page of the API has it.
+    fn repository_shape(&self, state: &State, name: &RepoName) -> Option<serde_json::Value> {
+        let repo = state.repos.get(name)?;
+        let owner = state.account_or_ghost(name.owner());
+        let mut shape = shapes::repository(At(&self.url), repo, &owner, self.clock.now_ms());
+        shape["network_count"] = 0.into();
+        shape["subscribers_count"] = 0.into();
+        Some(shape)
+    }
+
     /// The pull request in GitHub's JSON.
     fn pull_shape(&self, state: &State, name: &RepoName, number: i64) -> Option<serde_json::Value> {
         let repo = state.repos.get(name)?;

@@ -64,6 +64,7 @@ fn ok(body: Value) -> Answer {
 
 pub(super) fn router(inner: Arc<Inner>) -> Router {
     let repo = Router::new()
+        .route("/", get(repository))
         .route("/git/commits/{sha}", get(git_commit))
         .route("/git/trees/{sha}", get(git_tree))
         .route("/contents/{*path}", get(contents))
@@ -186,6 +187,15 @@ impl Page {
         let size = self.per_page.unwrap_or(30).clamp(1, 100);
         ((self.page.unwrap_or(1).max(1) - 1) * size, size)
     }
+}
+
+async fn repository(
+    Extract(inner): Extract<Arc<Inner>>,
+    caller: Caller,
+    Path((owner, name)): Path<(String, String)>,
+) -> Answer {
+    let (name, _) = Repository { owner, name }.open(&inner, &caller)?;
+    ok(inner.state.with(|s| inner.repository_shape(s, &name)).ok_or_else(not_found)?)
 }
 
 async fn user(Extract(inner): Extract<Arc<Inner>>, caller: Caller) -> Answer {

@@ -138,6 +138,8 @@ pub struct ReadyStep {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PoolUse {
     pub attempts: i64,
+    /// How many of them are of untrusted runs.
+    pub untrusted: i64,
     pub gpus: Vec<u32>,
 }
 
@@ -296,15 +298,16 @@ impl Store {
     /// Attempts that are not ended, by pool.
     pub async fn pool_use(&self) -> Result<BTreeMap<String, PoolUse>, StoreError> {
         let mut conn = self.read().await?;
-        let open: Vec<(String, Vec<u32>)> = all!(
+        let open: Vec<(String, Vec<u32>, bool)> = all!(
             conn,
-            |row| Ok((row.get("pool")?, row.json("gpus")?)),
-            "SELECT pool, gpus FROM attempts WHERE state <> 'ended'"
+            |row| Ok((row.get("pool")?, row.json("gpus")?, row.get("trusted")?)),
+            "SELECT a.pool, a.gpus, r.trusted FROM attempts a JOIN runs r ON r.id = a.run_id WHERE a.state <> 'ended'"
         )?;
         let mut pools = BTreeMap::<String, PoolUse>::new();
-        for (pool, gpus) in open {
+        for (pool, gpus, trusted) in open {
             let used = pools.entry(pool).or_default();
             used.attempts += 1;
+            used.untrusted += i64::from(!trusted);
             used.gpus.extend(gpus);
         }
         Ok(pools)

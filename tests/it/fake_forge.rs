@@ -157,6 +157,9 @@ impl Forge for FakeForge {
     async fn whoami(&self) -> Result<Actor, ForgeError> {
         Ok(self.me.clone())
     }
+    async fn repo_id(&self, _: &RepoName) -> Result<String, ForgeError> {
+        Err(missing("repository"))
+    }
     async fn commit(&self, _: &RepoName, _: &Sha) -> Result<Commit, ForgeError> {
         Err(missing("commit"))
     }

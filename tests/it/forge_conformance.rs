@@ -82,7 +82,7 @@ async fn the_github_client_does_what_a_forge_must() {
     suite(&s.forge, &s, &first, &second, &island, number).await;
 
     let shapes = hold_against_github(&s.sandbox);
-    assert_eq!(shapes.operations.len(), 12, "{:?}", shapes.operations);
+    assert_eq!(shapes.operations.len(), 13, "{:?}", shapes.operations);
     println!(
         "FIGURE openapi operations={} exchanges={} violations=0",
         shapes.operations.len(),
@@ -102,6 +102,10 @@ async fn suite(forge: &dyn Forge, s: &Stage, first: &Sha, second: &Sha, island: 
     let before = asked();
     forge.whoami().await.expect("whoami");
     assert_eq!(asked(), before, "the account is looked up once");
+
+    let id = forge.repo_id(repo).await.expect("the repository's id");
+    assert!(!id.is_empty() && id.bytes().all(|b| b.is_ascii_digit()), "{id}");
+    not_found(forge.repo_id(&nowhere).await.expect_err("no such repository"));
 
     let commit = forge.commit(repo, first).await.expect("the first commit");
     assert_eq!(

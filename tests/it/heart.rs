@@ -370,6 +370,9 @@ impl Forge for Standstill {
     async fn whoami(&self) -> Result<Actor, ForgeError> {
         self.real.whoami().await
     }
+    async fn repo_id(&self, repo: &RepoName) -> Result<String, ForgeError> {
+        self.real.repo_id(repo).await
+    }
     async fn commit(&self, repo: &RepoName, sha: &Sha) -> Result<Commit, ForgeError> {
         self.real.commit(repo, sha).await
     }
@@ -488,6 +491,33 @@ async fn what_the_hook_is_not_bound_to_is_ignored() {
             .all(|d| d.contains("ignored") && d.contains("bob/secret") && d.contains("bound to ada/churn")),
         "{decisions:?}"
     );
+}
+
+/// Who knows the secret of one repository's hook can sign a payload that has its name and the id of another repository.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_payload_with_another_repositorys_id_is_ignored() {
+    let heart = Heart::new(good).await;
+    heart.push_pipeline(TWO_STEPS).await;
+    let sent = heart.sandbox.deliveries().pop().unwrap();
+    let victim = RepoRef {
+        forge_id: "31337".into(),
+        name: RepoName::parse("bob/secret").unwrap(),
+        default_branch: "main".into(),
+    };
+    let row = heart.store().upsert_repo("github", &victim, T0).await.unwrap();
+    let mut forged = sent.clone();
+    forged.payload["repository"]["id"] = 31337.into();
+    heart.hand_in(heart.store(), &forged, "forged").await;
+    heart.settle().await;
+    assert_eq!(heart.runs().await.len(), 0);
+    let kept = heart.store().repo(&row).await.unwrap().unwrap();
+    assert_eq!(kept.name.as_str(), "bob/secret", "the other repository keeps its name");
+    let decisions = heart.decisions().await;
+    assert!(decisions[0].contains("ignored") && decisions[0].contains("31337"), "{decisions:?}");
+    // The true one is heard.
+    heart.hand_in_all().await;
+    heart.settle().await;
+    assert_eq!(heart.only_run().await.run.state, RunState::Succeeded);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -94,6 +94,11 @@ impl From<WireAccount> for Actor {
 }
 
 #[derive(Deserialize)]
+struct WireRepo {
+    id: u64,
+}
+
+#[derive(Deserialize)]
 struct WireId {
     sha: String,
 }
@@ -175,6 +180,12 @@ impl Forge for GitHub {
             self.api.get::<WireAccount>("the token's account", "/user").await.map(Actor::from)
         });
         me.await.cloned()
+    }
+
+    async fn repo_id(&self, repo: &RepoName) -> Result<String, ForgeError> {
+        let what = shown(repo, "repository");
+        let wire: WireRepo = self.api.get(&what, &repo_path(repo)).await?;
+        Ok(wire.id.to_string())
     }
 
     async fn commit(&self, repo: &RepoName, sha: &Sha) -> Result<Commit, ForgeError> {
