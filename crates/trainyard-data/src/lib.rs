@@ -1,0 +1,1 @@
+//! Profiles, checks and statistics of tabular data.
