@@ -1,7 +1,7 @@
 //! Decides, purely, what the end of the commands means: the class that steers retries and the sentence that people read.
 
 use super::process::{Ended, Exit, Stop};
-use crate::model::EndClass;
+use crate::model::{EndClass, spell_span};
 
 /// How an attempt ended, before artifacts are looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +22,7 @@ impl Outcome {
             Stop::Gone => Self::of(EndClass::Cancelled, "the attempt had ended for the daemon already"),
             Stop::Preempted => Self::of(EndClass::Preempted, "the machine asked it to end (SIGTERM)"),
             Stop::TimedOut => {
-                Self::of(EndClass::TimedOut, format!("over its time limit of {}", span(timeout_ms)))
+                Self::of(EndClass::TimedOut, format!("over its time limit of {}", spell_span(timeout_ms)))
             }
         }
     }
@@ -72,14 +72,6 @@ pub fn of(ended: &Ended, timeout_ms: i64, signs: Signs<'_>) -> Outcome {
 
 fn signal_name(n: i32) -> String {
     nix::sys::signal::Signal::try_from(n).map_or(String::new(), |s| format!(" ({s})"))
-}
-
-fn span(ms: i64) -> String {
-    match ms {
-        0..60_000 => format!("{} s", ms as f64 / 1000.0),
-        60_000..3_600_000 => format!("{} min", ms / 60_000),
-        _ => format!("{:.1} h", ms as f64 / 3_600_000.0),
-    }
 }
 
 #[cfg(test)]

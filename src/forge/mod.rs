@@ -160,8 +160,12 @@ impl Forges {
     pub fn connect(config: &crate::config::Config) -> Result<Self, crate::config::ConfigError> {
         let mut forges = Self::default();
         for (name, forge) in &config.forge {
+            let token = forge
+                .token
+                .read()
+                .map_err(|e| crate::config::ConfigError(format!("forge {name}: token: {}", e.0)))?;
             let client = match forge.kind {
-                crate::config::ForgeKind::Github => github::GitHub::connect(forge, forge.token.read()?)?,
+                crate::config::ForgeKind::Github => github::GitHub::connect(forge, token)?,
             };
             forges.insert(name, Arc::new(client));
         }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::agent::mask::Masker;
-use crate::config::{Config, ConfigError, ForgeKind, SecretSource};
+use crate::config::{Config, ConfigError, ForgeKind};
 
 /// One webhook URL with its live secrets.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ impl Secrets {
         let mut hooks = BTreeMap::new();
         for (name, forge) in &config.forge {
             for hook in &forge.hook {
-                let secrets = hook.secrets.iter().map(SecretSource::read).collect::<Result<_, _>>()?;
+                let secrets = hook.read_secrets(name)?;
                 let made = Hook { forge: name.clone(), kind: forge.kind, secrets };
                 hooks.insert((forge.kind.word(), hook.id.clone()), made); // `Config` refuses two of one URL
             }
@@ -50,7 +50,12 @@ impl Secrets {
             let read: BTreeMap<_, _> = repository
                 .secrets
                 .iter()
-                .map(|(name, source)| Ok((name.clone(), source.read()?)))
+                .map(|(name, source)| {
+                    let value = source.read().map_err(|e| {
+                        ConfigError(format!("secret {name} of repository {}: {}", repository.name, e.0))
+                    })?;
+                    Ok((name.clone(), value))
+                })
                 .collect::<Result<_, ConfigError>>()?;
             let pairs: Vec<_> = read.iter().map(|(name, value)| (name, value.expose_secret())).collect();
             let masker = Masker::new(&pairs);

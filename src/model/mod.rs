@@ -6,6 +6,7 @@ pub mod metric;
 pub mod outcome;
 pub mod params;
 pub mod plan;
+pub mod span;
 pub mod state;
 
 pub use event::{
@@ -19,4 +20,5 @@ pub use metric::{Goal, MetricPoint, Tolerance};
 pub use outcome::Outcome;
 pub use params::ParamLine;
 pub use plan::{Plan, StepSpec};
+pub use span::spell_span;
 pub use state::{AttemptState, ComparisonState, DeliveryState, EndClass, RunState, StepState, Verdict};

@@ -12,7 +12,7 @@ use super::summary::{Summary, summarise};
 use crate::clock::{Millis, SharedClock};
 use crate::config::Config;
 use crate::forge::{ForgeError, Forges};
-use crate::model::{ComparisonId, ComparisonState, Outcome, RunId, RunState, Verdict};
+use crate::model::{ComparisonId, ComparisonState, Outcome, RunId, RunState, Verdict, spell_span};
 use crate::queue::Handler;
 use crate::store::Store;
 use crate::store::comparisons::ComparisonRow;
@@ -141,7 +141,8 @@ impl Comparer {
             Choice::Wait { note, .. } if now < wait_until_ms => (ComparisonState::Pending, None, note),
             Choice::Wait { note, state, .. } => {
                 let limit_s = self.config.limits.baseline_timeout_s;
-                let note = format!("no baseline: {note}, was still {state} after {}", spell_seconds(limit_s));
+                let note =
+                    format!("no baseline: {note}, was still {state} after {}", spell_span(limit_s * 1000));
                 (ComparisonState::Final, Some(against(None)), note)
             }
             Choice::None { note } => (ComparisonState::Final, Some(against(None)), note),
@@ -212,12 +213,4 @@ fn gates_digest(run: &RunRow) -> String {
     let spec = &run.plan.metrics;
     let text = format!("{:?}|{:?}|{:?}", spec.gates, spec.primary, spec.baseline);
     hex::encode(Sha256::digest(text.as_bytes()))
-}
-
-fn spell_seconds(seconds: i64) -> String {
-    match seconds {
-        s if s % 3600 == 0 => format!("{} h", s / 3600),
-        s if s % 60 == 0 => format!("{} min", s / 60),
-        s => format!("{s} s"),
-    }
 }

@@ -6,7 +6,7 @@ use super::retry::{self, After};
 use crate::clock::Millis;
 use crate::config::Limits;
 use crate::executor::Observation;
-use crate::model::{AttemptState, AttemptUid, EndClass, RunId, RunState, StepSpec, StepState};
+use crate::model::{AttemptState, AttemptUid, EndClass, RunId, RunState, StepSpec, StepState, spell_span};
 use crate::store::attempts::{AttemptMove, AttemptRow};
 use crate::store::runs::{RunChange, RunView, StepMove, StepRow};
 use crate::store::work::WorkAsk;
@@ -99,17 +99,8 @@ fn stop(at: &Situation) -> Option<Stop> {
     let deadline = run.started_ms?.saturating_add(run.plan.timeout_ms);
     (at.now >= deadline).then(|| Stop {
         to: RunState::Failed,
-        why: format!("the run's time limit of {} passed", human(run.plan.timeout_ms)),
+        why: format!("the run's time limit of {} passed", spell_span(run.plan.timeout_ms)),
     })
-}
-
-/// `90 s`, `15 min`, `6 h`.
-fn human(ms: Millis) -> String {
-    match ms / 1000 {
-        s if s >= 7200 && s % 3600 == 0 => format!("{} h", s / 3600),
-        s if s >= 120 && s % 60 == 0 => format!("{} min", s / 60),
-        s => format!("{s} s"),
-    }
 }
 
 struct Deciding<'a> {
@@ -216,7 +207,7 @@ impl<'a> Deciding<'a> {
                 }
                 _ if overdue.is_some() => {
                     let limit = self.spec(attempt).map_or(0, |s| s.timeout_ms);
-                    (EndClass::TimedOut, format!("its time limit of {} passed", human(limit)), None)
+                    (EndClass::TimedOut, format!("its time limit of {} passed", spell_span(limit)), None)
                 }
                 Some(Observation::Gone { class, exit_code, reason }) => {
                     let (class, reason) = retry::silent_end(*class, *exit_code, reason);
@@ -241,7 +232,7 @@ impl<'a> Deciding<'a> {
                         Some(Observation::Pending { why }) if !why.is_empty() => format!(": {why}"),
                         _ => String::new(),
                     };
-                    let limit = human(limits.pending_timeout_s * 1000);
+                    let limit = spell_span(limits.pending_timeout_s * 1000);
                     self.effects.insert(Effect::Cancel(attempt.uid.clone()));
                     self.end(
                         attempt,

@@ -301,7 +301,7 @@ fn next_decides_what_the_table_says() {
         row("an agent that does not end an overdue step is stopped", view("running", "a running", "a1 running"),
             "a1 asked to stop; OBSERVE a1; CANCEL a1; look 3695s").at(3690),
         row("and its end is a time-out", view("running", "a running", "a1 running"),
-            "run failed (step `a` failed: its time limit of 60 min passed); a failed (its time limit of 60 min passed); a1 ended:timed_out (its time limit of 60 min passed); REMOVE a1; look 21600s")
+            "run failed (step `a` failed: its time limit of 1 h passed); a failed (its time limit of 1 h passed); a1 ended:timed_out (its time limit of 1 h passed); REMOVE a1; look 21600s")
             .at(3710).sees("a1", gone(EndClass::Cancelled, ""), 3700),
         row("an ended attempt is removed", view("running", "a running", "a1 ended:succeeded"), "run succeeded; a succeeded; REMOVE a1; look 21600s")
             .edit(|v| v.attempts[0].removed_ms = None),

@@ -1,0 +1,78 @@
+//! Limits and retention.
+
+use serde::Deserialize;
+
+use super::{ConfigError, refuse};
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    pub log_quota_bytes: i64,
+    /// Between SIGTERM and SIGKILL of a step, in seconds.
+    pub grace_s: i64,
+    /// How long a comparison waits for a running baseline, in seconds.
+    pub baseline_timeout_s: i64,
+    /// How long an attempt may stay without a word from its agent, in seconds.
+    pub agent_silence_s: i64,
+    /// How long a step may wait for its process or pod to start, in seconds.
+    pub pending_timeout_s: i64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            log_quota_bytes: 1 << 30,
+            grace_s: 30,
+            baseline_timeout_s: 6 * 3600,
+            agent_silence_s: 90,
+            pending_timeout_s: 1800,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetentionConfig {
+    pub delivery_bodies_days: i64,
+    pub deliveries_days: i64,
+    pub logs_days: i64,
+    pub artifacts_days: i64,
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        Self { delivery_bodies_days: 7, deliveries_days: 90, logs_days: 90, artifacts_days: 30 }
+    }
+}
+
+impl Limits {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        positive(&[
+            ("limits.log_quota_bytes", self.log_quota_bytes),
+            ("limits.grace_s", self.grace_s),
+            ("limits.baseline_timeout_s", self.baseline_timeout_s),
+            ("limits.agent_silence_s", self.agent_silence_s),
+            ("limits.pending_timeout_s", self.pending_timeout_s),
+        ])
+    }
+}
+
+impl RetentionConfig {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        positive(&[
+            ("retention.delivery_bodies_days", self.delivery_bodies_days),
+            ("retention.deliveries_days", self.deliveries_days),
+            ("retention.logs_days", self.logs_days),
+            ("retention.artifacts_days", self.artifacts_days),
+        ])
+    }
+}
+
+fn positive(keys: &[(&str, i64)]) -> Result<(), ConfigError> {
+    for (name, value) in keys {
+        if !(1..=1 << 50).contains(value) {
+            return refuse(format!("{name} is {value}; it must be 1 or more"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,136 @@
+//! An attempt's beginning, its signs of life and its end.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use sha2::{Digest, Sha256};
+
+use super::error::CallError;
+use super::{
+    Answer, Api, NAME_BYTES, PARAM_BYTES, Version, bearer, cut, equal, known, masker, parsed, repo_of,
+    token_of,
+};
+use crate::agent::protocol::{Finished, Heartbeat, HeartbeatAnswer, Start, Started};
+use crate::http::live::Hint;
+use crate::http::{logs, spec};
+use crate::model::{AttemptState, AttemptUid, EndClass};
+use crate::store::attempts::Finish;
+
+pub(super) async fn start(
+    State(Api { app, .. }): State<Api>,
+    Path(uid): Path<String>,
+    Query(version): Query<Version>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer<Response> {
+    version.check()?;
+    let hash = hex::encode(Sha256::digest(bearer(&headers)?));
+    let start: Start = parsed(body).await?;
+    if !(16..=128).contains(&start.nonce.len())
+        || !start.nonce.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    {
+        return Err(CallError::bad("the nonce must have 16 to 128 letters, digits and `-`"));
+    }
+    let uid = AttemptUid::from_text(uid);
+    let now = app.clock.now_ms();
+    let started = app.store.agent_start(&uid, &hash, &start.nonce, now).await?;
+    crate::failpoint::hit("agent.start.after");
+    let row = app.store.attempt(&uid).await?.ok_or_else(CallError::unauthorized)?;
+    if !started {
+        let ended = row.state == AttemptState::Ended && equal(&row.bootstrap_hash, &hash);
+        return Err(if ended { CallError::gone() } else { CallError::unauthorized() });
+    }
+    let view = app.store.run_view(&row.run_id).await?.ok_or_else(CallError::gone)?;
+    let repo = repo_of(&app, &row).await?;
+    let mut artifacts = Vec::new();
+    if let Ok(step) = spec::step_of(&view, &row) {
+        for (_, producer) in spec::producers(&view, step) {
+            artifacts.extend(app.store.artifacts_of_attempt(&producer).await?);
+        }
+    }
+    let secrets = app.secrets.of_repository(&repo.forge, repo.name.as_str());
+    let spec = match spec::build(&view, &row, &repo, &artifacts, secrets, &app.config) {
+        Ok(spec) => spec,
+        Err(why) => {
+            let finish = Finish {
+                class: EndClass::Failed,
+                exit_code: None,
+                reason: why.to_string(),
+                outputs: BTreeMap::new(),
+                notes: Vec::new(),
+                log_lost_bytes: 0,
+            };
+            app.store.agent_finish(&uid, finish, now).await?;
+            app.live.tell(Hint::Run(row.run_id));
+            return Err(CallError::new(StatusCode::GONE, why.to_string()));
+        }
+    };
+    tracing::info!(attempt.uid = %uid, run.id = %row.run_id, agent.version = start.version, agent.pid = start.pid, "attempt started");
+    app.live.tell(Hint::Run(row.run_id.clone()));
+    let mut response = Json(Started { token: token_of(&app, &uid, &start.nonce), spec }).into_response();
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+pub(super) async fn heartbeat(
+    State(Api { app, .. }): State<Api>,
+    Path(uid): Path<String>,
+    Query(version): Query<Version>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer<Json<HeartbeatAnswer>> {
+    version.check()?;
+    let row = known(&app, &uid, &headers).await?;
+    let _: Heartbeat = parsed(body).await?;
+    match app.store.agent_heartbeat(&row.uid, app.clock.now_ms()).await? {
+        Some(cancel) => Ok(Json(HeartbeatAnswer { cancel })),
+        None => Err(CallError::gone()),
+    }
+}
+
+pub(super) async fn finish(
+    State(Api { app, .. }): State<Api>,
+    Path(uid): Path<String>,
+    Query(version): Query<Version>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer<StatusCode> {
+    version.check()?;
+    let row = known(&app, &uid, &headers).await?;
+    let said: Finished = parsed(body).await?;
+    let masker = masker(&app, &row).await?;
+    let hide = |text: String| masker.as_ref().map_or(text.clone(), |m| m.mask_str(&text));
+    let finish = Finish {
+        class: said.class,
+        exit_code: said.exit_code,
+        reason: cut(hide(said.reason), 2000),
+        outputs: said
+            .outputs
+            .into_iter()
+            .map(|(name, value)| (cut(hide(name), NAME_BYTES), cut(hide(value), PARAM_BYTES)))
+            .collect(),
+        notes: said.notes.into_iter().take(100).map(|note| cut(hide(note), 500)).collect(),
+        log_lost_bytes: said.log_lost_bytes.max(0),
+    };
+    crate::failpoint::hit("agent.finish.before");
+    let finished = app.store.agent_finish(&row.uid, finish, app.clock.now_ms()).await?;
+    crate::failpoint::hit("agent.finish.after");
+    if !finished {
+        // A repeat of the word that ended it is fine; an end by someone else came first otherwise.
+        let again = app.store.attempt(&row.uid).await?.is_some_and(|row| row.finished_ms.is_some());
+        return if again { Ok(StatusCode::NO_CONTENT) } else { Err(CallError::gone()) };
+    }
+    app.live.tell(Hint::Log(row.uid.clone()));
+    app.live.tell(Hint::Run(row.run_id));
+    // Not needed for the result, and safe to lose: segments are as readable as one blob.
+    tokio::spawn(async move {
+        if let Err(error) = logs::compact(&app, &row.uid).await {
+            tracing::warn!(attempt.uid = %row.uid, %error, "cannot compact a log; its segments stay");
+        }
+    });
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,240 @@
+//! The agents' listener: the calls of `agent::protocol`, and their git.
+//!
+//! An attempt's token is derived from this installation's key, the attempt's uid and the nonce of its first `start`: nothing secret is
+//! stored, a repeated `start` gets the same answer, and every call is fenced to its own attempt (promise G5). Secrets are
+//! served by `start` alone, and not once the attempt was heard after it.
+//!
+//! Must not: believe an agent about anything but its own attempt, or decide what follows from what it says.
+
+mod artifacts;
+mod error;
+mod life;
+mod said;
+mod source;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::Response;
+use axum::routing::{get, post, put};
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use subtle::ConstantTimeEq;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use self::error::CallError;
+use super::App;
+use super::git_proxy::GitProxy;
+use super::serve::{Limits, serve};
+use super::telemetry::CallLabels;
+use crate::agent::mask::Masker;
+use crate::agent::protocol::PROTOCOL;
+use crate::model::{AttemptState, AttemptUid};
+use crate::store::attempts::AttemptRow;
+use crate::store::pulls::RepoRow;
+
+/// Largest chunk of a log, and largest JSON body.
+const CHUNK_BYTES: usize = 4 << 20;
+/// Whole body of an ordinary call.
+const BODY_DEADLINE: Duration = Duration::from_mins(2);
+/// Longest metric or parameter name, in bytes.
+const NAME_BYTES: usize = 250;
+/// Longest parameter value, in bytes; longer ones are cut.
+const PARAM_BYTES: usize = 8 << 10;
+
+type Answer<T> = Result<T, CallError>;
+
+/// Serves until `shutdown` is cancelled. Agents try again meanwhile: trainings outlive the daemon.
+///
+/// # Errors
+/// The TLS settings of this machine cannot be used for git.
+pub async fn serve_agents(
+    listener: TcpListener,
+    app: App,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let telemetry = Arc::clone(&app.telemetry);
+    serve(listener, router(app)?, Limits::of("agent"), telemetry, shutdown).await;
+    Ok(())
+}
+
+#[derive(Clone)]
+struct Api {
+    app: App,
+    git: GitProxy,
+}
+
+/// # Errors
+/// The TLS settings of this machine cannot be used for git.
+pub fn router(app: App) -> anyhow::Result<Router> {
+    let api = Api { app, git: GitProxy::new()? };
+    let calls = Router::new()
+        .route("/start", post(life::start))
+        .route("/log", post(said::log))
+        .route("/metrics", post(said::metrics))
+        .route("/artifact", put(artifacts::put_artifact))
+        .route("/artifact/{producer}", get(artifacts::get_artifact))
+        .route("/heartbeat", post(life::heartbeat))
+        .route("/finish", post(life::finish))
+        .route("/git/info/refs", get(source::git_refs))
+        .route("/git/git-upload-pack", post(source::git_upload_pack));
+    Ok(Router::new()
+        .nest("/agent/v1/attempts/{uid}", calls)
+        .fallback(|| async { CallError::new(StatusCode::NOT_FOUND, "there is no such call in version 1") })
+        .layer(from_fn_with_state(api.clone(), count))
+        .with_state(api))
+}
+
+async fn count(
+    State(api): State<Api>,
+    matched: Option<MatchedPath>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let call = matched
+        .as_ref()
+        .and_then(|m| m.as_str().split_once("{uid}/"))
+        .map_or("other", |(_, call)| call)
+        .to_owned();
+    let response = next.run(request).await;
+    let labels = CallLabels { call, status: response.status().as_u16() };
+    api.app.telemetry.agent_calls.get_or_create(&labels).inc();
+    response
+}
+
+/// `?protocol=1&rank=0` of every call but git's.
+#[derive(Debug, Deserialize)]
+struct Version {
+    #[serde(default = "one")]
+    protocol: u32,
+    #[serde(default)]
+    rank: u32,
+}
+
+fn one() -> u32 {
+    PROTOCOL
+}
+
+impl Version {
+    fn check(&self) -> Answer<()> {
+        if self.protocol != PROTOCOL {
+            return Err(CallError::bad(format!(
+                "protocol {} is not spoken by this daemon; it speaks {PROTOCOL}",
+                self.protocol
+            )));
+        }
+        if self.rank != 0 {
+            return Err(CallError::bad("this daemon runs attempts of one rank"));
+        }
+        Ok(())
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Answer<&str> {
+    let value = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|v| v.to_str().ok())
+        .ok_or_else(CallError::unauthorized)?;
+    let (scheme, token) = value.split_once(' ').ok_or_else(CallError::unauthorized)?;
+    if scheme.eq_ignore_ascii_case("bearer") { Ok(token.trim()) } else { Err(CallError::unauthorized()) }
+}
+
+fn token_of(app: &App, uid: &AttemptUid, nonce: &str) -> String {
+    hex::encode(app.instance.derive("attempt-token", &[uid.as_str(), nonce]))
+}
+
+fn equal(a: &str, b: &str) -> bool {
+    a.as_bytes().ct_eq(b.as_bytes()).into()
+}
+
+/// An attempt whose token was shown, whatever its state.
+async fn known(app: &App, uid: &str, headers: &HeaderMap) -> Answer<AttemptRow> {
+    let shown = bearer(headers)?;
+    let row = app.store.attempt(&AttemptUid::from_text(uid)).await?.ok_or_else(CallError::unauthorized)?;
+    if row.bootstrap_nonce.is_empty() || !equal(shown, &token_of(app, &row.uid, &row.bootstrap_nonce)) {
+        return Err(CallError::unauthorized());
+    }
+    Ok(row)
+}
+
+/// An attempt whose token was shown and which has not ended. The first such call seals it.
+async fn open(app: &App, uid: &str, headers: &HeaderMap) -> Answer<AttemptRow> {
+    let row = known(app, uid, headers).await?;
+    if row.state == AttemptState::Ended {
+        return Err(CallError::gone());
+    }
+    if !row.sealed {
+        app.store.agent_heartbeat(&row.uid, app.clock.now_ms()).await?.ok_or_else(CallError::gone)?;
+    }
+    Ok(row)
+}
+
+async fn repo_of(app: &App, attempt: &AttemptRow) -> Answer<RepoRow> {
+    let run = app.store.run(&attempt.run_id).await?;
+    let repo = match run {
+        Some(run) => app.store.repo(&run.repo_id).await?,
+        None => None,
+    };
+    repo.ok_or_else(|| {
+        tracing::error!(attempt.uid = %attempt.uid, "an attempt without a run or repository");
+        CallError::unavailable()
+    })
+}
+
+/// What hides the secrets of the attempt's repository.
+async fn masker(app: &App, attempt: &AttemptRow) -> Answer<Option<Masker>> {
+    let repo = repo_of(app, attempt).await?;
+    Ok(app.secrets.masker(&repo.forge, repo.name.as_str()).cloned())
+}
+
+async fn whole(body: Body, limit: usize) -> Answer<Bytes> {
+    match tokio::time::timeout(BODY_DEADLINE, Limited::new(body, limit).collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(CallError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("the body is larger than {limit} bytes"),
+        )),
+        Ok(Err(_)) => Err(CallError::bad("the body broke off")),
+        Err(_) => Err(CallError::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
+    }
+}
+
+async fn parsed<T: DeserializeOwned>(body: Body) -> Answer<T> {
+    let bytes = whole(body, CHUNK_BYTES).await?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| CallError::bad(format!("the body is not what this call takes: {error}")))
+}
+
+/// [`Version`] beside other parameters: a flattened query holds text alone.
+#[derive(Debug, Deserialize)]
+struct Flat {
+    protocol: Option<String>,
+    rank: Option<String>,
+}
+
+impl Flat {
+    fn check(&self) -> Answer<()> {
+        let number = |text: &Option<String>, default| match text {
+            None => Ok(default),
+            Some(text) => text.parse().map_err(|_| CallError::bad("protocol and rank are numbers")),
+        };
+        Version { protocol: number(&self.protocol, PROTOCOL)?, rank: number(&self.rank, 0)? }.check()
+    }
+}
+
+/// At most `bytes` of the text, cut between characters.
+fn cut(mut text: String, bytes: usize) -> String {
+    if text.len() > bytes {
+        let at = (0..=bytes).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        text.truncate(at);
+    }
+    text
+}

@@ -1,0 +1,90 @@
+//! What an attempt says while it runs: its log, its metrics and parameters.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+
+use super::error::CallError;
+use super::{
+    Answer, Api, CHUNK_BYTES, Flat, NAME_BYTES, PARAM_BYTES, Version, cut, masker, open, parsed, whole,
+};
+use crate::agent::protocol::{LogCommitted, Metrics, MetricsStored};
+use crate::http::live::Hint;
+use crate::http::logs;
+use crate::model::MetricPoint;
+use crate::store::attempts::LogAppend;
+
+#[derive(Debug, Deserialize)]
+pub(super) struct LogQuery {
+    offset: i64,
+    #[serde(flatten)]
+    version: Flat,
+}
+
+pub(super) async fn log(
+    State(Api { app, .. }): State<Api>,
+    Path(uid): Path<String>,
+    Query(query): Query<LogQuery>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer<Response> {
+    query.version.check()?;
+    let row = open(&app, &uid, &headers).await?;
+    let quota = app.config.limits.log_quota_bytes;
+    let answer =
+        |status, offset| Ok((status, Json(LogCommitted { offset, full: offset >= quota })).into_response());
+    if query.offset != row.log_bytes {
+        return answer(StatusCode::CONFLICT, row.log_bytes);
+    }
+    let mut bytes = whole(body, CHUNK_BYTES).await?;
+    bytes.truncate(usize::try_from((quota - query.offset).max(0)).unwrap_or(usize::MAX));
+    if bytes.is_empty() {
+        return answer(StatusCode::OK, row.log_bytes);
+    }
+    let masker = masker(&app, &row).await?;
+    // In a task of its own: a client that leaves must not leave a blob without its row.
+    let stored =
+        tokio::spawn(async move { logs::append(&app, masker.as_ref(), &row.uid, query.offset, bytes).await });
+    match stored.await.map_err(|_| CallError::unavailable())?? {
+        LogAppend::Committed { offset } => answer(StatusCode::OK, offset),
+        LogAppend::Conflict { committed } => answer(StatusCode::CONFLICT, committed),
+        LogAppend::Refused => Err(CallError::gone()),
+    }
+}
+
+pub(super) async fn metrics(
+    State(Api { app, .. }): State<Api>,
+    Path(uid): Path<String>,
+    Query(version): Query<Version>,
+    headers: HeaderMap,
+    body: Body,
+) -> Answer<Json<MetricsStored>> {
+    version.check()?;
+    let row = open(&app, &uid, &headers).await?;
+    let batch: Metrics = parsed(body).await?;
+    if batch.first_seq < 1 {
+        return Err(CallError::bad("points are numbered from 1"));
+    }
+    let masker = masker(&app, &row).await?;
+    let hide = |text: String| masker.as_ref().map_or(text.clone(), |m| m.mask_str(&text));
+    let points: Vec<MetricPoint> = batch
+        .points
+        .into_iter()
+        .map(|point| MetricPoint { name: cut(hide(point.name), NAME_BYTES), ..point })
+        .collect();
+    let params: BTreeMap<String, String> = batch
+        .params
+        .into_iter()
+        .map(|(name, value)| (cut(hide(name), NAME_BYTES), cut(hide(value), PARAM_BYTES)))
+        .collect();
+    let stored =
+        app.store.record_metrics(&row.uid, batch.first_seq, points, params, app.clock.now_ms()).await?;
+    let seq = stored.ok_or_else(CallError::gone)?;
+    app.live.tell(Hint::Run(row.run_id));
+    Ok(Json(MetricsStored { seq }))
+}

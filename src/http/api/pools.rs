@@ -1,0 +1,46 @@
+//! The pools and what is taken of them.
+
+use axum::Json;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+
+use super::Answer;
+use crate::http::app::Web;
+use crate::http::problem::Problem;
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PoolJson {
+    pub name: String,
+    pub executor: String,
+    pub slots: u32,
+    pub slots_used: i64,
+    pub gpus: u32,
+    pub gpus_used: Vec<u32>,
+    pub gpu_hour_price: f64,
+    pub currency: String,
+    pub untrusted: bool,
+}
+
+pub async fn pool_rows(web: &Web) -> Result<Vec<PoolJson>, Problem> {
+    let mut used = web.app.store.pool_use().await?;
+    let row = |(name, pool): (String, crate::config::PoolConfig)| {
+        let used = used.remove(&name).unwrap_or_default();
+        PoolJson {
+            name,
+            executor: pool.executor,
+            slots: pool.slots,
+            slots_used: used.attempts,
+            gpus: pool.gpus,
+            gpus_used: used.gpus,
+            gpu_hour_price: pool.gpu_hour_price,
+            currency: pool.currency,
+            untrusted: pool.untrusted,
+        }
+    };
+    Ok(web.app.config.pools().into_iter().map(row).collect())
+}
+
+/// `GET /api/v1/pools`
+pub async fn pools(State(web): State<Web>) -> Answer<Vec<PoolJson>> {
+    pool_rows(&web).await.map(Json)
+}

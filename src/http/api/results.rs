@@ -1,0 +1,183 @@
+//! What runs brought: metrics, parameters, artifacts, comparisons.
+
+use axum::Extension;
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+use super::{Answer, attempt_for, run_for};
+use crate::clock::Millis;
+use crate::http::app::Web;
+use crate::http::auth::{self, Who};
+use crate::http::problem::Problem;
+use crate::model::metric::float;
+use crate::model::{ComparisonState, Verdict};
+use crate::store::attempts::StoredMetric;
+
+/// Metric points in one answer.
+pub const POINTS_MAX: i64 = 20_000;
+/// Points of one curve, where nobody asked for a single metric; of a longer one, every nth.
+pub const CURVE_POINTS: i64 = 1000;
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct MetricsJson {
+    pub points: Vec<PointJson>,
+    /// More points than one answer holds: ask for a single `name`.
+    pub truncated: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PointJson {
+    pub name: String,
+    pub step_name: String,
+    /// A number, or `nan`, `inf`, `-inf`.
+    #[serde(with = "float")]
+    pub value: f64,
+    pub training_step: Option<i64>,
+    pub at_ms: Millis,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct MetricsQuery {
+    #[serde(default)]
+    name: Option<String>,
+}
+
+/// `GET /api/v1/runs/{run}/metrics?name=`: without a name, long curves come thinned.
+pub async fn metrics(
+    State(web): State<Web>,
+    Extension(who): Extension<Who>,
+    Path(id): Path<String>,
+    Query(query): Query<MetricsQuery>,
+) -> Answer<MetricsJson> {
+    let view = run_for(&web, &who, &id).await?.view;
+    // Of one metric all points; of all metrics enough of each to draw it.
+    let per_curve = if query.name.is_some() { POINTS_MAX } else { CURVE_POINTS };
+    let stored =
+        web.app.store.sample_metrics(&view.run.id, query.name.as_deref(), per_curve, POINTS_MAX).await?;
+    let truncated = stored.len() as i64 == POINTS_MAX;
+    let json = |m: StoredMetric| PointJson {
+        name: m.point.name,
+        step_name: m.step_name,
+        value: m.point.value,
+        training_step: m.point.step,
+        at_ms: m.point.at_ms,
+    };
+    let points = stored.into_iter().map(json).collect();
+    Ok(Json(MetricsJson { points, truncated }))
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ParamJson {
+    pub step_name: String,
+    pub name: String,
+    pub value: String,
+}
+
+/// `GET /api/v1/runs/{run}/params`
+pub async fn params(
+    State(web): State<Web>,
+    Extension(who): Extension<Who>,
+    Path(id): Path<String>,
+) -> Answer<Vec<ParamJson>> {
+    let view = run_for(&web, &who, &id).await?.view;
+    let rows = web.app.store.run_params(&view.run.id).await?;
+    Ok(Json(rows.into_iter().map(|(step_name, name, value)| ParamJson { step_name, name, value }).collect()))
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ArtifactJson {
+    pub attempt: String,
+    pub path: String,
+    pub bytes: i64,
+    pub sha256: String,
+}
+
+/// `GET /api/v1/runs/{run}/artifacts`
+pub async fn artifacts(
+    State(web): State<Web>,
+    Extension(who): Extension<Who>,
+    Path(id): Path<String>,
+) -> Answer<Vec<ArtifactJson>> {
+    let view = run_for(&web, &who, &id).await?.view;
+    let rows = web.app.store.run_artifacts(&view.run.id).await?;
+    let json = |row: crate::store::attempts::ArtifactRow| ArtifactJson {
+        attempt: row.attempt_uid.to_string(),
+        path: row.path,
+        bytes: row.bytes,
+        sha256: row.sha256,
+    };
+    Ok(Json(rows.into_iter().map(json).collect()))
+}
+
+#[derive(Debug, Deserialize)]
+pub struct ArtifactQuery {
+    path: String,
+}
+
+/// `GET /api/v1/attempts/{attempt}/artifact?path=`: always a download, never shown in place.
+pub async fn artifact(
+    State(web): State<Web>,
+    Extension(who): Extension<Who>,
+    Path(uid): Path<String>,
+    Query(query): Query<ArtifactQuery>,
+) -> Result<Response, Problem> {
+    let found = attempt_for(&web, &who, &uid).await?;
+    let rows = web.app.store.artifacts_of_attempt(&found.attempt.uid).await?;
+    let row =
+        rows.into_iter().find(|r| r.path == query.path).ok_or_else(|| Problem::not_found("artifact"))?;
+    let stream = web.app.blobs.stream(&row.blob_key).await?;
+    let name = row.path.rsplit('/').next().unwrap_or_default();
+    let plain: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect();
+    let disposition = format!(
+        "attachment; filename=\"{plain}\"; filename*=UTF-8''{}",
+        auth::escape_query(name).replace('/', "%2F")
+    );
+    let headers = [
+        (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+        (header::CONTENT_LENGTH, row.bytes.to_string()),
+        (header::CONTENT_DISPOSITION, disposition),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; sandbox".to_owned()),
+        (header::ETAG, format!("\"{}\"", row.sha256)),
+    ];
+    Ok((headers, Body::from_stream(stream)).into_response())
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ComparisonJson {
+    pub id: String,
+    pub target: String,
+    pub baseline: Option<String>,
+    pub baseline_note: String,
+    pub rules: String,
+    pub state: ComparisonState,
+    pub verdict: Option<Verdict>,
+    pub result: serde_json::Value,
+    pub updated_ms: Millis,
+}
+
+/// `GET /api/v1/runs/{run}/comparisons`
+pub async fn comparisons(
+    State(web): State<Web>,
+    Extension(who): Extension<Who>,
+    Path(id): Path<String>,
+) -> Answer<Vec<ComparisonJson>> {
+    let view = run_for(&web, &who, &id).await?.view;
+    let rows = web.app.store.comparisons_of(&view.run.id).await?;
+    let json = |row: crate::store::comparisons::ComparisonRow| ComparisonJson {
+        id: row.id.to_string(),
+        target: row.target,
+        baseline: row.baseline.map(|b| b.to_string()),
+        baseline_note: row.baseline_note,
+        rules: row.rules,
+        state: row.state,
+        verdict: row.verdict,
+        result: row.result,
+        updated_ms: row.updated_ms,
+    };
+    Ok(Json(rows.into_iter().map(json).collect()))
+}
