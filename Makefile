@@ -22,4 +22,7 @@ test: ## every suite in its short form; ends with "N passed, N failed, N skipped
 test-full: ## the long forms as well, and the container image
 	@scripts/test-full.sh
 
-.PHONY: help setup demo check test test-full
+bench: ## the numbers beside their peers, release build; ARGS="intake" measures only those that begin so
+	@scripts/bench.sh $(ARGS)
+
+.PHONY: help setup demo check test test-full bench

@@ -11,6 +11,7 @@ use sqlx::{ConnectOptions, PgPool, SqlitePool};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use super::arrivals::Arrivals;
 use super::conn::{Conn, Fields, execute, on, one};
 use super::writer::{self, Request, Signals, WriteCounts};
 use super::{dialect, sqlite};
@@ -71,6 +72,7 @@ impl OpenOptions {
 pub struct Store {
     db: Arc<Db>,
     pub(super) signals: Signals,
+    pub(super) arrivals: Arc<Arrivals>,
 }
 
 #[derive(Debug)]
@@ -156,7 +158,7 @@ impl Store {
         let (requests, received) = mpsc::channel(WAITING);
         let task = tokio::spawn(writer::write_in_groups(pool, received, signals.clone(), lock));
         let writer = Mutex::new(Some(Writer { requests, task }));
-        Ok(Self { db: Arc::new(Db::Sqlite { readers, writer }), signals })
+        Ok(Self { db: Arc::new(Db::Sqlite { readers, writer }), signals, arrivals: Arc::default() })
     }
 
     async fn open_postgres(options: &OpenOptions) -> Result<Self, StoreError> {
@@ -188,7 +190,7 @@ impl Store {
         }
         migrate(&mut conn).await?;
         drop(conn);
-        Ok(Self { db: Arc::new(Db::Postgres(pool)), signals: Signals::default() })
+        Ok(Self { db: Arc::new(Db::Postgres(pool)), signals: Signals::default(), arrivals: Arc::default() })
     }
 
     /// A connection for single statements that only read.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
+use super::arrivals::Arrival;
 use super::changes::{insert_run, request_cancel, supersede_held};
 use super::conn::{Fields, all, execute, one, to_json};
 use super::pulls::put_pull;
@@ -128,40 +129,18 @@ impl Store {
         let body_bytes = new.body.len() as i64;
         let (body, sha256) = pack(new.body).await?;
         let headers = to_json(&new.headers)?;
-        self.write(move |tx| {
-            Box::pin(async move {
-                let inserted = execute!(
-                    tx,
-                    "INSERT INTO deliveries (id, forge, hook_id, delivery_id, event, content_type, headers, body, body_bytes,
-                       body_sha256, received_ms, state)
-                     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'stored')
-                     ON CONFLICT (forge, hook_id, delivery_id) DO NOTHING",
-                    &new.id,
-                    &new.forge,
-                    &new.hook_id,
-                    &new.delivery_id,
-                    &new.event,
-                    &new.content_type,
-                    headers,
-                    body,
-                    body_bytes,
-                    &sha256,
-                    new.received_ms
-                )?;
-                if inserted == 1 {
-                    ask_in(tx, &[WorkAsk::delivery(&new.id, new.received_ms)], new.received_ms).await?;
-                    return Ok(Delivered::Stored);
-                }
-                let seen: Option<String> = one!(
-                    tx,
-                    |row| row.get("body_sha256"),
-                    "SELECT body_sha256 FROM deliveries WHERE forge = $1 AND hook_id = $2 AND delivery_id = $3",
-                    &new.forge,
-                    &new.hook_id,
-                    &new.delivery_id
-                )?;
-                Ok(Delivered::Seen { same_body: seen.as_ref() == Some(&sha256) })
-            })
+        self.arrive(Arrival {
+            id: new.id,
+            forge: new.forge,
+            hook_id: new.hook_id,
+            delivery_id: new.delivery_id,
+            event: new.event,
+            content_type: new.content_type,
+            headers,
+            body,
+            body_bytes,
+            body_sha256: sha256,
+            received_ms: new.received_ms,
         })
         .await
     }

@@ -7,6 +7,7 @@
 //!
 //! Must not: decide anything, call a forge or an executor, read the system clock.
 
+mod arrivals;
 mod asks;
 pub mod attempts;
 mod changes;

@@ -1,0 +1,198 @@
+//! Deliveries on their way to the disk. Those that arrive while others are being committed share the next commit, in two statements
+//! for all of them: beyond a few thousand a second it is statements that bound the intake, not the sync.
+//!
+//! Must not: let the end of a caller decide. A group is written by a task of the store, and every caller that still waits hears
+//! the outcome of the commit that held its delivery (G1).
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::sync::{Mutex, PoisonError};
+
+use sqlx::AssertSqlSafe;
+use tokio::sync::oneshot;
+
+use super::conn::{Conn, Fields, on, one};
+use super::deliveries::Delivered;
+use super::{Store, StoreError};
+use crate::clock::Millis;
+use crate::model::DeliveryRowId;
+
+/// How many share a commit at most.
+const GROUP: usize = 64;
+
+/// A delivery as its row will be.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pub(super) id: DeliveryRowId,
+    pub(super) forge: String,
+    pub(super) hook_id: String,
+    pub(super) delivery_id: String,
+    pub(super) event: String,
+    pub(super) content_type: String,
+    /// JSON.
+    pub(super) headers: String,
+    /// zstd.
+    pub(super) body: Vec<u8>,
+    pub(super) body_bytes: i64,
+    pub(super) body_sha256: String,
+    pub(super) received_ms: Millis,
+}
+
+type Reply = oneshot::Sender<Result<Delivered, StoreError>>;
+
+/// Where deliveries wait for a commit.
+#[derive(Debug, Default)]
+pub(super) struct Arrivals(Mutex<Waiting>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    rows: Vec<(Arrival, Reply)>,
+    /// A task is writing, and will look again.
+    under_way: bool,
+}
+
+impl Arrivals {
+    /// True: nobody is writing, so the caller must see to it.
+    fn push(&self, row: Arrival, reply: Reply) -> bool {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.rows.push((row, reply));
+        !std::mem::replace(&mut waiting.under_way, true)
+    }
+    /// The next group; when there is none the writing is over.
+    fn take(&self) -> Vec<(Arrival, Reply)> {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = waiting.rows.len().min(GROUP);
+        waiting.under_way = count > 0;
+        waiting.rows.drain(..count).collect()
+    }
+}
+
+impl Store {
+    /// Returns after the commit is on disk.
+    pub(super) async fn arrive(&self, row: Arrival) -> Result<Delivered, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        if self.arrivals.push(row, reply) {
+            tokio::spawn(self.clone().store_arrivals());
+        }
+        answer.await.unwrap_or_else(|_| Err(StoreError::Unavailable("the store was closed meanwhile".into())))
+    }
+
+    async fn store_arrivals(self) {
+        loop {
+            let (rows, replies): (Vec<_>, Vec<_>) = self.arrivals.take().into_iter().unzip();
+            if rows.is_empty() {
+                return;
+            }
+            match self.write(move |tx| Box::pin(insert(tx, rows))).await {
+                Ok(outcomes) => {
+                    for (reply, outcome) in replies.into_iter().zip(outcomes) {
+                        let _ = reply.send(Ok(outcome));
+                    }
+                }
+                Err(error) => {
+                    for reply in replies {
+                        let _ = reply.send(Err(StoreError::Unavailable(error.to_string())));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Inserts rows and their work items; an outcome for each row, in order.
+async fn insert(tx: &mut Conn, rows: Vec<Arrival>) -> Result<Vec<Delivered>, StoreError> {
+    let mut outcomes = Vec::with_capacity(rows.len());
+    let mut rest = rows.as_slice();
+    while !rest.is_empty() {
+        // Powers of two, so that few different statements are prepared.
+        let (some, after) = rest.split_at(1 << rest.len().ilog2());
+        rest = after;
+        let stored = insert_deliveries(tx, some).await?;
+        let new: Vec<&Arrival> = some.iter().filter(|row| stored.contains(row.id.as_str())).collect();
+        let mut unasked = new.as_slice();
+        while !unasked.is_empty() {
+            let (asked, after) = unasked.split_at(1 << unasked.len().ilog2());
+            insert_work(tx, asked).await?;
+            unasked = after;
+        }
+        for row in some {
+            outcomes.push(if stored.contains(row.id.as_str()) {
+                Delivered::Stored
+            } else {
+                Delivered::Seen { same_body: seen_body(tx, row).await?.as_ref() == Some(&row.body_sha256) }
+            });
+        }
+    }
+    Ok(outcomes)
+}
+
+/// The ids of those that were not seen before.
+async fn insert_deliveries(tx: &mut Conn, rows: &[Arrival]) -> Result<HashSet<String>, StoreError> {
+    let sql = format!(
+        "INSERT INTO deliveries (id, forge, hook_id, delivery_id, event, content_type, headers, body, body_bytes, body_sha256,
+           received_ms, state) VALUES {} ON CONFLICT (forge, hook_id, delivery_id) DO NOTHING RETURNING id",
+        tuples::<11>(rows.len(), "'stored'")
+    );
+    on!(tx, c => {
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        for row in rows {
+            query = query.bind(&row.id).bind(&row.forge).bind(&row.hook_id).bind(&row.delivery_id).bind(&row.event)
+                .bind(&row.content_type).bind(&row.headers).bind(&row.body).bind(row.body_bytes).bind(&row.body_sha256)
+                .bind(row.received_ms);
+        }
+        let stored = query.fetch_all(c).await?;
+        stored.iter().map(|row| row.get("id")).collect()
+    })
+}
+
+/// New deliveries' work items: nobody can have asked for them before.
+async fn insert_work(tx: &mut Conn, rows: &[&Arrival]) -> Result<(), StoreError> {
+    let sql = format!(
+        "INSERT INTO work (key, run_at_ms, created_ms, kind, state, wanted) VALUES {}",
+        tuples::<3>(rows.len(), "'delivery', 'ready', 1")
+    );
+    on!(tx, c => {
+        let mut query = sqlx::query(AssertSqlSafe(sql));
+        for row in rows {
+            query = query.bind(&row.id).bind(row.received_ms).bind(row.received_ms);
+        }
+        query.execute(c).await?;
+    });
+    tx.asked = true;
+    Ok(())
+}
+
+async fn seen_body(tx: &mut Conn, row: &Arrival) -> Result<Option<String>, StoreError> {
+    one!(
+        tx,
+        |row| row.get("body_sha256"),
+        "SELECT body_sha256 FROM deliveries WHERE forge = $1 AND hook_id = $2 AND delivery_id = $3",
+        &row.forge,
+        &row.hook_id,
+        &row.delivery_id
+    )
+}
+
+/// `($1, $2, …, rest), (…)`: `count` tuples of `N` arguments each and what is the same in all.
+fn tuples<const N: usize>(count: usize, rest: &str) -> String {
+    let mut sql = String::with_capacity(count * (N * 5 + rest.len() + 4));
+    for row in 0..count {
+        sql.push_str(if row == 0 { "(" } else { ", (" });
+        for column in 1..=N {
+            let _ = write!(sql, "${}, ", row * N + column);
+        }
+        sql.push_str(rest);
+        sql.push(')');
+    }
+    sql
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tuples;
+
+    #[test]
+    fn arguments_are_numbered_through() {
+        assert_eq!(tuples::<2>(3, "'x'"), "($1, $2, 'x'), ($3, $4, 'x'), ($5, $6, 'x')");
+    }
+}
