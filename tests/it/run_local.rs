@@ -1,16 +1,22 @@
 //! `trainyard run`: the steps of the working tree with no daemon.
 
-use std::process::Output;
+use std::path::Path;
+use std::process::{Command, Output};
 
 use crate::agent::daemon::processes_with;
 
-fn run(tree: &std::path::Path, args: &[&str]) -> Output {
-    std::process::Command::new(env!("CARGO_BIN_EXE_trainyard"))
+fn run(tree: &Path, args: &[&str]) -> Output {
+    run_with(tree, args, &[])
+}
+
+fn run_with(tree: &Path, args: &[&str], env: &[(&str, &Path)]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_trainyard"))
         .arg("run")
         .args(args)
         .current_dir(tree)
         .env("API_KEY", "hunter2!hunter2")
         .env("LEAK", "not for steps")
+        .envs(env.iter().copied())
         .output()
         .unwrap()
 }
@@ -72,4 +78,85 @@ steps:
     let out = run(tree.path(), &[]);
     assert_eq!(out.status.code(), Some(2));
     assert!(text(&out.stderr).contains("steps"), "{}", text(&out.stderr));
+}
+
+/// A root with nothing but a shell, imported as an image: what a step sees in it can come from nowhere else.
+fn image(dir: &Path, settings: &Path) -> String {
+    let root = dir.join("root");
+    std::fs::create_dir_all(root.join("bin")).unwrap();
+    std::fs::create_dir_all(root.join("tmp")).unwrap();
+    std::fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
+    for tool in ["sh", "cat", "echo", "mkdir"] {
+        std::os::unix::fs::symlink("busybox", root.join("bin").join(tool)).unwrap();
+    }
+    std::fs::write(root.join("only-in-the-image"), "image\n").unwrap();
+    let name = format!("localhost/trainyard-test:{}", std::process::id());
+    let tar = dir.join("root.tar");
+    let packed = Command::new("tar").arg("-C").arg(&root).arg("-cf").arg(&tar).arg(".").status().unwrap();
+    assert!(packed.success());
+    let podman = Command::new("podman")
+        .arg("import")
+        .args([&tar, Path::new(&name)])
+        .env("CONTAINERS_CONF", settings)
+        .env("CONTAINERS_STORAGE_CONF", dir.join("storage.conf"))
+        .output()
+        .unwrap();
+    assert!(podman.status.success(), "{}", text(&podman.stderr));
+    name
+}
+
+#[test]
+fn a_step_with_an_image_runs_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (settings, storage) = (dir.path().join("containers.conf"), dir.path().join("storage.conf"));
+    // Works on old control groups and without a network, as a machine for tests may be.
+    std::fs::write(
+        &settings,
+        "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\nnetns = \"none\"\n\
+         [engine]\nruntime = \"runc\"\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"none\"\n",
+    )
+    .unwrap();
+    std::fs::write(
+        &storage,
+        format!(
+            "[storage]\ndriver = \"vfs\"\nrunroot = \"{0}/run\"\ngraphroot = \"{0}/store\"\n",
+            dir.path().display()
+        ),
+    )
+    .unwrap();
+    let image = image(dir.path(), &settings);
+    let tree = dir.path().join("tree");
+    std::fs::create_dir(&tree).unwrap();
+    std::fs::write(
+        tree.join(".trainyard.yaml"),
+        format!(
+            r#"version: 1
+name: contained
+secrets: [API_KEY]
+defaults: {{image: "{image}"}}
+steps:
+  - name: train
+    commands:
+      - cat /only-in-the-image
+      - echo "key $API_KEY leak=[$LEAK]"
+      - mkdir -p out && echo weights > out/model.bin
+      - echo "accuracy=0.75" >> $TRAINYARD_OUTPUT
+    artifacts: ["out/**"]
+  - {{name: eval, commands: ["cat out/model.bin; exit 4"]}}
+"#
+        ),
+    )
+    .unwrap();
+    let env = [("CONTAINERS_CONF", settings.as_path()), ("CONTAINERS_STORAGE_CONF", storage.as_path())];
+    let out = run_with(&tree, &["train"], &env);
+    let (stdout, stderr) = (text(&out.stdout), text(&out.stderr));
+    assert!(out.status.success(), "{stdout}\n{stderr}");
+    assert!(!stderr.contains("is ignored"), "{stderr}");
+    assert!(stdout.contains("image\n"), "{stdout}");
+    assert!(stdout.contains("key *** leak=[]\n"), "{stdout}");
+    assert!(stdout.contains("0.75"), "{stdout}");
+
+    let out = run_with(&tree, &[], &env);
+    assert_eq!(out.status.code(), Some(1), "{}", text(&out.stderr));
+    assert!(text(&out.stdout).contains("weights\n"), "{}", text(&out.stdout));
 }
