@@ -1,4 +1,4 @@
-//! Bytes of logs and artifacts over `object_store`: local files now, buckets when more than one replica runs.
+//! Bytes of logs and artifacts over `object_store`: local files, or a bucket that several daemons share.
 //!
 //! Keys are made of ids, never of names that came from outside (`logs/<attempt>/<start>`), so no path of a user reaches a file
 //! system. A write that returned is on disk: [`Blobs::local`] has the file and every new directory entry synced before
@@ -13,12 +13,16 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt, TryStreamExt};
+use object_store::aws::AmazonS3Builder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
+use object_store::prefix::PrefixStore;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutPayload};
+use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 
 use crate::clock::Millis;
+use crate::config::{BlobPlace, Config, ConfigError, S3Config};
 use crate::model::AttemptUid;
 
 /// Size of one part of a streamed write: what it holds in memory.
@@ -52,6 +56,9 @@ impl From<object_store::Error> for BlobError {
 pub mod key {
     use super::{AttemptUid, Millis};
 
+    /// What the keys made here begin with.
+    pub const FIRST_PARTS: [&str; 3] = ["logs", "artifacts", "uploads"];
+
     /// One stretch of an attempt's log. `nonce` keeps two writers of the same offset apart: the row names the one that counts.
     pub fn log(uid: &AttemptUid, start: i64, nonce: u64) -> String {
         format!("logs/{uid}/{start:016}-{nonce:016x}")
@@ -80,9 +87,90 @@ pub struct Written {
 
 /// The blob store. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Blobs(Arc<dyn ObjectStore>);
+pub struct Blobs {
+    store: Arc<dyn ObjectStore>,
+    /// Larger ones cannot be copied by the server.
+    copies_up_to: u64,
+}
+
+/// S3 copies up to 5 GiB in one request (Amazon S3 API reference, CopyObject).
+const S3_COPIES_UP_TO: u64 = 5 << 30;
+
+/// A blob as the store lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    pub key: String,
+    pub bytes: u64,
+    pub modified_ms: Millis,
+}
 
 impl Blobs {
+    /// Where the configuration says.
+    ///
+    /// # Errors
+    /// One sentence: the directory cannot be made, the bucket's settings cannot be used.
+    pub fn open(config: &Config) -> Result<Self, ConfigError> {
+        match config.blob_place()? {
+            BlobPlace::Files(dir) => Self::local(&dir).map_err(|error| {
+                ConfigError(format!(
+                    "cannot use the blob directory {}: {error}; make it, owned by the user of the daemon",
+                    dir.display()
+                ))
+            }),
+            BlobPlace::S3 { bucket, prefix } => Self::s3(&bucket, &prefix, &config.s3),
+        }
+    }
+
+    fn s3(bucket: &str, prefix: &str, s3: &S3Config) -> Result<Self, ConfigError> {
+        let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_allow_http(s3.allow_http);
+        if let Some(endpoint) = &s3.endpoint {
+            builder = builder.with_endpoint(endpoint);
+        }
+        if let Some(region) = &s3.region {
+            builder = builder.with_region(region);
+        }
+        if let (Some(id), Some(key)) = (&s3.access_key_id, &s3.secret_access_key) {
+            builder = builder
+                .with_access_key_id(id.read()?.expose_secret())
+                .with_secret_access_key(key.read()?.expose_secret());
+        }
+        let store = builder
+            .build()
+            .map_err(|error| ConfigError(format!("blob s3://{bucket} cannot be used: {error}")))?;
+        let store: Arc<dyn ObjectStore> =
+            if prefix.is_empty() { Arc::new(store) } else { Arc::new(PrefixStore::new(store, prefix)) };
+        Ok(Self { store, copies_up_to: S3_COPIES_UP_TO })
+    }
+
+    /// Writes, reads and deletes a small blob, so that wrong keys or a wrong bucket are known at the start.
+    pub async fn check(&self) -> Result<(), BlobError> {
+        let probe = format!("uploads/probe-{:016x}", rand::random::<u64>());
+        self.put(&probe, Bytes::from_static(b"probe")).await?;
+        let back = self.get(&probe).await?;
+        self.delete(&[probe]).await?;
+        if back == "probe" {
+            Ok(())
+        } else {
+            Err(BlobError::Unavailable("it did not give back what was written".into()))
+        }
+    }
+
+    /// Every blob whose key begins with one of our own first parts.
+    pub fn list(&self) -> BoxStream<'static, Result<Listed, BlobError>> {
+        let parts = key::FIRST_PARTS.map(|part| self.store.list(Some(&Path::from(part))));
+        futures_util::stream::iter(parts)
+            .flatten()
+            .map(|found| {
+                let meta = found?;
+                Ok(Listed {
+                    key: meta.location.to_string(),
+                    bytes: meta.size,
+                    modified_ms: meta.last_modified.timestamp_millis(),
+                })
+            })
+            .boxed()
+    }
+
     /// Files below `dir`, which is made with mode 0700 if it is not there. The directory keeps
     /// everyone else out.
     ///
@@ -93,11 +181,11 @@ impl Blobs {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
         let store = LocalFileSystem::new_with_prefix(dir).map_err(std::io::Error::other)?.with_fsync(true);
-        Ok(Self(Arc::new(store)))
+        Ok(Self { store: Arc::new(store), copies_up_to: u64::MAX })
     }
 
     pub async fn put(&self, key: &str, bytes: Bytes) -> Result<(), BlobError> {
-        self.0.put(&Path::from(key), PutPayload::from_bytes(bytes)).await?;
+        self.store.put(&Path::from(key), PutPayload::from_bytes(bytes)).await?;
         Ok(())
     }
 
@@ -107,7 +195,7 @@ impl Blobs {
         S: Stream<Item = Result<Bytes, E>> + Send,
         E: std::fmt::Display,
     {
-        let mut upload = self.0.put_multipart(&Path::from(key)).await?;
+        let mut upload = self.store.put_multipart(&Path::from(key)).await?;
         match Self::fill(upload.as_mut(), stream, limit).await {
             Ok(written) => {
                 upload.complete().await?;
@@ -155,7 +243,14 @@ impl Blobs {
 
     /// Moves a finished upload to its final key.
     pub async fn rename(&self, from: &str, to: &str) -> Result<(), BlobError> {
-        self.0.rename(&Path::from(from), &Path::from(to)).await?;
+        let size =
+            if self.copies_up_to == u64::MAX { 0 } else { self.store.head(&Path::from(from)).await?.size };
+        if size > self.copies_up_to {
+            let bytes = self.stream(from).await?;
+            self.put_stream(to, bytes, u64::MAX).await?;
+            return self.delete(&[from.to_owned()]).await;
+        }
+        self.store.rename(&Path::from(from), &Path::from(to)).await?;
         Ok(())
     }
 
@@ -165,23 +260,23 @@ impl Blobs {
             return Ok(Bytes::new());
         }
         let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
-        Ok(self.0.get_opts(&Path::from(key), options).await?.bytes().await?)
+        Ok(self.store.get_opts(&Path::from(key), options).await?.bytes().await?)
     }
 
     pub async fn get(&self, key: &str) -> Result<Bytes, BlobError> {
-        Ok(self.0.get(&Path::from(key)).await?.bytes().await?)
+        Ok(self.store.get(&Path::from(key)).await?.bytes().await?)
     }
 
     /// The whole blob in chunks.
     pub async fn stream(&self, key: &str) -> Result<BoxStream<'static, Result<Bytes, BlobError>>, BlobError> {
-        Ok(self.0.get(&Path::from(key)).await?.into_stream().map_err(BlobError::from).boxed())
+        Ok(self.store.get(&Path::from(key)).await?.into_stream().map_err(BlobError::from).boxed())
     }
 
     /// Deletes; what is not there is fine. Goes on after a failure and returns the first one.
     pub async fn delete(&self, keys: &[String]) -> Result<(), BlobError> {
         let mut failed = None;
         for key in keys {
-            match self.0.delete(&Path::from(key.as_str())).await.map_err(BlobError::from) {
+            match self.store.delete(&Path::from(key.as_str())).await.map_err(BlobError::from) {
                 Ok(()) | Err(BlobError::Missing(_)) => {}
                 Err(error) => failed = failed.or(Some(error)),
             }

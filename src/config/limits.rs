@@ -16,6 +16,10 @@ pub struct Limits {
     pub agent_silence_s: i64,
     /// How long a step may wait for its process or pod to start, in seconds.
     pub pending_timeout_s: i64,
+    /// How long work stays with a daemon that does not renew its lease, in seconds. It renews six times as often.
+    pub lease_s: i64,
+    /// How long a machine's daemon may be away before others count its local attempts as lost, in seconds.
+    pub machine_silence_s: i64,
 }
 
 impl Default for Limits {
@@ -26,6 +30,8 @@ impl Default for Limits {
             baseline_timeout_s: 6 * 3600,
             agent_silence_s: 90,
             pending_timeout_s: 1800,
+            lease_s: 60,
+            machine_silence_s: 3600,
         }
     }
 }
@@ -53,6 +59,8 @@ impl Limits {
             ("limits.baseline_timeout_s", self.baseline_timeout_s),
             ("limits.agent_silence_s", self.agent_silence_s),
             ("limits.pending_timeout_s", self.pending_timeout_s),
+            ("limits.lease_s", self.lease_s),
+            ("limits.machine_silence_s", self.machine_silence_s),
         ])
     }
 }

@@ -8,6 +8,7 @@ mod forge;
 mod limits;
 mod pool;
 mod secret;
+mod storage;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +22,7 @@ pub use self::forge::{ForgeConfig, ForgeKind, HookConfig};
 pub use self::limits::{Limits, RetentionConfig};
 pub use self::pool::{ExecutorConfig, LocalConfig, PoolConfig};
 pub use self::secret::SecretSource;
+pub use self::storage::{BlobPlace, Pooler, S3Config};
 use crate::model::RepoName;
 
 #[derive(Debug, Clone, Deserialize)]
@@ -31,6 +33,19 @@ pub struct Config {
     /// `sqlite:<path>` or `postgres://…`; default: `trainyard.db` in `data_dir`.
     #[serde(default)]
     pub database: Option<String>,
+    /// Postgres: the password, so that the URL needs none.
+    #[serde(default)]
+    pub database_password: Option<SecretSource>,
+    #[serde(default)]
+    pub database_pooler: Pooler,
+    /// Postgres: connections for reading, and as many again for writing.
+    #[serde(default = "database_connections")]
+    pub database_connections: u32,
+    /// Where logs and artifacts lie: `s3://bucket/prefix`, or a directory; default: `blobs` in `data_dir`.
+    #[serde(default)]
+    pub blob: Option<String>,
+    #[serde(default)]
+    pub s3: S3Config,
     /// Base URL under which people reach the dashboard; links in statuses and comments start with it.
     pub public_url: String,
     #[serde(default)]
@@ -52,6 +67,10 @@ pub struct Config {
     pub limits: Limits,
     #[serde(default)]
     pub retention: RetentionConfig,
+}
+
+fn database_connections() -> u32 {
+    8
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -109,6 +128,7 @@ fn refuse<T>(sentence: impl Into<String>) -> Result<T, ConfigError> {
 const ENVIRONMENT: &[(&str, &[&str])] = &[
     ("TRAINYARD_DATA_DIR", &["data_dir"]),
     ("TRAINYARD_DATABASE", &["database"]),
+    ("TRAINYARD_BLOB", &["blob"]),
     ("TRAINYARD_PUBLIC_URL", &["public_url"]),
     ("TRAINYARD_LISTEN_HOOKS", &["listen", "hooks"]),
     ("TRAINYARD_LISTEN_APP", &["listen", "app"]),
@@ -197,6 +217,7 @@ impl Config {
         for (name, pool) in &self.pool {
             pool.check(name)?;
         }
+        self.check_storage()?;
         self.limits.check()?;
         self.retention.check()?;
         Ok(())

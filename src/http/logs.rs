@@ -4,6 +4,7 @@
 //! what is stored: a secret that was cut by the end of a segment is overwritten there too.
 
 use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
 
 use super::App;
 use super::live::Hint;
@@ -15,8 +16,6 @@ use crate::store::attempts::LogAppend;
 
 /// How far masking looks back: no form of a secret is longer.
 const OVERLAP: i64 = 16 << 10;
-/// Larger logs stay in segments: compaction holds a log in memory.
-const COMPACTED_BYTES: i64 = 64 << 20;
 const SEGMENTS: i64 = 512;
 
 #[derive(Debug, thiserror::Error)]
@@ -124,28 +123,37 @@ async fn read_once(app: &App, uid: &AttemptUid, from: i64, limit: usize) -> Resu
     Ok(bytes.freeze())
 }
 
-/// Makes one blob of an ended attempt's segments. Safe to repeat; readers who hold the old list read it again.
+/// Makes one blob of an ended attempt's segments, whatever its length. Safe to repeat; readers who hold the old list read it
+/// again.
 pub async fn compact(app: &App, uid: &AttemptUid) -> Result<(), LogError> {
     let segments = app.store.log_segments(uid, 0, i64::MAX).await?;
-    let total: i64 = segments.iter().map(|s| s.bytes).sum();
-    if segments.len() < 2 || total > COMPACTED_BYTES {
+    if segments.len() < 2 {
         return Ok(());
     }
-    let mut text = BytesMut::with_capacity(total as usize);
+    let mut total = 0;
     for segment in &segments {
-        if segment.start_byte != text.len() as i64 {
-            return Err(LogError::Hole { uid: uid.clone(), at: text.len() as i64 });
+        if segment.start_byte != total {
+            return Err(LogError::Hole { uid: uid.clone(), at: total });
         }
-        text.extend_from_slice(&app.blobs.get(&segment.blob_key).await?);
+        total += segment.bytes;
     }
     let now = app.clock.now_ms();
     let whole = key::whole_log(uid, now);
-    app.blobs.put(&whole, text.freeze()).await?;
-    let old = if app.store.compact_log(uid, total, &whole, now).await? {
-        segments.into_iter().map(|s| s.blob_key).collect()
-    } else {
-        vec![whole]
+    let blobs = app.blobs.clone();
+    let keys: Vec<String> = segments.into_iter().map(|s| s.blob_key).collect();
+    let parts = futures_util::stream::iter(keys.clone()).then(move |key: String| {
+        let blobs = blobs.clone();
+        async move { blobs.get(&key).await }
+    });
+    let written = app.blobs.put_stream(&whole, parts, total as u64).await;
+    let written = match written {
+        // A segment that cannot be read: the segments stay.
+        Err(BlobError::Sender(why)) => return Err(LogError::Blob(BlobError::Unavailable(why))),
+        other => other?,
     };
+    let all_there = written.bytes == total as u64;
+    let old =
+        if all_there && app.store.compact_log(uid, total, &whole, now).await? { keys } else { vec![whole] };
     app.blobs.delete(&old).await?;
     Ok(())
 }
