@@ -29,7 +29,9 @@ use crate::results::Comparer;
 use crate::retention::Sweeper;
 use crate::run::{Reconciler, Scheduler, Settings};
 use crate::store::work::{WorkAsk, WorkKind};
-use crate::store::{Instance, OpenOptions, Store};
+use crate::store::{Instance, Store};
+
+use super::replica::{Life, Machine};
 
 /// How long the worker's handlers may take to come to an end after a stop was asked for.
 const STOP: Duration = Duration::from_secs(10);
@@ -48,6 +50,8 @@ pub struct Daemon {
     /// Ends last, so that `/readyz` can say no while the others drain.
     ops_stop: CancellationToken,
     ops_task: JoinHandle<()>,
+    life: Life,
+    _machine: Machine,
 }
 
 impl Daemon {
@@ -56,15 +60,15 @@ impl Daemon {
         http::serve::raise_file_limit();
         let clock: SharedClock = Arc::new(SystemClock);
         private_dir(&config.data_dir)?;
-        let store = Store::open(&OpenOptions {
-            url: config.database_url(),
-            synchronous: crate::store::Synchronous::Full,
-            connections: 4,
-        })
-        .await?;
+        let machine = Machine::take(&config.data_dir)?;
+        let options = super::store_options(&config, &machine.id)?;
+        let store = Store::open(&options).await?;
+        let blobs = Blobs::open(&config)?;
+        let life = Life::begin(&store, &clock, &config, &machine).await?;
+        blobs.check().await.with_context(|| {
+            format!("cannot use blob ({}); check its settings and that it can be reached", life.blob())
+        })?;
         let instance = Arc::new(Instance::load(&store).await.context("cannot read this installation's key")?);
-        let blob_dir = config.data_dir.join("blobs");
-        let blobs = Blobs::local(&blob_dir).with_context(|| format!("cannot use {}", blob_dir.display()))?;
         let forges = Forges::connect(&config)?;
         let config = Arc::new(config);
         let token = http::auth::ensure_admin_token(&store, &config.data_dir, clock.now_ms()).await?;
@@ -87,6 +91,8 @@ impl Daemon {
             ops_stop,
             ops_task,
             app,
+            life,
+            _machine: machine,
         };
         let worker = daemon.worker(executors(&config)?);
         daemon.wake().await?;
@@ -103,6 +109,8 @@ impl Daemon {
         daemon.tasks.spawn(http::app::serve_app(people, app(), stopping.clone()));
         let worker_stop = stopping.clone();
         daemon.tasks.spawn(async move { worker.run(worker_stop).await });
+        let (life, life_stop) = (daemon.life.clone(), stopping.clone());
+        daemon.tasks.spawn(async move { life.go_on(life_stop).await });
         Ok(daemon)
     }
 
@@ -110,7 +118,7 @@ impl Daemon {
         let App { store, blobs, forges, config, clock, instance, .. } = self.app.clone();
         let forges = Arc::new(forges);
         let settings = Settings { instance: instance.clone(), agent_url: format!("http://{}", self.agents) };
-        let holder = format!("{}-{}", std::process::id(), clock.now_ms());
+        let (holder, lease_ms) = (self.life.holder(), config.limits.lease_s * 1000);
         // Each handler with the number of items it looks at together.
         let handlers: Vec<(Arc<dyn Handler>, usize)> = vec![
             (Arc::new(Intake::new(store.clone(), clock.clone(), config.clone(), (*forges).clone())), 4),
@@ -139,19 +147,22 @@ impl Daemon {
                 1,
             ),
         ];
-        handlers.into_iter().fold(Worker::new(store, clock, holder), |worker, (handler, at_once)| {
-            worker.register(handler, at_once)
-        })
+        handlers
+            .into_iter()
+            .fold(Worker::new(store, clock, holder).lease_ms(lease_ms), |worker, (handler, at_once)| {
+                worker.register(handler, at_once)
+            })
     }
 
     /// Asks for everything that may have happened while nobody looked.
     async fn wake(&self) -> anyhow::Result<()> {
         self.app.store.free_leases_of_the_dead().await.context("cannot take over open work")?;
         let now = self.app.clock.now_ms();
-        let mut asks: Vec<WorkAsk> =
-            self.app.store.open_runs().await?.iter().map(|id| WorkAsk::run(id, now)).collect();
-        asks.push(WorkAsk::schedule(now));
-        asks.push(WorkAsk { kind: WorkKind::Retention, key: "retention".into(), at_ms: now });
+        self.app.store.ask_open_runs(now).await.context("cannot ask for the runs that are open")?;
+        let asks = vec![
+            WorkAsk::schedule(now),
+            WorkAsk { kind: WorkKind::Retention, key: "retention".into(), at_ms: now },
+        ];
         self.app.store.ask(asks, now).await.context("cannot ask for the work that is open")?;
         let forges = self.app.forges.names().map(str::to_owned).collect();
         self.app
@@ -175,6 +186,7 @@ impl Daemon {
         if self.ops_task.await.is_err() {
             tracing::warn!("the ops listener ended with a panic");
         }
+        self.life.end().await;
         self.app.store.close().await;
     }
 }

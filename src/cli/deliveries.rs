@@ -13,8 +13,8 @@ use crate::config::Config;
 use crate::forge::Forges;
 use crate::intake::{Intake, explain};
 use crate::model::DeliveryState;
+use crate::store::Store;
 use crate::store::deliveries::DeliveryRow;
-use crate::store::{OpenOptions, Store, Synchronous};
 
 /// Look at received webhook deliveries, and decide them again
 #[derive(Debug, clap::Args)]
@@ -68,8 +68,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 async fn run_async(args: &Args) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config)?;
-    let options = OpenOptions { url: config.database_url(), synchronous: Synchronous::Full, connections: 2 };
-    let store = Store::open_beside(&options).await?;
+    let store = Store::open_beside(&super::store_options(&config, "")?).await?;
     let code = match &args.command {
         Command::List { limit } => {
             for row in store.list_deliveries(None, *limit).await? {

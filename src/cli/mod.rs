@@ -11,6 +11,7 @@ mod init;
 mod lint;
 mod logs;
 mod plan;
+mod replica;
 mod run_local;
 mod runs;
 mod schema;
@@ -105,6 +106,25 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Schema(args) => schema::run(&args),
         Command::Agent(args) => agent::run(&args),
     }
+}
+
+/// How to open the database of a configuration, for the work of this machine (none: everyone's only).
+fn store_options(
+    config: &crate::config::Config,
+    machine: &str,
+) -> Result<crate::store::OpenOptions, crate::config::ConfigError> {
+    use crate::store::OpenOptions;
+    let url = config.database_url();
+    let options = OpenOptions { url, machine: machine.to_owned(), ..OpenOptions::sqlite("") };
+    if !options.is_postgres() {
+        return Ok(options);
+    }
+    Ok(OpenOptions {
+        connections: config.database_connections,
+        password: config.database_password.as_ref().map(|source| source.read()).transpose()?,
+        pooled: config.database_pooler == crate::config::Pooler::Transaction,
+        ..options
+    })
 }
 
 fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {

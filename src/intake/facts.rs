@@ -11,6 +11,8 @@ use crate::store::runs::RunRow;
 #[derive(Debug, Clone)]
 pub struct Facts {
     pub repo_id: RepoId,
+    /// How many decisions about the repository were made when what the store knows was read.
+    pub decisions: i64,
     pub now: Millis,
     /// The head commit's whole message.
     pub message: String,
@@ -37,6 +39,7 @@ impl Facts {
     pub fn new(repo_id: RepoId, now: Millis) -> Self {
         Self {
             repo_id,
+            decisions: 0,
             now,
             message: String::new(),
             permission: Permission::None,

@@ -66,6 +66,8 @@ pub async fn from_store(
     facts: &mut Facts,
 ) -> Result<(), GatherError> {
     let repo_id = facts.repo_id.clone();
+    // First: what changes from here on makes the decision stale.
+    facts.decisions = store.decisions(&repo_id).await?;
     if let EventKind::PullRequest(pull) = &event.kind
         && pull.action == PullRequestAction::Closed
     {

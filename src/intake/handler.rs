@@ -14,12 +14,15 @@ use crate::forge::webhook::github;
 use crate::forge::{Forge, ForgeError, Forges};
 use crate::model::{DeliveryRowId, DeliveryState, Event, EventKind, Parsed, RepoId, RunId};
 use crate::queue::{Handler, backoff};
-use crate::store::Store;
 use crate::store::deliveries::DeliveryRow;
 use crate::store::work::{WorkItem, WorkKind, WorkOutcome};
+use crate::store::{Store, StoreError};
 
 /// A commit that was pushed a moment ago may not be readable everywhere at the forge yet.
 const TRIES_FOR_MISSING: i64 = 3;
+
+/// How often a decision is made again because other replicas decided about the same repository meanwhile.
+const MOST_ROUNDS: usize = 20;
 
 /// Decides stored deliveries, each exactly once (G3).
 #[derive(Debug)]
@@ -88,43 +91,60 @@ impl Intake {
         Ok((Some(event), decided))
     }
 
-    async fn decide(&self, delivery: &DeliveryRow, tries: i64) -> Result<(), Trouble> {
+    async fn decide(&self, delivery: &DeliveryRow, waits: i64) -> Result<(), Trouble> {
         let now = self.clock.now_ms();
         let event = match self.said(delivery).await.map_err(Trouble::Failed)? {
             Said::Decided(plan) => {
                 // No repository is concerned.
                 let nowhere = RepoId::from_text("");
-                return self.commit(delivery, &nowhere, plan).await;
+                return self.commit(delivery, &nowhere, None, plan).await.map(|_| ());
             }
             Said::Event(event) => *event,
         };
-        if let Some(plan) = self.mistaken(&delivery.forge, &event, tries).await? {
-            return self.commit(delivery, &RepoId::from_text(""), plan).await;
+        if let Some(plan) = self.mistaken(&delivery.forge, &event, waits).await? {
+            return self.commit(delivery, &RepoId::from_text(""), None, plan).await.map(|_| ());
         }
         let repo_id = self
             .store
             .upsert_repo(&delivery.forge, &event.repo, now)
             .await
             .map_err(failed("cannot note the repository"))?;
-        match self.facts(delivery, &event, repo_id.clone(), tries).await? {
-            Err(plan) => self.commit(delivery, &repo_id, plan).await,
-            Ok((facts, _guard)) => self.commit(delivery, &repo_id, plan(&event, &facts)).await,
+        for _ in 0..MOST_ROUNDS {
+            let done = match self.facts(delivery, &event, repo_id.clone(), waits).await? {
+                Err(plan) => self.commit(delivery, &repo_id, None, plan).await?,
+                Ok((facts, _guard)) => {
+                    let plan = plan(&event, &facts);
+                    self.commit(delivery, &repo_id, Some(facts.decisions), plan).await?
+                }
+            };
+            if done {
+                return Ok(());
+            }
         }
+        let error = "other replicas keep deciding about this repository".to_owned();
+        Err(Trouble::Later { wait_ms: 1000, error })
     }
 
+    /// False: another replica's decision about the repository came first, decide again.
     async fn commit(
         &self,
         delivery: &DeliveryRow,
         repo_id: &RepoId,
+        decided_on: Option<i64>,
         plan: IntakePlan,
-    ) -> Result<(), Trouble> {
+    ) -> Result<bool, Trouble> {
         let now = self.clock.now_ms();
-        tracing::info!(delivery.id = %delivery.id, forge.delivery_id = delivery.delivery_id, decision = plan.reason, runs = plan.runs.len(), "decided a delivery");
-        let commit = plan.commit(delivery.id.clone(), repo_id, now, || RunId::generate(now));
+        let (decision, runs) = (plan.reason.clone(), plan.runs.len());
+        let mut commit = plan.commit(delivery.id.clone(), repo_id, now, || RunId::generate(now));
+        commit.decided_on = decided_on.map(|decisions| (repo_id.clone(), decisions));
         failpoint::hit("intake.commit.before");
-        self.store.commit_intake(commit, now).await.map_err(failed("cannot commit the decision"))?;
+        let made =
+            self.store.commit_intake(commit, now).await.map_err(failed("cannot commit the decision"))?;
         failpoint::hit("intake.commit.after");
-        Ok(())
+        if made.is_some() {
+            tracing::info!(delivery.id = %delivery.id, forge.delivery_id = delivery.delivery_id, decision, runs, "decided a delivery");
+        }
+        Ok(made.is_some())
     }
 
     /// Parses a delivery and holds it against its hook's binding.
@@ -234,18 +254,24 @@ impl Intake {
     }
 }
 
-/// What a forge that gave no answer means: a decision when asking again is no use.
-fn unanswered(error: GatherError, tries: i64) -> Result<IntakePlan, Trouble> {
+/// What a forge that gave no answer means: a decision when asking again is no use. A refusal (a revoked token, a missing
+/// permission) waits as well: it is for people to set right, and the delivery is decided when they have.
+fn unanswered(error: GatherError, waits: i64) -> Result<IntakePlan, Trouble> {
     match error {
-        GatherError::Forge(ForgeError::NotFound { what }) if tries >= TRIES_FOR_MISSING => Ok(
+        GatherError::Forge(ForgeError::NotFound { what }) if waits >= TRIES_FOR_MISSING => Ok(
             IntakePlan::ignored(format!("{what}: the forge does not have it, or the token may not read it")),
         ),
         GatherError::Forge(ForgeError::Limited { what, wait_ms }) => Err(Trouble::Later {
             wait_ms: wait_ms.max(1000),
             error: format!("{what}: the forge asks to wait {} s", wait_ms / 1000),
         }),
-        GatherError::Forge(error @ (ForgeError::Transient { .. } | ForgeError::NotFound { .. })) => {
-            Err(Trouble::Later { wait_ms: backoff(tries), error: error.to_string() })
+        GatherError::Forge(
+            error @ (ForgeError::Transient { .. }
+            | ForgeError::NotFound { .. }
+            | ForgeError::Refused { status: 401 | 403, .. }),
+        ) => Err(Trouble::Later { wait_ms: backoff(waits), error: error.to_string() }),
+        GatherError::Store(error @ StoreError::Unavailable(_)) => {
+            Err(Trouble::Later { wait_ms: backoff(waits), error: error.to_string() })
         }
         error => {
             Err(Trouble::Failed(anyhow::Error::new(error).context("cannot learn what the event is about")))
@@ -287,11 +313,11 @@ impl Handler for Intake {
         if delivery.state != DeliveryState::Stored {
             return Ok(WorkOutcome::Done);
         }
-        match self.decide(&delivery, item.tries).await {
+        match self.decide(&delivery, item.waits).await {
             Ok(()) => Ok(WorkOutcome::Done),
             Err(Trouble::Later { wait_ms, error }) => {
                 tracing::info!(delivery.id = %delivery.id, error, "the forge cannot answer now; asking again");
-                Ok(WorkOutcome::Retry { at_ms: self.clock.now_ms() + wait_ms, error })
+                Ok(WorkOutcome::Wait { at_ms: self.clock.now_ms() + wait_ms, error })
             }
             Err(Trouble::Failed(error)) => Err(error),
         }

@@ -127,6 +127,7 @@ impl IntakePlan {
             });
         }
         IntakeCommit {
+            decided_on: None,
             delivery,
             state: self.state,
             reason: self.reason,

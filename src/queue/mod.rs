@@ -16,8 +16,8 @@ pub use worker::Worker;
 pub trait Handler: Send + Sync {
     fn kind(&self) -> WorkKind;
     /// After how many failed tries an item is parked for an operator. None: it goes on at the longest back-off.
-    /// Trouble that passes by itself (a forge that is away) is no failure: return [`WorkOutcome::Retry`] for it, which
-    /// is never parked.
+    /// Trouble that passes by itself (a forge that is away) is no failure: return [`WorkOutcome::Wait`] for it, which
+    /// counts apart and never parks.
     fn parks_after(&self) -> Option<i64> {
         None
     }

@@ -53,8 +53,12 @@ impl Reconciler {
         Self { store, clock, config, settings, executors, gone: Mutex::default() }
     }
 
-    async fn reconcile(&self, id: &RunId) -> anyhow::Result<WorkOutcome> {
+    /// `ours_only`: this look was asked for because only this machine can act on some of the run's attempts; it leaves
+    /// those of other machines alone. A look at the whole run asks their daemons.
+    async fn reconcile(&self, id: &RunId, ours_only: bool) -> anyhow::Result<WorkOutcome> {
         let mut observed = BTreeMap::new();
+        let mut asked: BTreeSet<String> = BTreeSet::new();
+        let mut wrote = false;
         let mut acted: BTreeSet<Effect> = BTreeSet::new();
         let mut trouble = None;
         for _ in 0..MOST_ROUNDS {
@@ -77,7 +81,7 @@ impl Reconciler {
                 failpoint::hit("run.apply.before");
                 match self.store.apply(change, now).await.context("cannot write a decision")? {
                     Applied::Stale => continue,
-                    Applied::Done => changed = true,
+                    Applied::Done => (changed, wrote) = (true, true),
                 }
                 failpoint::hit("run.apply.after");
                 if ends {
@@ -89,10 +93,32 @@ impl Reconciler {
                 if !acted.insert(effect.clone()) {
                     continue;
                 }
+                if let Some(machine) = self.elsewhere(&view, &effect) {
+                    if !ours_only {
+                        changed |= self.act_elsewhere(&view, &effect, machine, &mut observed).await?;
+                        if asked.insert(machine.to_owned()) {
+                            let ask = WorkAsk::run_at(id, machine, now);
+                            self.store.ask(vec![ask], now).await.context("cannot ask another machine")?;
+                        }
+                    }
+                    continue;
+                }
                 changed = true;
                 if let Err(error) = self.act(&view, &effect, &mut observed).await {
                     trouble.get_or_insert(error);
                 }
+            }
+            if !changed && ours_only {
+                if wrote {
+                    let asks = vec![WorkAsk::run(id, now)];
+                    self.store.ask(asks, now).await.context("cannot ask for the whole run")?;
+                }
+                // Its other times to look are the whole look's.
+                return match (trouble, decision.look_again_ms) {
+                    (Some(error), _) => Err(error),
+                    (None, Some(at_ms)) if !observed.is_empty() => Ok(WorkOutcome::Again { at_ms }),
+                    (None, _) => Ok(WorkOutcome::Done),
+                };
             }
             if !changed {
                 return match (trouble, decision.look_again_ms) {
@@ -103,6 +129,53 @@ impl Reconciler {
             }
         }
         Ok(WorkOutcome::Again { at_ms: self.clock.now_ms() + 1000 })
+    }
+
+    /// The machine whose daemon alone can carry this out, if that is not ours.
+    fn elsewhere<'v>(&self, view: &'v RunView, effect: &Effect) -> Option<&'v str> {
+        let (Effect::Submit(uid) | Effect::Observe(uid) | Effect::Cancel(uid) | Effect::Remove(uid)) = effect;
+        let attempt = view.attempts.iter().find(|a| a.uid == *uid)?;
+        let machine = attempt.machine.as_str();
+        (!machine.is_empty() && machine != self.store.machine()).then_some(machine)
+    }
+
+    /// What can be said of an attempt on another machine without its daemon: when that has been away for too long, the attempt is
+    /// lost. True: something is known now. What is left of it there is removed by its daemon, should it come back.
+    async fn act_elsewhere(
+        &self,
+        view: &RunView,
+        effect: &Effect,
+        machine: &str,
+        observed: &mut BTreeMap<AttemptUid, Observed>,
+    ) -> anyhow::Result<bool> {
+        let (Effect::Observe(uid) | Effect::Submit(uid)) = effect else { return Ok(false) };
+        let now = self.clock.now_ms();
+        let daemons = self.store.daemons().await.context("cannot read which daemons live")?;
+        let seen = daemons.iter().find(|daemon| daemon.machine == machine);
+        let silence_ms = self.config.limits.machine_silence_s * 1000;
+        if seen.is_some_and(|daemon| now - daemon.seen_ms < silence_ms) {
+            return Ok(false);
+        }
+        let name = seen.map_or(machine, |daemon| daemon.name.as_str());
+        let reason =
+            format!("the daemon of its machine {name} was away for more than {} s", silence_ms / 1000);
+        if matches!(effect, Effect::Observe(_)) {
+            let what = Observation::Gone { class: EndClass::NodeLost, exit_code: None, reason };
+            let since_ms = self.note(uid, &what);
+            observed.insert(uid.clone(), Observed { what, since_ms });
+            return Ok(true);
+        }
+        let attempt = view.attempts.iter().find(|a| a.uid == *uid);
+        let end = AttemptMove {
+            uid: uid.clone(),
+            to: AttemptState::Ended,
+            class: Some(EndClass::NodeLost),
+            reason,
+            exit_code: None,
+            cancel: false,
+            handle: attempt.map(|a| a.handle.clone()),
+        };
+        self.store.move_attempt(end, now).await.context("cannot note that an attempt was lost")
     }
 
     /// The run of the same concurrency group that goes first: one that runs, else the oldest that waits.
@@ -273,6 +346,9 @@ impl Handler for Reconciler {
         WorkKind::Run
     }
     async fn handle(&self, item: &WorkItem) -> anyhow::Result<WorkOutcome> {
-        self.reconcile(&RunId::from_text(item.key.as_str())).await
+        match item.key.split_once('@') {
+            Some((run, _)) => self.reconcile(&RunId::from_text(run), true).await,
+            None => self.reconcile(&RunId::from_text(item.key.as_str()), false).await,
+        }
     }
 }

@@ -7,7 +7,7 @@ use anyhow::Context;
 use async_trait::async_trait;
 
 use super::{bootstrap_hash, bootstrap_token};
-use crate::clock::SharedClock;
+use crate::clock::{Millis, SharedClock};
 use crate::config::{Config, PoolConfig};
 use crate::failpoint;
 use crate::model::{AttemptUid, StepSpec, StepState};
@@ -174,6 +174,18 @@ impl Scheduler {
         failpoint::hit("schedule.refuse.after");
         Ok(())
     }
+
+    fn is_local(&self, step: &ReadyStep) -> bool {
+        pool_of(step, &self.config.pools()).is_ok_and(|(_, pool)| pool.executor == LOCAL)
+    }
+
+    /// Other machines may have local places for what found none here.
+    async fn ask_the_others(&self, now: Millis) -> anyhow::Result<()> {
+        let daemons = self.store.daemons().await.context("cannot read which daemons live")?;
+        let others = daemons.iter().filter(|d| d.is_live(now) && d.machine != self.store.machine());
+        let asks = others.map(|daemon| WorkAsk::schedule_at(&daemon.machine, now)).collect();
+        self.store.ask(asks, now).await.context("cannot ask the other machines")
+    }
 }
 
 #[async_trait]
@@ -182,14 +194,24 @@ impl Handler for Scheduler {
         WorkKind::Schedule
     }
 
-    async fn handle(&self, _: &WorkItem) -> anyhow::Result<WorkOutcome> {
-        let ready = self.store.ready_steps().await.context("cannot read the ready steps")?;
+    async fn handle(&self, item: &WorkItem) -> anyhow::Result<WorkOutcome> {
+        let mut ready = self.store.ready_steps().await.context("cannot read the ready steps")?;
+        // Only a machine's own daemon gives away the places of its local pools, in one look at a time.
+        let ours_only = item.key.contains('@');
+        if ours_only {
+            ready.retain(|step| self.is_local(step));
+        }
         let used = self.store.pool_use().await.context("cannot read what runs on the pools")?;
         let picked = pick(&ready, &used, &self.config.pools());
         for (index, why) in picked.refused {
             self.refuse(&ready[index], why).await?;
         }
         let now = self.clock.now_ms();
+        let placed: BTreeSet<usize> = picked.places.iter().map(|place| place.ready).collect();
+        let left = ready.iter().enumerate().any(|(at, step)| !placed.contains(&at) && self.is_local(step));
+        if left && !ours_only && !self.store.is_alone() {
+            self.ask_the_others(now).await?;
+        }
         let placements: Vec<Placement> = picked
             .places
             .into_iter()
@@ -202,6 +224,11 @@ impl Handler for Scheduler {
                     run_id: step.run_id.clone(),
                     step_id: step.step_id.clone(),
                     number: step.number,
+                    machine: if place.executor == LOCAL {
+                        self.store.machine().to_owned()
+                    } else {
+                        String::new()
+                    },
                     executor: place.executor,
                     pool: place.pool,
                     gpus: place.gpus,
@@ -210,7 +237,7 @@ impl Handler for Scheduler {
             .collect();
         if !placements.is_empty() {
             failpoint::hit("schedule.place.before");
-            self.store.place(placements, now).await.context("cannot place steps")?;
+            self.store.place_under(item, placements, now).await.context("cannot place steps")?;
             failpoint::hit("schedule.place.after");
         }
         Ok(WorkOutcome::Done)

@@ -108,6 +108,7 @@ fn attempt_row(step: &str, number: i64, state: AttemptState, class: Option<EndCl
         exit_code: None,
         executor: "local".into(),
         pool: "default".into(),
+        machine: String::new(),
         gpus: vec![],
         bootstrap_hash: String::new(),
         bootstrap_nonce: String::new(),

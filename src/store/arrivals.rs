@@ -21,7 +21,7 @@ use crate::model::DeliveryRowId;
 const GROUP: usize = 64;
 
 /// A delivery as its row will be.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Arrival {
     pub(super) id: DeliveryRowId,
     pub(super) forge: String,
@@ -83,7 +83,7 @@ impl Store {
             if rows.is_empty() {
                 return;
             }
-            match self.write(move |tx| Box::pin(insert(tx, rows))).await {
+            match self.write_again(move |tx| Box::pin(insert(tx, rows))).await {
                 Ok(outcomes) => {
                     for (reply, outcome) in replies.into_iter().zip(outcomes) {
                         let _ = reply.send(Ok(outcome));
@@ -133,8 +133,9 @@ async fn insert_deliveries(tx: &mut Conn, rows: &[Arrival]) -> Result<HashSet<St
            received_ms, state) VALUES {} ON CONFLICT (forge, hook_id, delivery_id) DO NOTHING RETURNING id",
         tuples::<11>(rows.len(), "'stored'")
     );
+    let keep = tx.keeps_statements;
     on!(tx, c => {
-        let mut query = sqlx::query(AssertSqlSafe(sql));
+        let mut query = sqlx::query(AssertSqlSafe(sql)).persistent(keep);
         for row in rows {
             query = query.bind(&row.id).bind(&row.forge).bind(&row.hook_id).bind(&row.delivery_id).bind(&row.event)
                 .bind(&row.content_type).bind(&row.headers).bind(&row.body).bind(row.body_bytes).bind(&row.body_sha256)
@@ -151,8 +152,9 @@ async fn insert_work(tx: &mut Conn, rows: &[&Arrival]) -> Result<(), StoreError>
         "INSERT INTO work (key, run_at_ms, created_ms, kind, state, wanted) VALUES {}",
         tuples::<3>(rows.len(), "'delivery', 'ready', 1")
     );
+    let keep = tx.keeps_statements;
     on!(tx, c => {
-        let mut query = sqlx::query(AssertSqlSafe(sql));
+        let mut query = sqlx::query(AssertSqlSafe(sql)).persistent(keep);
         for row in rows {
             query = query.bind(&row.id).bind(row.received_ms).bind(row.received_ms);
         }

@@ -14,6 +14,14 @@ impl WorkAsk {
     pub fn run(id: &RunId, at_ms: Millis) -> Self {
         Self::new(WorkKind::Run, id.to_string(), at_ms)
     }
+    /// The same run, as far as only this machine can do something about it.
+    pub fn run_at(id: &RunId, machine: &str, at_ms: Millis) -> Self {
+        Self::new(WorkKind::Run, format!("{id}@{machine}"), at_ms)
+    }
+    /// The pools of this machine alone.
+    pub fn schedule_at(machine: &str, at_ms: Millis) -> Self {
+        Self::new(WorkKind::Schedule, format!("all@{machine}"), at_ms)
+    }
     /// All pools at once.
     pub fn schedule(at_ms: Millis) -> Self {
         Self::new(WorkKind::Schedule, "all".into(), at_ms)

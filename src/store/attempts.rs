@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::conn::{Conn, Fields, all, execute, one, to_json};
 use super::runs::ended_run;
-use super::work::{WorkAsk, ask_in};
+use super::work::{WorkAsk, WorkItem, ask_in};
 use super::{Store, StoreError};
 use crate::clock::Millis;
 use crate::model::{AttemptState, AttemptUid, EndClass, MetricPoint, Plan, RunId, StepId};
@@ -18,6 +18,8 @@ pub struct Placement {
     pub number: i64,
     pub executor: String,
     pub pool: String,
+    /// Whose daemon alone reaches its processes; empty: every daemon does.
+    pub machine: String,
     /// GPU indexes that the step may see.
     pub gpus: Vec<u32>,
     /// SHA-256 (hex) of the bootstrap token.
@@ -36,6 +38,8 @@ pub struct AttemptRow {
     pub exit_code: Option<i64>,
     pub executor: String,
     pub pool: String,
+    /// Whose daemon alone reaches its processes; empty: every daemon does.
+    pub machine: String,
     pub gpus: Vec<u32>,
     pub bootstrap_hash: String,
     pub bootstrap_nonce: String,
@@ -157,7 +161,7 @@ pub struct StoredMetric {
 macro_rules! select_attempt {
     ($rest:literal) => {
         concat!(
-            "SELECT a.uid, a.run_id, a.step_id, a.number, a.state, a.class, a.reason, a.exit_code, a.executor, a.pool, a.gpus,
+            "SELECT a.uid, a.run_id, a.step_id, a.number, a.state, a.class, a.reason, a.exit_code, a.executor, a.pool, a.machine, a.gpus,
                a.bootstrap_hash, a.bootstrap_nonce, a.sealed, a.cancel_request, a.outputs, a.handle, a.log_bytes,
                a.log_lost_bytes, a.metrics_seq, a.notes, a.intended_ms, a.submitted_ms, a.started_ms, a.heartbeat_ms,
                a.finished_ms, a.ended_ms, a.removed_ms FROM attempts a ",
@@ -179,6 +183,7 @@ impl AttemptRow {
             exit_code: row.get("exit_code")?,
             executor: row.get("executor")?,
             pool: row.get("pool")?,
+            machine: row.get("machine")?,
             gpus: row.json("gpus")?,
             bootstrap_hash: row.get("bootstrap_hash")?,
             bootstrap_nonce: row.get("bootstrap_nonce")?,
@@ -295,13 +300,15 @@ impl Store {
         )
     }
 
-    /// Attempts that are not ended, by pool.
+    /// Attempts that are not ended, by pool, as far as they take room from what this handle's machine may place: those that every
+    /// daemon reaches, and its own.
     pub async fn pool_use(&self) -> Result<BTreeMap<String, PoolUse>, StoreError> {
         let mut conn = self.read().await?;
         let open: Vec<(String, Vec<u32>, bool)> = all!(
             conn,
             |row| Ok((row.get("pool")?, row.json("gpus")?, row.get("trusted")?)),
-            "SELECT a.pool, a.gpus, r.trusted FROM attempts a JOIN runs r ON r.id = a.run_id WHERE a.state <> 'ended'"
+            "SELECT a.pool, a.gpus, r.trusted FROM attempts a JOIN runs r ON r.id = a.run_id WHERE a.state IN ('intended', 'submitted', 'pending', 'running', 'finishing') AND a.machine IN ('', $1)",
+            &*self.machine
         )?;
         let mut pools = BTreeMap::<String, PoolUse>::new();
         for (pool, gpus, trusted) in open {
@@ -317,6 +324,25 @@ impl Store {
     /// for each run. A step that is no longer ready, or whose run is over or asked to stop, is left out. Returns those placed.
     pub async fn place(
         &self,
+        placements: Vec<Placement>,
+        now: Millis,
+    ) -> Result<Vec<AttemptUid>, StoreError> {
+        self.place_by(None, placements, now).await
+    }
+
+    /// The same under the lease of a schedule item: when that was lost meanwhile, nothing is placed.
+    pub async fn place_under(
+        &self,
+        lease: &WorkItem,
+        placements: Vec<Placement>,
+        now: Millis,
+    ) -> Result<Vec<AttemptUid>, StoreError> {
+        self.place_by(Some(lease.clone()), placements, now).await
+    }
+
+    async fn place_by(
+        &self,
+        lease: Option<WorkItem>,
         mut placements: Vec<Placement>,
         now: Millis,
     ) -> Result<Vec<AttemptUid>, StoreError> {
@@ -326,6 +352,11 @@ impl Store {
             Box::pin(async move {
                 let mut placed = Vec::new();
                 let mut asks = Vec::new();
+                if let Some(lease) = &lease
+                    && !Self::holds_in(tx, lease).await?
+                {
+                    return Ok(placed);
+                }
                 for place in placements {
                     // The run's epoch grows, so that a decision made without knowing of this attempt is refused.
                     let open = execute!(
@@ -351,14 +382,16 @@ impl Store {
                     }
                     execute!(
                         tx,
-                        "INSERT INTO attempts (uid, run_id, step_id, number, state, executor, pool, gpus, bootstrap_hash, intended_ms)
-                         VALUES ($1, $2, $3, $4, 'intended', $5, $6, $7, $8, $9)",
+                        "INSERT INTO attempts (uid, run_id, step_id, number, state, executor, pool, machine, gpus, bootstrap_hash,
+                           intended_ms)
+                         VALUES ($1, $2, $3, $4, 'intended', $5, $6, $7, $8, $9, $10)",
                         &place.uid,
                         &place.run_id,
                         &place.step_id,
                         place.number,
                         &place.executor,
                         &place.pool,
+                        &place.machine,
                         to_json(&place.gpus)?,
                         &place.bootstrap_hash,
                         now

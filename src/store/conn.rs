@@ -14,6 +14,10 @@ pub(super) struct Conn {
     pub(super) engine: Engine,
     /// This transaction asked for work: wake the workers once it is committed.
     pub(super) asked: bool,
+    /// Behind a pooler, and in no transaction: each statement needs one of its own.
+    alone: bool,
+    /// Prepared statements stay on this connection.
+    pub(super) keeps_statements: bool,
 }
 
 pub(super) enum Engine {
@@ -23,17 +27,48 @@ pub(super) enum Engine {
 
 impl Conn {
     pub(super) fn sqlite(conn: PoolConnection<Sqlite>) -> Self {
-        Self { engine: Engine::Sqlite(conn), asked: false }
+        Self { engine: Engine::Sqlite(conn), asked: false, alone: false, keeps_statements: true }
     }
-    pub(super) fn postgres(conn: PoolConnection<Postgres>) -> Self {
-        Self { engine: Engine::Postgres(conn), asked: false }
+    /// `pooled`: the server behind this connection may be another one after each transaction. The driver sends a statement's
+    /// text and its arguments apart, so even a single statement is put into a transaction, and none is prepared by name.
+    pub(super) fn postgres(conn: PoolConnection<Postgres>, pooled: bool) -> Self {
+        Self { engine: Engine::Postgres(conn), asked: false, alone: pooled, keeps_statements: !pooled }
     }
     /// Never hand this connection on: nobody knows which transaction it is in.
-    pub(super) fn discard(mut self) {
-        match &mut self.engine {
-            Engine::Sqlite(conn) => conn.close_on_drop(),
-            Engine::Postgres(conn) => conn.close_on_drop(),
+    pub(super) fn discard(self) {
+        match self.engine {
+            Engine::Sqlite(mut conn) => conn.close_on_drop(),
+            Engine::Postgres(mut conn) => conn.close_on_drop(),
         }
+    }
+
+    /// A statement without arguments, unprepared: one trip to the server.
+    pub(super) async fn plain(&mut self, sql: &'static str) -> Result<(), StoreError> {
+        match &mut self.engine {
+            Engine::Sqlite(conn) => sqlx::raw_sql(sql).execute(&mut **conn).await.map(|_| ()),
+            Engine::Postgres(conn) => sqlx::raw_sql(sql).execute(&mut **conn).await.map(|_| ()),
+        }
+        .map_err(StoreError::from)
+    }
+
+    /// Begins a transaction that the caller ends by [`Conn::plain`].
+    pub(super) async fn begin(&mut self, sql: &'static str) -> Result<(), StoreError> {
+        self.plain(sql).await?;
+        self.alone = false;
+        Ok(())
+    }
+
+    /// Before each statement.
+    pub(super) async fn enter(&mut self) -> Result<(), StoreError> {
+        if self.alone { self.plain("BEGIN").await } else { Ok(()) }
+    }
+
+    /// After each statement.
+    pub(super) async fn leave<T>(&mut self, done: Result<T, StoreError>) -> Result<T, StoreError> {
+        if self.alone {
+            self.plain(if done.is_ok() { "COMMIT" } else { "ROLLBACK" }).await?;
+        }
+        done
     }
 }
 
@@ -58,8 +93,15 @@ macro_rules! execute {
     ($conn:expr, $sql:expr $(, $arg:expr)* $(,)?) => {
         {
             let sql = $sql;
-            $crate::store::conn::on!($conn, c => sqlx::query(sql)$(.bind($arg))*
-                .execute(c).await.map(|done| done.rows_affected()).map_err($crate::store::StoreError::from))
+            let keep = $conn.keeps_statements;
+            match $conn.enter().await {
+                Err(err) => Err(err),
+                Ok(()) => {
+                    let done = $crate::store::conn::on!($conn, c => sqlx::query(sql).persistent(keep)$(.bind($arg))*
+                        .execute(c).await.map(|done| done.rows_affected()).map_err($crate::store::StoreError::from));
+                    $conn.leave(done).await
+                }
+            }
         }
     };
 }
@@ -69,10 +111,18 @@ macro_rules! all {
     ($conn:expr, $read:expr, $sql:expr $(, $arg:expr)* $(,)?) => {
         {
             let sql = $sql;
-            $crate::store::conn::on!($conn, c => match sqlx::query(sql)$(.bind($arg))*.fetch_all(c).await {
-                Ok(rows) => rows.iter().map($read).collect::<Result<Vec<_>, $crate::store::StoreError>>(),
-                Err(err) => Err($crate::store::StoreError::from(err)),
-            })
+            let keep = $conn.keeps_statements;
+            match $conn.enter().await {
+                Err(err) => Err(err),
+                Ok(()) => {
+                    let done = $crate::store::conn::on!($conn, c =>
+                        match sqlx::query(sql).persistent(keep)$(.bind($arg))*.fetch_all(c).await {
+                            Ok(rows) => rows.iter().map($read).collect::<Result<Vec<_>, $crate::store::StoreError>>(),
+                            Err(err) => Err($crate::store::StoreError::from(err)),
+                        });
+                    $conn.leave(done).await
+                }
+            }
         }
     };
 }
@@ -82,10 +132,18 @@ macro_rules! one {
     ($conn:expr, $read:expr, $sql:expr $(, $arg:expr)* $(,)?) => {
         {
             let sql = $sql;
-            $crate::store::conn::on!($conn, c => match sqlx::query(sql)$(.bind($arg))*.fetch_optional(c).await {
-                Ok(row) => row.as_ref().map($read).transpose(),
-                Err(err) => Err($crate::store::StoreError::from(err)),
-            })
+            let keep = $conn.keeps_statements;
+            match $conn.enter().await {
+                Err(err) => Err(err),
+                Ok(()) => {
+                    let done = $crate::store::conn::on!($conn, c =>
+                        match sqlx::query(sql).persistent(keep)$(.bind($arg))*.fetch_optional(c).await {
+                            Ok(row) => row.as_ref().map($read).transpose(),
+                            Err(err) => Err($crate::store::StoreError::from(err)),
+                        });
+                    $conn.leave(done).await
+                }
+            }
         }
     };
 }

@@ -2,21 +2,17 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, PgPool, SqlitePool};
+use secrecy::SecretString;
+use sqlx::{PgPool, SqlitePool};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::arrivals::Arrivals;
-use super::conn::{Conn, Fields, execute, on, one};
+use super::conn::{Conn, Fields, execute, one};
 use super::writer::{self, Request, Signals, WriteCounts};
-use super::{dialect, sqlite};
-
-static MIGRATOR: Migrator = sqlx::migrate!();
+use super::{dialect, migrate, postgres, sqlite};
 
 /// How many writes may wait for the SQLite writer before callers wait to hand theirs over.
 const WAITING: usize = 1024;
@@ -34,6 +30,9 @@ pub enum StoreError {
     /// that says what to do.
     #[error("{0}")]
     Refused(String),
+    /// It was decided on what has changed since: nothing was written, decide again.
+    #[error("what it was decided on has changed")]
+    Stale,
     #[error("database error: {0}")]
     Sql(sqlx::Error),
 }
@@ -53,8 +52,14 @@ pub struct OpenOptions {
     /// `sqlite:/path/to/trainyard.db` or `postgres://…`.
     pub url: String,
     pub synchronous: Synchronous,
-    /// Reader connections (SQLite) or the whole pool (Postgres).
+    /// Connections for reading; on Postgres as many again for writing.
     pub connections: u32,
+    /// Postgres: the password, where the URL has none.
+    pub password: Option<SecretString>,
+    /// Postgres: a pooler in transaction mode stands in front of it.
+    pub pooled: bool,
+    /// Whose work that only one machine can do this handle claims beside everyone's.
+    pub machine: String,
 }
 
 impl OpenOptions {
@@ -63,7 +68,21 @@ impl OpenOptions {
             url: format!("sqlite:{}", path.into().display()),
             synchronous: Synchronous::Full,
             connections: 4,
+            password: None,
+            pooled: false,
+            machine: String::new(),
         }
+    }
+    /// `connections` each for reading and writing.
+    pub fn postgres(url: impl Into<String>) -> Self {
+        Self { url: url.into(), connections: 8, ..Self::sqlite("") }
+    }
+    pub fn is_postgres(&self) -> bool {
+        self.url.starts_with("postgres:") || self.url.starts_with("postgresql:")
+    }
+    /// The file of a SQLite database.
+    pub fn sqlite_path(&self) -> Option<PathBuf> {
+        self.url.strip_prefix("sqlite:").map(|path| PathBuf::from(path.trim_start_matches("//")))
     }
 }
 
@@ -73,6 +92,7 @@ pub struct Store {
     db: Arc<Db>,
     pub(super) signals: Signals,
     pub(super) arrivals: Arc<Arrivals>,
+    pub(super) machine: Arc<str>,
 }
 
 #[derive(Debug)]
@@ -82,7 +102,12 @@ enum Db {
         /// None once closed.
         writer: Mutex<Option<Writer>>,
     },
-    Postgres(PgPool),
+    Postgres {
+        /// Apart from the writers, so that slow lists do not keep deliveries and leases waiting.
+        readers: PgPool,
+        writers: PgPool,
+        pooled: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -98,10 +123,11 @@ impl Store {
     /// # Errors
     /// `Refused` with a sentence for the operator when the database cannot be used as it is.
     pub async fn open(options: &OpenOptions) -> Result<Self, StoreError> {
-        if let Some(path) = options.url.strip_prefix("sqlite:") {
-            Self::open_sqlite(PathBuf::from(path.trim_start_matches("//")), options).await
-        } else if options.url.starts_with("postgres:") || options.url.starts_with("postgresql:") {
-            Self::open_postgres(options).await
+        if let Some(path) = options.sqlite_path() {
+            let lock = Arc::new(sqlite::lock(&path)?);
+            Self::start_sqlite(&path, options, Some(lock)).await
+        } else if options.is_postgres() {
+            Self::start_postgres(options, true).await
         } else {
             Err(StoreError::Refused(
                 "the database must be `sqlite:<path>` or `postgres://user@host/name`".into(),
@@ -112,10 +138,9 @@ impl Store {
     /// Opens for one command beside a running daemon: takes no lock and migrates nothing.
     ///
     /// # Errors
-    /// `Refused` when there is no database yet.
+    /// `Refused` when there is no database yet, or its tables are not those of this version.
     pub async fn open_beside(options: &OpenOptions) -> Result<Self, StoreError> {
-        let Some(path) = options.url.strip_prefix("sqlite:") else { return Self::open(options).await };
-        let path = PathBuf::from(path.trim_start_matches("//"));
+        let Some(path) = options.sqlite_path() else { return Self::start_postgres(options, false).await };
         if !path.is_file() {
             let refusal = format!("there is no database at {}: start the daemon once", path.display());
             return Err(StoreError::Refused(refusal));
@@ -123,14 +148,14 @@ impl Store {
         Self::start_sqlite(&path, options, None).await
     }
 
-    /// Is this the only process that claims work (SQLite: by its lock file)?
-    pub(super) fn is_alone(&self) -> bool {
-        matches!(&*self.db, Db::Sqlite { .. })
+    /// Whose work that only one machine can do this handle claims.
+    pub fn machine(&self) -> &str {
+        &self.machine
     }
 
-    async fn open_sqlite(path: PathBuf, options: &OpenOptions) -> Result<Self, StoreError> {
-        let lock = Arc::new(sqlite::lock(&path)?);
-        Self::start_sqlite(&path, options, Some(lock)).await
+    /// Is this the only process that claims work (SQLite: by its lock file)?
+    pub fn is_alone(&self) -> bool {
+        matches!(&*self.db, Db::Sqlite { .. })
     }
 
     /// With a lock: migrates. The lock lives as long as the writer.
@@ -149,8 +174,9 @@ impl Store {
         };
         let mut conn = Conn::sqlite(pool.acquire().await.map_err(unusable)?);
         sqlite::assert_durable(&mut conn, options.synchronous).await?;
-        if lock.is_some() {
-            migrate(&mut conn).await?;
+        match lock {
+            Some(_) => migrate::migrate(&mut conn).await?,
+            None => migrate::check(&mut conn).await?,
         }
         drop(conn);
         let readers = sqlite::pool(path, options.synchronous, options.connections.max(1), true);
@@ -158,46 +184,41 @@ impl Store {
         let (requests, received) = mpsc::channel(WAITING);
         let task = tokio::spawn(writer::write_in_groups(pool, received, signals.clone(), lock));
         let writer = Mutex::new(Some(Writer { requests, task }));
-        Ok(Self { db: Arc::new(Db::Sqlite { readers, writer }), signals, arrivals: Arc::default() })
+        Ok(Self {
+            db: Arc::new(Db::Sqlite { readers, writer }),
+            signals,
+            machine: options.machine.as_str().into(),
+            arrivals: Arc::default(),
+        })
     }
 
-    async fn open_postgres(options: &OpenOptions) -> Result<Self, StoreError> {
-        let connect: PgConnectOptions = options
-            .url
-            .parse()
-            .map_err(|err| StoreError::Refused(format!("the database URL cannot be used: {err}")))?;
-        let pool = PgPoolOptions::new()
-            .max_connections(options.connections.max(2))
-            .acquire_timeout(Duration::from_secs(10))
-            .connect_lazy_with(
-                connect
-                    .application_name("trainyard")
-                    .options([("idle_in_transaction_session_timeout", "15s")])
-                    .disable_statement_logging(),
-            );
-        let mut conn = Conn::postgres(pool.acquire().await?);
+    async fn start_postgres(options: &OpenOptions, migrating: bool) -> Result<Self, StoreError> {
+        let readers = postgres::pool(options)?;
+        let mut conn = Conn::postgres(readers.acquire().await?, options.pooled);
         if options.synchronous == Synchronous::Full {
-            for (setting, sql) in [("fsync", "SHOW fsync"), ("synchronous_commit", "SHOW synchronous_commit")]
-            {
-                let value: Option<String> = one!(conn, |row| row.get(setting), sql)?;
-                if value.as_deref() == Some("off") {
-                    return Err(StoreError::Refused(format!(
-                        "the Postgres server has {setting} = off and would lose what trainyard acknowledges; \
-                         turn it on"
-                    )));
-                }
-            }
+            postgres::assert_durable(&mut conn).await?;
         }
-        migrate(&mut conn).await?;
+        if migrating {
+            migrate::migrate(&mut conn).await?;
+        } else {
+            migrate::check(&mut conn).await?;
+        }
         drop(conn);
-        Ok(Self { db: Arc::new(Db::Postgres(pool)), signals: Signals::default(), arrivals: Arc::default() })
+        let writers = postgres::pool(options)?;
+        let db = Db::Postgres { readers, writers, pooled: options.pooled };
+        Ok(Self {
+            db: Arc::new(db),
+            signals: Signals::default(),
+            machine: options.machine.as_str().into(),
+            arrivals: Arc::default(),
+        })
     }
 
     /// A connection for single statements that only read.
     pub(super) async fn read(&self) -> Result<Conn, StoreError> {
         Ok(match &*self.db {
             Db::Sqlite { readers, .. } => Conn::sqlite(readers.acquire().await?),
-            Db::Postgres(pool) => Conn::postgres(pool.acquire().await?),
+            Db::Postgres { readers, pooled, .. } => Conn::postgres(readers.acquire().await?, *pooled),
         })
     }
 
@@ -210,20 +231,39 @@ impl Store {
         let conn = self.read().await?;
         let (request, answer) = writer::request(work);
         let begin = dialect::begin_read(&conn);
-        tokio::spawn(writer::write_alone(conn, begin, request, Signals::default()));
+        tokio::spawn(writer::read_alone(conn, begin, request));
         received(answer).await
     }
 
     /// Runs `work` in a transaction and returns after its commit is on the disk. The transaction belongs to a task of the
     /// store: dropping this future neither breaks it nor leaves it open. An error of `work` undoes all it wrote.
+    ///
+    /// On Postgres `work` is run again when another transaction was in its way.
     pub(super) async fn write<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
-        F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T, StoreError>> + Send + 'static,
+        F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T, StoreError>> + Clone + Send + 'static,
     {
-        let (request, answer) = writer::request(work);
-        match &*self.db {
+        self.write_by(work, false).await
+    }
+
+    /// The same for work that may happen twice: on Postgres also run again when its connection broke at the commit.
+    pub(super) async fn write_again<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T, StoreError>> + Clone + Send + 'static,
+    {
+        self.write_by(work, true).await
+    }
+
+    async fn write_by<T, F>(&self, work: F, idempotent: bool) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T, StoreError>> + Clone + Send + 'static,
+    {
+        let answer = match &*self.db {
             Db::Sqlite { writer, .. } => {
+                let (request, answer) = writer::request(work);
                 let sender = writer
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
@@ -231,21 +271,15 @@ impl Store {
                     .map(|w| w.requests.clone());
                 let sender = sender.ok_or_else(closed)?;
                 sender.send(request).await.map_err(|_| closed())?;
+                answer
             }
-            Db::Postgres(pool) => {
-                let (pool, signals) = (pool.clone(), self.signals.clone());
-                tokio::spawn(async move {
-                    match pool.acquire().await {
-                        Ok(conn) => {
-                            let conn = Conn::postgres(conn);
-                            let begin = dialect::begin_write(&conn);
-                            writer::write_alone(conn, begin, request, signals).await;
-                        }
-                        Err(err) => request.answer(Err(err.to_string())),
-                    }
-                });
+            Db::Postgres { writers, pooled, .. } => {
+                let (request, answer) = writer::repeatable(work);
+                let (pool, signals) = (writers.clone(), self.signals.clone());
+                tokio::spawn(writer::write_on_postgres(pool, *pooled, idempotent, request, signals));
+                answer
             }
-        }
+        };
         received(answer).await
     }
 
@@ -276,7 +310,7 @@ impl Store {
         // The value changes each time, so that there is something to commit.
         const SQL: &str = "INSERT INTO meta (name, value) VALUES ('checked', 'even') ON CONFLICT (name) DO UPDATE \
                            SET value = CASE meta.value WHEN 'even' THEN 'odd' ELSE 'even' END";
-        self.write(|tx| Box::pin(async move { execute!(tx, SQL).map(|_| ()) })).await
+        self.write_again(|tx| Box::pin(async move { execute!(tx, SQL).map(|_| ()) })).await
     }
 
     /// How often this handle and its clones committed, for `/metrics`.
@@ -295,7 +329,10 @@ impl Store {
                     let _ = task.await;
                 }
             }
-            Db::Postgres(pool) => pool.close().await,
+            Db::Postgres { readers, writers, .. } => {
+                readers.close().await;
+                writers.close().await;
+            }
         }
     }
 }
@@ -306,19 +343,4 @@ fn closed() -> StoreError {
 
 async fn received<T>(answer: oneshot::Receiver<Result<T, StoreError>>) -> Result<T, StoreError> {
     answer.await.unwrap_or_else(|_| Err(StoreError::Unavailable("the store was closed meanwhile".into())))
-}
-
-async fn migrate(conn: &mut Conn) -> Result<(), StoreError> {
-    let done = on!(conn, c => MIGRATOR.run(c).await);
-    done.map_err(|err| match err {
-        MigrateError::VersionMissing(version) => StoreError::Refused(format!(
-            "the database was written by a newer trainyard (it has migration {version}); start that version"
-        )),
-        MigrateError::VersionMismatch(version) => StoreError::Refused(format!(
-            "migration {version} of this trainyard differs from the one the database was made with; use a released \
-             version, or a new database"
-        )),
-        MigrateError::Execute(err) | MigrateError::ExecuteMigration(err, _) => err.into(),
-        other => StoreError::Refused(format!("the database cannot be migrated: {other}")),
-    })
 }

@@ -64,9 +64,12 @@ pub struct IntakeCommit {
     pub state: DeliveryState,
     /// One line for people: what was decided and why.
     pub reason: String,
+    /// The repository it is about, and how many decisions about it had been made when its facts were read. None: no facts of the
+    /// store count.
+    pub decided_on: Option<(RepoId, i64)>,
     /// (repo row, as last seen): inserted or updated.
     pub pulls: Vec<(RepoId, PullRequest)>,
-    /// Inserted; a run whose identity exists already is left alone (push and pull request of one head are one run).
+    /// Inserted. One whose identity was taken meanwhile makes the whole decision stale.
     pub runs: Vec<NewRun>,
     /// Runs that should stop, with the reason shown to people: sets `cancel_request`.
     pub cancel: Vec<(RunId, String)>,
@@ -177,6 +180,14 @@ impl Store {
         Ok(if sure { Some(found.swap_remove(0)) } else { None })
     }
 
+    /// How many decisions about a repository's deliveries were made: read before the facts of a new one.
+    pub async fn decisions(&self, repo: &RepoId) -> Result<i64, StoreError> {
+        let mut conn = self.read().await?;
+        let count =
+            one!(conn, |row| row.get("decisions"), "SELECT decisions FROM repos WHERE id = $1", repo)?;
+        Ok(count.unwrap_or_default())
+    }
+
     /// The row of a repository, made or brought up to date (renames) on the way.
     pub async fn upsert_repo(&self, forge: &str, repo: &RepoRef, now: Millis) -> Result<RepoId, StoreError> {
         let (forge, repo) = (forge.to_owned(), repo.clone());
@@ -202,8 +213,21 @@ impl Store {
     }
 
     /// Commits what a delivery decided. Returns the ids of the runs that are new; each open one is asked for. Repeating it
-    /// changes nothing: a delivery that is no longer `stored` is left alone.
-    pub async fn commit_intake(&self, commit: IntakeCommit, now: Millis) -> Result<Vec<RunId>, StoreError> {
+    /// changes nothing: a delivery that is no longer `stored` is left alone. None: another decision about the repository was
+    /// committed since the facts were read (another replica's, or a re-run took an identity); nothing was written, decide again.
+    pub async fn commit_intake(
+        &self,
+        commit: IntakeCommit,
+        now: Millis,
+    ) -> Result<Option<Vec<RunId>>, StoreError> {
+        match self.try_intake(commit, now).await {
+            Ok(made) => Ok(Some(made)),
+            Err(StoreError::Stale) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn try_intake(&self, commit: IntakeCommit, now: Millis) -> Result<Vec<RunId>, StoreError> {
         self.write(move |tx| {
             Box::pin(async move {
                 let decided = execute!(
@@ -216,6 +240,17 @@ impl Store {
                 )?;
                 if decided == 0 {
                     return Ok(Vec::new());
+                }
+                if let Some((repo, decisions)) = &commit.decided_on {
+                    let first = execute!(
+                        tx,
+                        "UPDATE repos SET decisions = decisions + 1 WHERE id = $1 AND decisions = $2",
+                        repo,
+                        decisions
+                    )?;
+                    if first == 0 {
+                        return Err(StoreError::Stale);
+                    }
                 }
                 let mut asks = commit.asks;
                 for (repo, pull) in &commit.pulls {
@@ -235,12 +270,13 @@ impl Store {
                 }
                 let mut made = Vec::new();
                 for run in commit.runs {
-                    if insert_run(tx, &run, now).await? {
-                        if !run.state.is_terminal() {
-                            asks.push(WorkAsk::run(&run.id, now));
-                        }
-                        made.push(run.id);
+                    if !insert_run(tx, &run, now).await? {
+                        return Err(StoreError::Stale);
                     }
+                    if !run.state.is_terminal() {
+                        asks.push(WorkAsk::run(&run.id, now));
+                    }
+                    made.push(run.id);
                 }
                 ask_in(tx, &asks, now).await?;
                 Ok(made)

@@ -123,6 +123,14 @@ macro_rules! ended_run {
 }
 pub(super) use ended_run;
 
+/// The other ones, which an index finds.
+macro_rules! open_run {
+    () => {
+        "('held', 'queued', 'running')"
+    };
+}
+pub(super) use open_run;
+
 /// The same for steps.
 macro_rules! ended_step {
     () => {
@@ -237,8 +245,8 @@ impl Store {
             conn,
             RunRow::read,
             select_run!(
-                "WHERE r.concurrency = $1 AND r.state NOT IN ",
-                ended_run!(),
+                "WHERE r.concurrency = $1 AND r.state IN ",
+                open_run!(),
                 " ORDER BY r.created_ms, r.id"
             ),
             group
@@ -251,7 +259,7 @@ impl Store {
         all!(
             conn,
             |row| row.get("id"),
-            concat!("SELECT id FROM runs WHERE state NOT IN ", ended_run!(), " ORDER BY created_ms, id")
+            concat!("SELECT id FROM runs WHERE state IN ", open_run!(), " ORDER BY created_ms, id")
         )
     }
 
@@ -303,8 +311,10 @@ impl Store {
         let mut found: Vec<RunId> = all!(
             conn,
             |row| row.get("id"),
-            "SELECT id FROM runs WHERE id LIKE $1 ORDER BY id LIMIT 2",
-            text + "%"
+            "SELECT id FROM runs WHERE id >= $1 AND id < $2 ORDER BY id LIMIT 2",
+            &text,
+            // Behind every id that begins so.
+            format!("{text}g")
         )?;
         Ok(if found.len() == 1 { found.pop() } else { None })
     }
@@ -326,6 +336,7 @@ mod tests {
     #[test]
     fn the_guards_in_sql_are_the_terminal_states_of_the_model() {
         assert_eq!(ended_run!(), sql(RunState::ALL.iter().filter(|s| s.is_terminal()).map(|s| s.word())));
+        assert_eq!(open_run!(), sql(RunState::ALL.iter().filter(|s| !s.is_terminal()).map(|s| s.word())));
         assert_eq!(ended_step!(), sql(StepState::ALL.iter().filter(|s| s.is_terminal()).map(|s| s.word())));
     }
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::conn::{Conn, Fields, all, execute, one};
+use super::runs::open_run;
 use super::{Store, StoreError, dialect};
 use crate::clock::Millis;
 use crate::model::state::states;
@@ -44,7 +45,10 @@ pub struct WorkItem {
     pub key: String,
     pub epoch: i64,
     pub claimed: i64,
+    /// Failures of our own in a row.
     pub tries: i64,
+    /// How often in a row it waited for something outside.
+    pub waits: i64,
 }
 
 /// How a handler left its item.
@@ -56,6 +60,8 @@ pub enum WorkOutcome {
     Again { at_ms: Millis },
     /// It failed; try again then. Counts as a try.
     Retry { at_ms: Millis, error: String },
+    /// Something outside of us cannot answer now; look again then. Never parks.
+    Wait { at_ms: Millis, error: String },
     /// Give up: keep it for an operator.
     Park { error: String },
 }
@@ -68,6 +74,7 @@ impl WorkItem {
             epoch: row.get("epoch")?,
             claimed: row.get("claimed")?,
             tries: row.get("tries")?,
+            waits: row.get("waits")?,
         })
     }
 }
@@ -76,23 +83,50 @@ impl WorkItem {
 /// meanwhile decides when they are due again.
 const NEVER: Millis = Millis::MAX;
 
+/// Both parts read the index (kind, state, run_at_ms): what is due is at its front, and few items are leased. A ready item whose
+/// last holder keeps its term (see [`Store::settle`]) is for that holder alone.
 macro_rules! claim_sql {
     ($lock:literal) => {
         concat!(
-            "WITH due (due_kind, due_key) AS (
-               SELECT kind, key FROM work
-               WHERE $1 LIKE '%,' || kind || ',%'
-                 AND ((state = 'ready' AND run_at_ms <= $2) OR (state = 'leased' AND lease_until_ms <= $2))
-               ORDER BY CASE state WHEN 'ready' THEN run_at_ms ELSE lease_until_ms END
-               LIMIT $3",
+            "WITH ready (due_key, due_ms) AS (
+               SELECT key, run_at_ms FROM work
+               WHERE kind = $1 AND state = 'ready' AND run_at_ms <= $2 AND machine IN ('', $7)
+                 AND (lease_until_ms <= $2 OR holder = $4)
+               ORDER BY run_at_ms, key LIMIT $3",
             $lock,
-            ")
+            "), expired (due_key, due_ms) AS (
+               SELECT key, lease_until_ms FROM work
+               WHERE kind = $1 AND state = 'leased' AND lease_until_ms <= $2 AND machine IN ('', $7)
+               ORDER BY lease_until_ms, key LIMIT $3",
+            $lock,
+            "), due (due_key) AS (
+               SELECT due_key FROM (SELECT * FROM ready UNION ALL SELECT * FROM expired) AS both_parts
+               ORDER BY due_ms, due_key LIMIT $3)
              UPDATE work SET state = 'leased', claimed = wanted, epoch = epoch + 1, holder = $4, lease_until_ms = $5,
                              run_at_ms = $6
-             FROM due WHERE kind = due_kind AND key = due_key
-             RETURNING kind, key, epoch, claimed, tries"
+             FROM due WHERE kind = $1 AND key = due_key
+             RETURNING kind, key, epoch, claimed, tries, waits"
         )
     };
+}
+
+/// The front of the index, once for what is ready and once for what is leased.
+macro_rules! next_due_sql {
+    () => {
+        "SELECT MIN(due_ms) AS due FROM (
+           SELECT * FROM (SELECT run_at_ms AS due_ms FROM work
+             WHERE kind = $1 AND state = 'ready' AND machine IN ('', $2) AND run_at_ms < $3 ORDER BY run_at_ms LIMIT 1) AS ready
+           UNION ALL
+           SELECT * FROM (SELECT lease_until_ms AS due_ms FROM work
+             WHERE kind = $1 AND state = 'leased' AND machine IN ('', $2) ORDER BY lease_until_ms LIMIT 1) AS leased
+         ) AS both_parts"
+    };
+}
+
+/// The machine that alone can do it: the part of a run's or schedule's key behind `@`.
+fn machine_of<'k>(kind: &str, key: &'k str) -> &'k str {
+    let of_one = [WorkKind::Run.word(), WorkKind::Schedule.word()].contains(&kind);
+    key.split_once('@').filter(|_| of_one).map_or("", |(_, machine)| machine)
 }
 
 /// Asks inside a transaction. Asks for one item are merged, and all are written in one order, so that two
@@ -106,25 +140,22 @@ pub(super) async fn ask_in(tx: &mut Conn, asks: &[WorkAsk], now: Millis) -> Resu
     for ((kind, key), at) in merged {
         execute!(
             tx,
-            "INSERT INTO work (kind, key, state, run_at_ms, wanted, created_ms) VALUES ($1, $2, 'ready', $3, 1, $4)
+            "INSERT INTO work (kind, key, state, run_at_ms, wanted, created_ms, machine) VALUES ($1, $2, 'ready', $3, 1, $4, $5)
              ON CONFLICT (kind, key) DO UPDATE SET
                wanted = work.wanted + 1,
                run_at_ms = CASE WHEN work.state = 'parked' OR $3 < work.run_at_ms THEN $3 ELSE work.run_at_ms END,
                tries = CASE work.state WHEN 'parked' THEN 0 ELSE work.tries END,
+               waits = CASE work.state WHEN 'parked' THEN 0 ELSE work.waits END,
                state = CASE work.state WHEN 'parked' THEN 'ready' ELSE work.state END",
             kind,
             key,
             at,
-            now
+            now,
+            machine_of(kind, key)
         )?;
         tx.asked = true;
     }
     Ok(())
-}
-
-/// `,run,schedule,`: a list as one argument, on both engines.
-fn list(kinds: &[WorkKind]) -> String {
-    kinds.iter().fold(String::from(","), |list, kind| list + kind.word() + ",")
 }
 
 impl Store {
@@ -132,8 +163,34 @@ impl Store {
         self.write(move |tx| Box::pin(async move { ask_in(tx, &asks, now).await })).await
     }
 
+    /// Asks for every run that is not over, in one statement: for a start. Returns how many.
+    pub async fn ask_open_runs(&self, now: Millis) -> Result<u64, StoreError> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                let asked = execute!(
+                    tx,
+                    concat!(
+                        "INSERT INTO work (kind, key, state, run_at_ms, wanted, created_ms)
+                         SELECT 'run', id, 'ready', $1, 1, $1 FROM runs WHERE state IN ",
+                        open_run!(),
+                        " ORDER BY id
+                         ON CONFLICT (kind, key) DO UPDATE SET wanted = work.wanted + 1,
+                           run_at_ms = CASE WHEN work.state = 'parked' OR $1 < work.run_at_ms THEN $1 ELSE work.run_at_ms END,
+                           tries = CASE work.state WHEN 'parked' THEN 0 ELSE work.tries END,
+                           waits = CASE work.state WHEN 'parked' THEN 0 ELSE work.waits END,
+                           state = CASE work.state WHEN 'parked' THEN 'ready' ELSE work.state END"
+                    ),
+                    now
+                )?;
+                tx.asked |= asked > 0;
+                Ok(asked)
+            })
+        })
+        .await
+    }
+
     /// Leases up to `limit` due items of these kinds to `holder` until `now + lease_ms`; expired leases count as due
-    /// (their epoch grows, so the former holder's writes are refused).
+    /// (their epoch grows, so the former holder's writes are refused). Only everyone's work, and that of this handle's machine.
     pub async fn claim(
         &self,
         kinds: &[WorkKind],
@@ -142,11 +199,29 @@ impl Store {
         lease_ms: Millis,
         limit: i64,
     ) -> Result<Vec<WorkItem>, StoreError> {
-        let (kinds, holder) = (list(kinds), holder.to_owned());
+        let (kinds, holder, machine) = (kinds.to_vec(), holder.to_owned(), self.machine.clone());
         self.write(move |tx| {
             Box::pin(async move {
                 let sql = dialect::by_engine(tx, claim_sql!(""), claim_sql!(" FOR UPDATE SKIP LOCKED"));
-                all!(tx, WorkItem::read, sql, &kinds, now, limit, &holder, now + lease_ms, NEVER)
+                let mut items = Vec::new();
+                for kind in kinds {
+                    let left = limit - items.len() as i64;
+                    let until = now + lease_ms;
+                    let (kind, machine) = (kind.word(), &*machine);
+                    items.extend(all!(
+                        tx,
+                        WorkItem::read,
+                        sql,
+                        kind,
+                        now,
+                        left,
+                        &holder,
+                        until,
+                        NEVER,
+                        machine
+                    )?);
+                }
+                Ok(items)
             })
         })
         .await
@@ -178,6 +253,9 @@ impl Store {
 
     /// Ends the lease. False: it was lost (someone else holds it now); nothing was written. Parking a delivery's item marks
     /// the delivery too.
+    ///
+    /// An outbox item is never deleted and its holder keeps the rest of the lease as a term in which nobody else may claim
+    /// it: what the sender has in memory (how much the forge took lately) stays true for its credential.
     pub async fn settle(
         &self,
         item: &WorkItem,
@@ -188,7 +266,8 @@ impl Store {
         self.write(move |tx| {
             Box::pin(async move {
                 let (kind, key, epoch) = (item.kind.word(), &item.key, item.epoch);
-                if outcome == WorkOutcome::Done {
+                let term = item.kind == WorkKind::Outbox && !matches!(outcome, WorkOutcome::Park { .. });
+                if outcome == WorkOutcome::Done && !term {
                     let deleted = execute!(
                         tx,
                         "DELETE FROM work WHERE kind = $1 AND key = $2 AND epoch = $3 AND state = 'leased' AND wanted = claimed",
@@ -200,27 +279,36 @@ impl Store {
                         return Ok(true);
                     }
                 }
-                // (state, tries counted up by, tries kept, not later than, not before, error)
-                let (state, tries, keep, at, error) = match &outcome {
-                    WorkOutcome::Done => ("ready", 0, 0, NEVER, ""),
-                    WorkOutcome::Again { at_ms } => ("ready", 0, 0, *at_ms, ""),
-                    WorkOutcome::Retry { at_ms, error } => ("ready", 1, 1, *at_ms, error.as_str()),
-                    WorkOutcome::Park { error } => ("parked", 1, 1, now, error.as_str()),
+                let (state, at, error) = match &outcome {
+                    WorkOutcome::Done => ("ready", NEVER, ""),
+                    WorkOutcome::Again { at_ms } => ("ready", *at_ms, ""),
+                    WorkOutcome::Retry { at_ms, error } | WorkOutcome::Wait { at_ms, error } => {
+                        ("ready", *at_ms, error.as_str())
+                    }
+                    WorkOutcome::Park { error } => ("parked", now, error.as_str()),
                 };
+                // Failures and waits are counted apart, and kept while the item goes from one to the other.
+                let failed = i64::from(matches!(outcome, WorkOutcome::Retry { .. } | WorkOutcome::Park { .. }));
+                let waited = i64::from(matches!(outcome, WorkOutcome::Wait { .. }));
+                let keep = failed + waited;
                 // A failure waits out its back-off even when it was asked for again meanwhile.
                 let rows = execute!(
                     tx,
-                    "UPDATE work SET state = $4, tries = tries * $5 + $6, last_error = $7, holder = '', lease_until_ms = 0,
-                       run_at_ms = CASE WHEN $6 = 0 AND run_at_ms < $8 THEN run_at_ms ELSE $8 END
+                    "UPDATE work SET state = $4, tries = tries * $5 + $6, waits = waits * $5 + $7, last_error = $8,
+                       run_at_ms = CASE WHEN $5 = 0 AND run_at_ms < $9 THEN run_at_ms ELSE $9 END,
+                       holder = CASE WHEN $10 THEN holder ELSE '' END,
+                       lease_until_ms = CASE WHEN $10 THEN lease_until_ms ELSE 0 END
                      WHERE kind = $1 AND key = $2 AND epoch = $3 AND state = 'leased'",
                     kind,
                     key,
                     epoch,
                     state,
                     keep,
-                    tries,
+                    failed,
+                    waited,
                     error,
-                    at
+                    at,
+                    term
                 )?;
                 if rows == 1 && item.kind == WorkKind::Delivery && state == "parked" {
                     execute!(
@@ -239,31 +327,69 @@ impl Store {
         .await
     }
 
-    /// Makes leased items due at once: called when a daemon starts. The lock file proves that whoever held them is gone. On
-    /// Postgres other replicas may live, so nothing is written there: leases run out.
+    /// Makes due at once what a dead process of this machine held: called when a daemon starts. The lock files (of the database,
+    /// of the data directory) prove that whoever held it is gone. What other machines hold is theirs until it runs out.
+    /// Holders are named `<machine>/<anything>`; on SQLite there is only one.
     pub async fn free_leases_of_the_dead(&self) -> Result<(), StoreError> {
-        if !self.is_alone() {
+        let everyone = self.is_alone();
+        if !everyone && self.machine.is_empty() {
             return Ok(());
         }
-        self.write(|tx| {
+        let ours = format!("{}/", self.machine);
+        self.write(move |tx| {
             Box::pin(async move {
-                execute!(tx, "UPDATE work SET lease_until_ms = 0 WHERE state = 'leased'").map(|_| ())
+                execute!(
+                    tx,
+                    "UPDATE work SET lease_until_ms = 0, holder = ''
+                     WHERE lease_until_ms > 0 AND ($1 OR substr(holder, 1, length($2)) = $2)",
+                    everyone,
+                    &ours
+                )
+                .map(|_| ())
             })
         })
         .await
     }
 
+    /// Gives up the terms that `holder` keeps on items it is not working at: called when a daemon stops.
+    pub async fn give_up_terms(&self, holder: &str) -> Result<(), StoreError> {
+        let holder = holder.to_owned();
+        self.write(move |tx| {
+            Box::pin(async move {
+                execute!(
+                    tx,
+                    "UPDATE work SET lease_until_ms = 0, holder = '' WHERE kind = 'outbox' AND state = 'ready' AND holder = $1",
+                    &holder
+                )
+                .map(|_| ())
+            })
+        })
+        .await
+    }
+
+    /// Is this item still held as it was claimed? Keeps it so until the transaction ends.
+    pub(super) async fn holds_in(tx: &mut Conn, item: &WorkItem) -> Result<bool, StoreError> {
+        let rows = execute!(
+            tx,
+            "UPDATE work SET state = state WHERE kind = $1 AND key = $2 AND epoch = $3 AND state = 'leased'",
+            item.kind.word(),
+            &item.key,
+            item.epoch
+        )?;
+        Ok(rows == 1)
+    }
+
     /// When the next item of these kinds falls due, for the worker's sleep.
     pub async fn next_due(&self, kinds: &[WorkKind]) -> Result<Option<Millis>, StoreError> {
         let mut conn = self.read().await?;
-        let due: Option<Option<Millis>> = one!(
-            conn,
-            |row| row.get("due"),
-            "SELECT MIN(CASE state WHEN 'ready' THEN run_at_ms ELSE lease_until_ms END) AS due FROM work
-             WHERE state IN ('ready', 'leased') AND $1 LIKE '%,' || kind || ',%'",
-            list(kinds)
-        )?;
-        Ok(due.flatten())
+        let mut first: Option<Millis> = None;
+        for kind in kinds {
+            let (kind, machine) = (kind.word(), &*self.machine);
+            let due: Option<Option<Millis>> =
+                one!(conn, |row| row.get("due"), next_due_sql!(), kind, machine, NEVER)?;
+            first = first.into_iter().chain(due.flatten()).min();
+        }
+        Ok(first)
     }
 
     /// Waits until a write of this process asked for work, or the timeout. A hint only: the poll is the truth.
@@ -277,7 +403,7 @@ impl Store {
         all!(
             conn,
             |row| Ok((WorkItem::read(row)?, row.get("last_error")?)),
-            "SELECT kind, key, epoch, claimed, tries, last_error FROM work WHERE state = 'parked'
+            "SELECT kind, key, epoch, claimed, tries, waits, last_error FROM work WHERE state = 'parked'
              ORDER BY run_at_ms DESC, kind, key LIMIT $1",
             limit
         )

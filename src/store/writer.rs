@@ -5,10 +5,11 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use sqlx::SqlitePool;
+use sqlx::{PgPool, SqlitePool};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::conn::{Conn, execute};
@@ -61,16 +62,20 @@ impl Signals {
 
 /// Work inside a transaction whose outcome waits, unseen, until the commit.
 pub(super) trait Request: Send {
-    /// Runs the statements. False: it failed, undo them.
-    fn run<'c>(&'c mut self, conn: &'c mut Conn) -> BoxFuture<'c, bool>;
+    /// Runs the statements. False: it failed, undo them. Unless this is the `last` time, it may be run again.
+    fn run<'c>(&'c mut self, conn: &'c mut Conn, last: bool) -> BoxFuture<'c, bool>;
     /// Did it fail because of the disk or the server, so that its neighbours cannot fare better?
     fn is_unavailable(&self) -> bool;
+    /// Did it fail because another transaction was in its way?
+    fn is_conflict(&self) -> bool;
     /// Tells the caller, who may be gone. With `Err` nothing of it was kept.
     fn answer(self: Box<Self>, commit: Result<(), String>);
 }
 
 struct Typed<T, F> {
     work: Option<F>,
+    /// How to keep the work for another run.
+    copy: Option<fn(&F) -> F>,
     outcome: Option<Result<T, StoreError>>,
     reply: oneshot::Sender<Result<T, StoreError>>,
 }
@@ -82,7 +87,17 @@ where
     F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T, StoreError>> + Send + 'static,
 {
     let (reply, answer) = oneshot::channel();
-    (Box::new(Typed { work: Some(work), outcome: None, reply }), answer)
+    (Box::new(Typed { work: Some(work), copy: None, outcome: None, reply }), answer)
+}
+
+/// The same for a closure that may be run more than once.
+pub(super) fn repeatable<T, F>(work: F) -> (Box<dyn Request>, oneshot::Receiver<Result<T, StoreError>>)
+where
+    T: Send + 'static,
+    F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T, StoreError>> + Clone + Send + 'static,
+{
+    let (reply, answer) = oneshot::channel();
+    (Box::new(Typed { work: Some(work), copy: Some(F::clone), outcome: None, reply }), answer)
 }
 
 impl<T, F> Request for Typed<T, F>
@@ -90,9 +105,13 @@ where
     T: Send + 'static,
     F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T, StoreError>> + Send + 'static,
 {
-    fn run<'c>(&'c mut self, conn: &'c mut Conn) -> BoxFuture<'c, bool> {
+    fn run<'c>(&'c mut self, conn: &'c mut Conn, last: bool) -> BoxFuture<'c, bool> {
+        let work = match self.copy {
+            Some(copy) if !last => self.work.as_ref().map(copy),
+            _ => self.work.take(),
+        };
         async move {
-            let Some(work) = self.work.take() else { return false };
+            let Some(work) = work else { return false };
             // A panic in one request must not take the writer, and with it everyone's writes, down.
             let outcome = match AssertUnwindSafe(async move { work(conn).await }).catch_unwind().await {
                 Ok(outcome) => outcome,
@@ -106,6 +125,9 @@ where
     }
     fn is_unavailable(&self) -> bool {
         matches!(self.outcome, Some(Err(StoreError::Unavailable(_))))
+    }
+    fn is_conflict(&self) -> bool {
+        matches!(&self.outcome, Some(Err(err)) if err.is_conflict())
     }
     fn answer(self: Box<Self>, commit: Result<(), String>) {
         let outcome = match (commit, self.outcome) {
@@ -164,10 +186,10 @@ async fn reuse(pool: &SqlitePool, kept: Option<Conn>) -> Result<Conn, StoreError
 }
 
 async fn commit_group(conn: &mut Conn, group: &mut [Box<dyn Request>]) -> Result<(), StoreError> {
-    execute!(conn, dialect::begin_write(conn))?;
+    execute!(conn, dialect::BEGIN_SQLITE)?;
     for request in group {
         execute!(conn, "SAVEPOINT request")?;
-        if !request.run(conn).await {
+        if !request.run(conn, true).await {
             if request.is_unavailable() {
                 return Err(StoreError::Unavailable("the disk refused a write of the same group".into()));
             }
@@ -178,29 +200,91 @@ async fn commit_group(conn: &mut Conn, group: &mut [Box<dyn Request>]) -> Result
     execute!(conn, "COMMIT").map(|_| ())
 }
 
-/// One request in a transaction of its own, to the end, whether or not its caller still waits.
-pub(super) async fn write_alone(
-    mut conn: Conn,
-    begin: &'static str,
-    mut request: Box<dyn Request>,
-    signals: Signals,
-) {
+/// Reads in a transaction of their own, to the end, whether or not their caller still waits.
+pub(super) async fn read_alone(mut conn: Conn, begin: &'static str, mut request: Box<dyn Request>) {
     let done = async {
-        execute!(conn, begin)?;
-        let good = request.run(&mut conn).await;
-        execute!(conn, if good { "COMMIT" } else { "ROLLBACK" })
+        conn.begin(begin).await?;
+        let good = request.run(&mut conn, true).await;
+        conn.plain(if good { "COMMIT" } else { "ROLLBACK" }).await
     };
     match done.await {
-        Ok(_) => {
-            signals.counters.committed(1);
-            if conn.asked {
-                signals.wake();
-            }
-            request.answer(Ok(()));
-        }
+        Ok(()) => request.answer(Ok(())),
         Err(err) => {
             conn.discard();
             request.answer(Err(err.to_string()));
         }
     }
+}
+
+/// How often a write is begun in all, while others are in its way or the server goes away before it was committed.
+const ROUNDS: u32 = 6;
+
+/// How a round of a write on Postgres ended.
+enum Round {
+    /// Committed, or undone because the work itself failed.
+    Over { asked: bool },
+    /// Nothing of it was kept, for a reason that passes.
+    Undone(StoreError),
+    /// The connection broke at the commit: nobody knows.
+    Unknown(StoreError),
+}
+
+/// One write on Postgres in a transaction of its own, to the end, whether or not its caller still waits. It is run again when
+/// other transactions or a lost connection undid it. `idempotent`: also when its commit may have happened.
+pub(super) async fn write_on_postgres(
+    pool: PgPool,
+    pooled: bool,
+    idempotent: bool,
+    mut request: Box<dyn Request>,
+    signals: Signals,
+) {
+    for round in 1..=ROUNDS {
+        let last = round == ROUNDS;
+        match one_round(&pool, pooled, request.as_mut(), last).await {
+            Ok(Round::Over { asked }) => {
+                signals.counters.committed(1);
+                if asked {
+                    signals.wake();
+                }
+                return request.answer(Ok(()));
+            }
+            Ok(Round::Unknown(err)) if !idempotent => return request.answer(Err(err.to_string())),
+            Ok(Round::Undone(err) | Round::Unknown(err)) if last => {
+                return request.answer(Err(err.to_string()));
+            }
+            Ok(Round::Undone(_) | Round::Unknown(_)) => {
+                let most = 10 << round;
+                tokio::time::sleep(Duration::from_millis(rand::random_range(most / 2..=most))).await;
+            }
+            // The pool waited long enough for a connection.
+            Err(err) => return request.answer(Err(err.to_string())),
+        }
+    }
+}
+
+async fn one_round(
+    pool: &PgPool,
+    pooled: bool,
+    request: &mut dyn Request,
+    last: bool,
+) -> Result<Round, StoreError> {
+    let mut conn = Conn::postgres(pool.acquire().await?, pooled);
+    if let Err(err) = conn.begin(dialect::BEGIN_POSTGRES).await {
+        conn.discard();
+        return Ok(Round::Undone(err));
+    }
+    let good = request.run(&mut conn, last).await;
+    let again = !last && (request.is_conflict() || request.is_unavailable());
+    let ended = conn.plain(if good { "COMMIT" } else { "ROLLBACK" }).await;
+    let asked = good && conn.asked;
+    if ended.is_err() {
+        conn.discard();
+    }
+    Ok(match ended {
+        Ok(()) if good || !again => Round::Over { asked },
+        // An undone write stays undone, whatever became of the connection.
+        Ok(()) => Round::Undone(StoreError::Unavailable("another write was in its way".into())),
+        Err(err) if !good || err.is_conflict() => Round::Undone(err),
+        Err(err) => Round::Unknown(err),
+    })
 }

@@ -22,6 +22,8 @@ mod github_shapes;
 mod heart;
 mod outbox;
 mod pipeline;
+#[path = "../common/postgres.rs"]
+mod postgres;
 mod report;
 mod run_local;
 mod scripted;

@@ -88,6 +88,7 @@ impl Dashboard {
             number: 1,
             executor: "local".into(),
             pool: if gpus.is_empty() { "cpu" } else { "a100" }.into(),
+            machine: String::new(),
             gpus,
             bootstrap_hash: "hash".into(),
         };
@@ -170,7 +171,7 @@ impl Dashboard {
         self.app.store.deliver(new).await.unwrap();
         let reason = format!("{} of {}: one run of churn", run.branch, run.head_sha.short());
         let commit = IntakeCommit { runs: vec![run], pulls, reason, ..intake(&id) };
-        let made = self.app.store.commit_intake(commit, now + 40).await.unwrap();
+        let made = self.app.store.commit_intake(commit, now + 40).await.unwrap().unwrap();
         (made[0].clone(), id.to_string())
     }
 }

@@ -2,8 +2,8 @@
 
 use trainyard::model::{AttemptState, AttemptUid, EndClass, RunState, StepState};
 use trainyard::store::attempts::AttemptMove;
-use trainyard::store::runs::{Applied, RunChange};
-use trainyard::store::work::WorkKind;
+use trainyard::store::runs::{Applied, RunChange, StepMove};
+use trainyard::store::work::{WorkAsk, WorkKind};
 
 use super::fixture::{Place, T0, new_run, placement, sha};
 
@@ -111,4 +111,38 @@ pub async fn an_ended_attempt_frees_its_place(at: &Place) {
     at.store.attempt_removed(&uid, T0 + 7).await.unwrap();
     assert_eq!(at.store.attempts_to_watch().await.unwrap(), []);
     assert_eq!(at.store.attempt(&AttemptUid::from_text("none")).await.unwrap(), None);
+}
+
+/// F05: a scheduler that slept past its lease places nothing.
+pub async fn a_lost_lease_places_nothing(at: &Place) {
+    let repo = at.repo().await;
+    let run = at.runs(vec![new_run(&repo, &sha('a'), RunState::Queued)]).await.remove(0);
+    let ready = StepMove {
+        step: at.view(&run).await.steps[0].id.clone(),
+        to: StepState::Ready,
+        reason: String::new(),
+        outputs: None,
+    };
+    let change = RunChange {
+        to: Some((RunState::Running, String::new())),
+        steps: vec![ready],
+        ..at.change(&run).await
+    };
+    at.store.apply(change, T0).await.unwrap();
+    let schedule = [WorkKind::Schedule];
+    at.store.ask(vec![WorkAsk::schedule(T0)], T0).await.unwrap();
+    let old = at.store.claim(&schedule, "a", T0, 1000, 1).await.unwrap().remove(0);
+    let new = at.store.claim(&schedule, "b", T0 + 1000, 1000, 1).await.unwrap().remove(0);
+    let ready = at.store.ready_steps().await.unwrap();
+    let place = || vec![placement(&ready[0])];
+    assert_eq!(at.store.place_under(&old, place(), T0 + 1001).await.unwrap(), []);
+    assert_eq!(at.store.place_under(&new, place(), T0 + 1001).await.unwrap().len(), 1);
+    // Places of another machine take no room from this one's.
+    let elsewhere = at.beside("elsewhere").await;
+    assert_eq!(
+        elsewhere.pool_use().await.unwrap()["default"].attempts,
+        1,
+        "an attempt that everyone reaches"
+    );
+    elsewhere.close().await;
 }

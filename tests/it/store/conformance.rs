@@ -23,11 +23,30 @@ macro_rules! suite {
         async fn postgres() {
             let server = super::postgres::Server::start();
             $($(
-                let at = server.place(stringify!($case)).await;
+                let at = super::postgres::direct(&server, stringify!($case)).await;
                 $topic::$case(&at).await;
                 at.store.close().await;
             )+)+
+            assert_eq!(server.idle_in_transaction().await, 0);
+            println!("FIGURE store_engine name=postgres cases={CASES} failed=0");
         }
+
+        /// And once more behind a pooler that gives each transaction another connection.
+        #[tokio::test]
+        async fn postgres_behind_pgbouncer() {
+            let server = super::postgres::Server::start();
+            let pooler = super::postgres::Pooler::before(&server);
+            $($(
+                let at = super::postgres::pooled(&server, &pooler, stringify!($case)).await;
+                $topic::$case(&at).await;
+                at.store.close().await;
+            )+)+
+            assert_eq!(server.idle_in_transaction().await, 0);
+            println!("FIGURE store_engine name=pgbouncer cases={CASES} failed=0");
+        }
+
+        /// SQLite, Postgres, Postgres behind pgbouncer.
+        const ENGINES: usize = 3;
 
         /// How many cases the suite has.
         const CASES: usize = [$($(stringify!($case)),+),+].len();
@@ -40,12 +59,15 @@ suite! {
         one_commit_decides_a_delivery, a_replayed_delivery_is_looked_at_again, repositories_and_pulls_are_as_last_seen;
     work:
         asking_again_looks_once_more, a_lease_is_lost_to_the_next_holder, outcomes_decide_what_comes_next,
+        waiting_is_not_failing, a_machine_has_work_of_its_own, one_sender_keeps_its_term, open_runs_are_asked_for_at_once,
+        daemons_know_of_each_other,
         a_parked_delivery_says_so, a_hint_wakes_a_waiter;
     runs:
         a_change_is_applied_once, an_illegal_move_writes_nothing, an_ended_run_never_changes, a_run_is_asked_to_stop_once,
         a_held_run_is_released_for_its_sha, runs_are_found, runs_are_listed_in_pages;
     attempts:
-        ready_steps_are_placed_once, a_late_move_keeps_the_state, an_ended_attempt_frees_its_place;
+        ready_steps_are_placed_once, a_late_move_keeps_the_state, an_ended_attempt_frees_its_place,
+        a_lost_lease_places_nothing;
     reports:
         the_bootstrap_belongs_to_its_first_agent, a_log_has_no_gap_and_no_repeat, points_are_stored_once,
         artifacts_and_outputs_stay, nothing_is_taken_from_an_ended_attempt, only_the_last_attempt_counts;
@@ -75,6 +97,10 @@ fn every_method_has_its_case() {
         .iter()
         .filter(|name| !cases.contains(&format!(".{name}(")) && !cases.contains(&format!("::{name}(")))
         .collect();
-    println!("FIGURE store methods={} cases={CASES} without_case={}", methods.len(), missing.len());
+    println!(
+        "FIGURE store methods={} engines={ENGINES} cases={CASES} without_case={}",
+        methods.len(),
+        missing.len()
+    );
     assert!(missing.is_empty(), "no case calls {missing:?}");
 }

@@ -87,7 +87,7 @@ pub async fn one_commit_decides_a_delivery(at: &Place) {
         asks: vec![WorkAsk::report_pull(&repo, 1, T0)],
         ..intake(&id)
     };
-    let made = at.store.commit_intake(commit.clone(), T0 + 5).await.unwrap();
+    let made = at.store.commit_intake(commit.clone(), T0 + 5).await.unwrap().unwrap();
     assert_eq!(made, [queued.id.clone(), skipped.id.clone()]);
     let row = at.store.delivery(&id).await.unwrap().unwrap();
     assert_eq!(
@@ -111,8 +111,25 @@ pub async fn one_commit_decides_a_delivery(at: &Place) {
     assert_eq!(view.steps.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["test", "train"]);
 
     // Again, and the pull request's delivery of the same head: one run.
-    assert_eq!(at.store.commit_intake(commit, T0 + 6).await.unwrap(), [] as [RunId; 0]);
-    assert_eq!(at.runs(vec![new_run(&repo, &sha('a'), RunState::Queued)]).await, [] as [RunId; 0]);
+    assert_eq!(at.store.commit_intake(commit, T0 + 6).await.unwrap(), Some(vec![]));
+    let twin = delivery("twin", b"{}");
+    let twin_id = twin.id.clone();
+    at.store.deliver(twin).await.unwrap();
+    let runs = vec![new_run(&repo, &sha('a'), RunState::Queued)];
+    let late = IntakeCommit { runs, ..intake(&twin_id) };
+    assert_eq!(
+        at.store.commit_intake(late, T0 + 7).await.unwrap(),
+        None,
+        "its identity was taken: decide again"
+    );
+    let row = at.store.delivery(&twin_id).await.unwrap().unwrap();
+    assert_eq!(row.state, DeliveryState::Stored, "nothing was written");
+    // Facts of before another decision are refused as well.
+    let read = at.store.decisions(&repo).await.unwrap();
+    let on = |decisions| IntakeCommit { decided_on: Some((repo.clone(), decisions)), ..intake(&twin_id) };
+    assert_eq!(at.store.commit_intake(on(read + 1), T0 + 8).await.unwrap(), None);
+    assert_eq!(at.store.commit_intake(on(read), T0 + 9).await.unwrap(), Some(vec![]));
+    assert_eq!(at.store.decisions(&repo).await.unwrap(), read + 1);
     let again =
         trainyard::store::runs::NewRun { generation: 1, ..new_run(&repo, &sha('a'), RunState::Queued) };
     assert_eq!(at.runs(vec![again]).await.len(), 1);

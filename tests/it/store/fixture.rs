@@ -20,6 +20,7 @@ pub const T0: Millis = 1_800_000_000_000;
 /// A store in a directory that goes away with it.
 pub struct Place {
     pub store: Store,
+    pub options: OpenOptions,
     pub path: PathBuf,
     _dir: tempfile::TempDir,
 }
@@ -27,8 +28,9 @@ pub struct Place {
 pub async fn sqlite() -> Place {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("trainyard.db");
-    let store = Store::open(&OpenOptions::sqlite(&path)).await.unwrap();
-    Place::new(store, path, dir)
+    let options = OpenOptions::sqlite(&path);
+    let store = Store::open(&options).await.unwrap();
+    Place::new(store, options, path, dir)
 }
 
 pub fn sha(digit: char) -> Sha {
@@ -123,6 +125,7 @@ pub fn pull(number: i64, head: &Sha) -> PullRequest {
 
 pub fn intake(delivery: &DeliveryRowId) -> IntakeCommit {
     IntakeCommit {
+        decided_on: None,
         delivery: delivery.clone(),
         state: DeliveryState::Done,
         reason: "one run".into(),
@@ -135,8 +138,14 @@ pub fn intake(delivery: &DeliveryRowId) -> IntakeCommit {
 }
 
 impl Place {
-    pub fn new(store: Store, path: PathBuf, dir: tempfile::TempDir) -> Self {
-        Self { store, path, _dir: dir }
+    pub fn new(store: Store, options: OpenOptions, path: PathBuf, dir: tempfile::TempDir) -> Self {
+        Self { store, options, path, _dir: dir }
+    }
+
+    /// Another handle on the same database, for a machine.
+    pub async fn beside(&self, machine: &str) -> Store {
+        let options = OpenOptions { machine: machine.into(), ..self.options.clone() };
+        Store::open_beside(&options).await.unwrap()
     }
 
     pub async fn repo(&self) -> RepoId {
@@ -153,7 +162,7 @@ impl Place {
         let new = delivery(DeliveryRowId::generate(T0).as_str(), b"{}");
         let id = new.id.clone();
         self.store.deliver(new).await.unwrap();
-        self.store.commit_intake(IntakeCommit { runs, ..intake(&id) }, T0).await.unwrap()
+        self.store.commit_intake(IntakeCommit { runs, ..intake(&id) }, T0).await.unwrap().unwrap()
     }
 
     pub async fn view(&self, run: &RunId) -> RunView {
@@ -231,6 +240,7 @@ pub fn placement(ready: &trainyard::store::attempts::ReadyStep) -> Placement {
         number: ready.number,
         executor: "local".into(),
         pool: "default".into(),
+        machine: String::new(),
         gpus: vec![0, 1],
         bootstrap_hash: "hash".into(),
     }

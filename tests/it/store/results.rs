@@ -216,12 +216,14 @@ pub async fn what_is_old_is_deleted(at: &Place) {
     at.store.put_artifact(row, T0).await.unwrap();
     let old: Vec<_> = (0..1001).map(|n| delivery(&format!("d{n}"), b"x")).collect();
     let last = old[1000].id.clone();
-    join_all(old.into_iter().map(async |new| {
-        let id = new.id.clone();
-        at.store.deliver(new).await.unwrap();
-        at.store.commit_intake(intake(&id), T0).await.unwrap();
-    }))
-    .await;
+    for some in old.chunks(100) {
+        join_all(some.iter().cloned().map(async |new| {
+            let id = new.id.clone();
+            at.store.deliver(new).await.unwrap();
+            at.store.commit_intake(intake(&id), T0).await.unwrap();
+        }))
+        .await;
+    }
     let undecided = delivery("undecided", b"keep me");
     at.store.deliver(undecided.clone()).await.unwrap();
     at.store.desire(desire(&repo, "success", T0), T0).await.unwrap();
@@ -247,10 +249,12 @@ pub async fn what_is_old_is_deleted(at: &Place) {
     at.store.apply(end, T0).await.unwrap();
     assert_eq!(at.store.sweep(keep, days(80)).await.unwrap().blob_keys, ["artifacts/1"]);
     let open = at.store.claim(WorkKind::ALL, "w", T0, 1, 5000).await.unwrap();
-    join_all(open.iter().map(async |item| {
-        at.store.settle(item, WorkOutcome::Park { error: "x".into() }, T0).await.unwrap();
-    }))
-    .await;
+    for some in open.chunks(100) {
+        join_all(some.iter().map(async |item| {
+            at.store.settle(item, WorkOutcome::Park { error: "x".into() }, T0).await.unwrap();
+        }))
+        .await;
+    }
     let swept = at.store.sweep(keep, days(91)).await.unwrap();
     assert!(swept.more && swept.blob_keys == ["logs/1"], "{swept:?}");
     while at.store.sweep(keep, days(91)).await.unwrap().more {}

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use trainyard::model::DeliveryState;
+use trainyard::model::{DeliveryState, RunId, RunState};
+use trainyard::store::daemons::DaemonRow;
 use trainyard::store::work::{WorkAsk, WorkItem, WorkKind, WorkOutcome};
 
-use super::fixture::{Place, T0, delivery};
+use super::fixture::{Place, T0, delivery, new_run, sha};
 
 const LEASE: i64 = 60_000;
 
@@ -76,6 +77,116 @@ pub async fn outcomes_decide_what_comes_next(at: &Place) {
     assert_eq!((parked[0].0.key.as_str(), parked[0].1.as_str()), ("r", "broken"));
     at.store.ask(vec![ask("r", T0 + 300)], T0 + 300).await.unwrap();
     assert_eq!(claim(at, T0 + 300).await[0].tries, 0, "asking takes it out of the park");
+}
+
+/// A forge that is away and failures of our own are counted apart.
+pub async fn waiting_is_not_failing(at: &Place) {
+    at.store.ask(vec![ask("r", T0)], T0).await.unwrap();
+    let mut now = T0;
+    for n in 0..7 {
+        let item = claim(at, now).await.remove(0);
+        assert_eq!((item.tries, item.waits), (i64::from(n > 3), n - i64::from(n > 3)));
+        now += 10;
+        let error = "502".to_owned();
+        let outcome = match n {
+            3 => WorkOutcome::Retry { at_ms: now, error },
+            _ => WorkOutcome::Wait { at_ms: now, error },
+        };
+        assert!(at.store.settle(&item, outcome, now - 5).await.unwrap());
+    }
+    let item = claim(at, now).await.remove(0);
+    assert_eq!((item.tries, item.waits), (1, 6));
+    at.store.settle(&item, WorkOutcome::Again { at_ms: now }, now).await.unwrap();
+    let item = claim(at, now).await.remove(0);
+    assert_eq!((item.tries, item.waits), (0, 0));
+    assert_eq!(at.store.parked(9).await.unwrap(), []);
+}
+
+pub async fn a_machine_has_work_of_its_own(at: &Place) {
+    let run = RunId::generate(T0);
+    let asks = vec![
+        WorkAsk::run(&run, T0),
+        WorkAsk::run_at(&run, "elsewhere", T0),
+        WorkAsk::schedule_at("elsewhere", T0),
+        WorkAsk::schedule(T0 + 1),
+    ];
+    at.store.ask(asks, T0).await.unwrap();
+    let kinds = [WorkKind::Run, WorkKind::Schedule];
+    assert_eq!(at.store.machine(), "", "this handle has none");
+    assert_eq!(at.store.next_due(&[WorkKind::Schedule]).await.unwrap(), Some(T0 + 1));
+    let keys: Vec<String> =
+        at.store.claim(&kinds, "w", T0 + 1, LEASE, 9).await.unwrap().into_iter().map(|i| i.key).collect();
+    assert_eq!(keys, [run.to_string(), "all".to_owned()]);
+    let there = at.beside("elsewhere").await;
+    let theirs = there.claim(&kinds, "elsewhere/1", T0 + 1, LEASE, 9).await.unwrap();
+    assert_eq!(theirs.len(), 2, "its own, and nothing that is leased");
+    // A daemon that starts again frees what its machine's dead process held.
+    if !there.is_alone() {
+        there.free_leases_of_the_dead().await.unwrap();
+        assert_eq!(there.claim(&kinds, "elsewhere/2", T0 + 2, LEASE, 9).await.unwrap().len(), 2);
+    }
+    there.close().await;
+}
+
+pub async fn one_sender_keeps_its_term(at: &Place) {
+    let kinds = [WorkKind::Outbox];
+    let claim = async |holder: &str, now| at.store.claim(&kinds, holder, now, LEASE, 9).await.unwrap();
+    let outbox = |at_ms| vec![WorkAsk { kind: WorkKind::Outbox, key: "github".into(), at_ms }];
+    at.store.ask(outbox(T0), T0).await.unwrap();
+    let item = claim("a", T0).await.remove(0);
+    at.store.settle(&item, WorkOutcome::Done, T0 + 1).await.unwrap();
+    assert_eq!(at.store.next_due(&kinds).await.unwrap(), None);
+    at.store.ask(outbox(T0 + 2), T0 + 2).await.unwrap();
+    assert_eq!(claim("b", T0 + 3).await, [], "the other one's credential");
+    let item = claim("a", T0 + 3).await.remove(0);
+    at.store.settle(&item, WorkOutcome::Again { at_ms: T0 + 4 }, T0 + 4).await.unwrap();
+    assert_eq!(claim("b", T0 + 3 + LEASE - 1).await, []);
+    let item = claim("b", T0 + 3 + LEASE).await.remove(0);
+    at.store.settle(&item, WorkOutcome::Again { at_ms: T0 + 4 }, T0 + 4 + LEASE).await.unwrap();
+    assert_eq!(claim("a", T0 + 5 + LEASE).await, []);
+    at.store.give_up_terms("b").await.unwrap();
+    assert_eq!(claim("a", T0 + 5 + LEASE).await.len(), 1, "it left in order");
+}
+
+pub async fn open_runs_are_asked_for_at_once(at: &Place) {
+    let repo = at.repo().await;
+    let ended = new_run(&repo, &sha('c'), RunState::Skipped);
+    let runs = at
+        .runs(vec![
+            new_run(&repo, &sha('a'), RunState::Queued),
+            new_run(&repo, &sha('b'), RunState::Held),
+            ended,
+        ])
+        .await;
+    at.settle_all().await;
+    assert_eq!(at.store.ask_open_runs(T0 + 1).await.unwrap(), 2);
+    assert_eq!(at.store.ask_open_runs(T0 + 2).await.unwrap(), 2);
+    let keys: Vec<String> = claim(at, T0 + 2).await.into_iter().map(|item| item.key).collect();
+    let mut open = vec![runs[0].to_string(), runs[1].to_string()];
+    open.sort();
+    assert_eq!(keys, open);
+}
+
+pub async fn daemons_know_of_each_other(at: &Place) {
+    let row = |machine: &str, seen_ms| DaemonRow {
+        machine: machine.into(),
+        name: "host".into(),
+        holder: format!("{machine}/1"),
+        version: "1".into(),
+        blob: "s3://b".into(),
+        started_ms: T0,
+        seen_ms,
+    };
+    at.store.daemon_lives(row("a", T0)).await.unwrap();
+    at.store.daemon_lives(row("b", T0)).await.unwrap();
+    at.store.daemon_lives(row("a", T0 + 30_000)).await.unwrap();
+    assert_eq!(at.store.daemons().await.unwrap(), [row("a", T0 + 30_000), row("b", T0)]);
+    assert!(row("b", T0).is_live(T0 + 59_999) && !row("b", T0).is_live(T0 + 60_000));
+    at.store.daemon_leaves("a", "a/of before").await.unwrap();
+    at.store.daemon_leaves("b", "b/1").await.unwrap();
+    let live: Vec<bool> = at.store.daemons().await.unwrap().iter().map(|d| d.is_live(T0 + 30_001)).collect();
+    assert_eq!(live, [true, false]);
+    assert_eq!(at.store.server_time_ms().await.unwrap().is_none(), at.store.is_alone());
 }
 
 pub async fn a_parked_delivery_says_so(at: &Place) {
