@@ -421,7 +421,6 @@ async fn insert_points(
     live: &Live,
     points: &[(i64, MetricPoint)],
 ) -> Result<(), StoreError> {
-    let keep = tx.keeps_statements;
     on!(tx, c => {
         let mut sql = sqlx::QueryBuilder::new(
             "INSERT INTO metrics (attempt_uid, seq, run_id, step_id, name, value, nonfinite, train_step, at_ms) ",
@@ -437,7 +436,7 @@ async fn insert_points(
                 .push_bind(point.step)
                 .push_bind(point.at_ms);
         });
-        sql.build().persistent(keep).persistent(false).execute(c).await?;
+        sql.build().persistent(false).execute(c).await?;
         Ok(())
     })
 }
