@@ -42,6 +42,7 @@ fi
 for tool in node npm; do
   command -v "$tool" >/dev/null || { echo "setup: $tool is missing; install Node.js 20 or newer and run this again" >&2; exit 1; }
 done
+command -v go >/dev/null || { echo "setup: go is missing; install Go 1.21 or newer and run this again" >&2; exit 1; }
 if ! cmp -s tests/npm/package-lock.json target/npm/.installed; then
   echo "setup: installing the npm packages of tests/npm"
   mkdir -p target/npm
@@ -49,4 +50,12 @@ if ! cmp -s tests/npm/package-lock.json target/npm/.installed; then
   [ ! -f tests/npm/.npmrc ] || cp tests/npm/.npmrc target/npm/
   (cd target/npm && npm ci --no-audit --no-fund --ignore-scripts --loglevel=error)
   cp tests/npm/package-lock.json target/npm/.installed
+fi
+# Go modules whose files the tests read: recorded webhooks of GitLab and Gitea, Gitea's description of its API.
+if ! cmp -s tests/go/modules.txt target/go/.installed; then
+  echo "setup: downloading the Go modules of tests/go/modules.txt"
+  mkdir -p target/go
+  # As writable files, so that target/ can be deleted.
+  (cd target/go && GOFLAGS=-modcacherw GOMODCACHE="$PWD" xargs -r go mod download <../../tests/go/modules.txt)
+  cp tests/go/modules.txt target/go/.installed
 fi

@@ -19,6 +19,9 @@ step "format";  one "cargo fmt --check (run cargo fmt)" cargo fmt --check
 step "build";   cargo build --locked --tests --bins || { echo "$passed passed, $((failed + 1)) failed, 0 skipped"; exit 1; }
 step "lints";   one "cargo clippy" cargo clippy --locked --quiet --all-targets -- -D warnings
 step "tests"
+# Sandboxes keep what was said to them here; afterwards all of it is held against the forges' own descriptions.
+export TRAINYARD_EXCHANGES=$PWD/target/exchanges
+rm -rf "$TRAINYARD_EXCHANGES" && mkdir -p "$TRAINYARD_EXCHANGES"
 cargo test --locked --no-fail-fast -- --nocapture --test-threads="${TRAINYARD_TEST_THREADS:-2}" >target/test.log 2>&1
 rc=$?
 grep -E '^(SEC|FAULT|FIGURE) ' target/test.log | sort | uniq
@@ -30,6 +33,7 @@ fi
 while read -r ok bad ignored; do
   passed=$((passed + ok)) failed=$((failed + bad)) skipped=$((skipped + ignored))
 done < <(sed -nE 's/^test result: .* ([0-9]+) passed; ([0-9]+) failed; ([0-9]+) ignored.*/\1 \2 \3/p' target/test.log)
+one "calls of forges are as their makers describe them" node tests/npm/forge-shapes.mjs target "$TRAINYARD_EXCHANGES"
 if [ $rc -ne 0 ] && [ $failed -eq 0 ]; then failed=1; tail -n 40 target/test.log; fi
 printf '\n%d s\n%d passed, %d failed, %d skipped\n' $((SECONDS - started)) "$passed" "$failed" "$skipped"
 [ $failed -eq 0 ] && [ $skipped -eq 0 ]

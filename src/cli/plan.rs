@@ -6,8 +6,9 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 
+use crate::config::ForgeKind;
 use crate::forge::Permission;
-use crate::forge::webhook::github;
+use crate::forge::webhook;
 use crate::intake::{Facts, PipelineFile, explain, plan, read_pipeline};
 use crate::model::{Parsed, RepoId};
 use crate::pipeline;
@@ -15,10 +16,13 @@ use crate::pipeline;
 /// Print the runs that an event would make, and why
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The event's JSON, as GitHub sends it
+    /// The event's JSON, as the forge sends it
     #[arg(long, value_name = "FILE")]
     event: PathBuf,
-    /// GitHub's word for the event, as in the header X-GitHub-Event
+    /// The forge that sent it
+    #[arg(long, value_enum, default_value = "github")]
+    forge: ForgeKind,
+    /// The forge's word for the event, as in the header X-GitHub-Event or X-Gitea-Event; GitLab's JSON says it itself
     #[arg(long, default_value = "push", value_name = "WORD")]
     event_name: String,
     /// Working tree whose pipeline files are used
@@ -31,7 +35,7 @@ pub struct Args {
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let body = std::fs::read(&args.event).with_context(|| format!("cannot read {}", args.event.display()))?;
-    let event = match github::parse(&args.event_name, &body) {
+    let event = match webhook::read(args.forge, &args.event_name, "application/json", &body) {
         Parsed::Event(event) => event,
         Parsed::Ignored { reason } => {
             println!("decision: ignored: {reason}");

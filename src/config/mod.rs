@@ -195,7 +195,7 @@ impl Config {
         for (name, forge) in &self.forge {
             forge.check(name)?;
             for hook in &forge.hook {
-                hook.check(name)?;
+                hook.check(name, forge.kind)?;
                 if !hooks.insert((forge.kind.word(), hook.id.as_str())) {
                     return refuse(format!(
                         "hook id {:?} is used twice for {}; each hook URL needs an id of its own",

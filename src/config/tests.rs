@@ -48,17 +48,51 @@ fn api_urls_are_derived() {
     };
     assert_eq!(forge("https://github.com/").api_url(), "https://api.github.com");
     assert_eq!(forge("https://git.corp.example").api_url(), "https://git.corp.example/api/v3");
+    let of = |kind: &str, url: &str| -> ForgeConfig {
+        toml::from_str(&format!("kind = \"{kind}\"\n{url}\ntoken = {{ env = \"PATH\" }}")).unwrap()
+    };
+    assert_eq!(of("github", "").api_url(), "https://api.github.com");
+    assert_eq!(of("gitlab", "").api_url(), "https://gitlab.com/api/v4");
+    assert_eq!(
+        of("gitlab", "url = \"https://git.corp.example\"").api_url(),
+        "https://git.corp.example/api/v4"
+    );
+    assert_eq!(
+        of("gitea", "url = \"https://git.corp.example/\"").api_url(),
+        "https://git.corp.example/api/v1"
+    );
+    let gitea =
+        parse("[forge.g]\nkind = \"gitea\"\ntoken = { env = \"PATH\" }").expect_err("no url").to_string();
+    assert!(gitea.contains("needs url"), "{gitea}");
 }
 
 #[test]
 fn a_secret_is_read_where_it_is_used_and_says_what_is_wrong() {
     let short = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(short.path(), "too short\n").unwrap();
-    let read = |source: SecretSource| {
-        let hook =
-            HookConfig { id: "a".into(), secrets: vec![source], repository: None, owner: Some("o".into()) };
-        hook.read_secrets("github").expect_err("a bad secret").to_string()
+    let hook = |source: SecretSource, legacy_plain_token: bool| HookConfig {
+        id: "a".into(),
+        secrets: vec![source],
+        legacy_plain_token,
+        repository: None,
+        owner: Some("o".into()),
     };
+    let read = |source: SecretSource| {
+        hook(source, false).read_secrets("github", ForgeKind::Github).expect_err("a bad secret").to_string()
+    };
+    let of_gitlab = |text: &str, legacy: bool| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        let read =
+            hook(SecretSource::File(file.path().into()), legacy).read_secrets("gitlab", ForgeKind::Gitlab);
+        read.map_or_else(|error| error.to_string(), |_| "fine".into())
+    };
+    let (signing, plain) = ("whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD", "a plain token of GitLab");
+    assert_eq!(of_gitlab(signing, false), "fine");
+    assert_eq!(of_gitlab(plain, true), "fine");
+    assert!(of_gitlab(plain, false).contains("is not a signing token"));
+    assert!(of_gitlab(signing, true).contains("take legacy_plain_token away"));
+    assert!(of_gitlab("whsec_C2FVsBQIhrscChl", false).contains("is cut or changed"));
     let cases = [
         (SecretSource::Env("TRAINYARD_NO_SUCH".into()), "TRAINYARD_NO_SUCH is not set"),
         (SecretSource::File("/no/such".into()), "cannot read the file /no/such"),

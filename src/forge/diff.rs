@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 
-use super::{Forge, ForgeError, TreeEntry, TreeKind};
+use super::{Folder, Forge, ForgeError, TreeEntry, TreeKind};
 use crate::model::{RepoName, Sha};
 
 /// Beyond these the answer is "unknown".
@@ -18,8 +18,8 @@ const AT_ONCE: usize = 8;
 struct Pair {
     /// With a trailing slash, or empty.
     prefix: String,
-    base: Option<String>,
-    head: Option<String>,
+    base: Option<Folder>,
+    head: Option<Folder>,
 }
 
 /// Paths of the files (and links and submodules) that were added, changed or removed between `base` and `head`, sorted.
@@ -32,14 +32,15 @@ pub async fn tree_diff(
     base: Option<&Sha>,
     head: &Sha,
 ) -> Result<Option<Vec<String>>, ForgeError> {
-    let head = Some(forge.commit(repo, head).await?.tree);
+    let head = Some(forge.commit(repo, head).await?.root());
     let base = match base {
-        Some(sha) => Some(forge.commit(repo, sha).await?.tree),
+        Some(sha) => Some(forge.commit(repo, sha).await?.root()),
         None => None,
     };
     let mut paths = Vec::new();
     let mut trees = 0;
-    let mut level = if base == head { Vec::new() } else { vec![Pair { prefix: String::new(), base, head }] };
+    let same = matches!((&base, &head), (Some(base), Some(head)) if base.id == head.id);
+    let mut level = if same { Vec::new() } else { vec![Pair { prefix: String::new(), base, head }] };
     while !level.is_empty() {
         trees += level
             .iter()
@@ -49,14 +50,19 @@ pub async fn tree_diff(
             return Ok(None);
         }
         let read = stream::iter(level).map(|pair| async move {
-            let base = entries(forge, repo, pair.base.as_deref()).await?;
-            let head = entries(forge, repo, pair.head.as_deref()).await?;
-            Ok::<_, ForgeError>((pair.prefix, base, head))
+            let base = entries(forge, repo, pair.base.as_ref()).await?;
+            let head = entries(forge, repo, pair.head.as_ref()).await?;
+            Ok::<_, ForgeError>((pair, base, head))
         });
-        let read: Vec<_> = read.buffer_unordered(AT_ONCE).try_collect().await?;
+        let read: Result<Vec<_>, ForgeError> = read.buffer_unordered(AT_ONCE).try_collect().await;
+        let read = match read {
+            // A folder that is too large to list.
+            Err(ForgeError::Refused { status: 413, .. }) => return Ok(None),
+            read => read?,
+        };
         level = Vec::new();
-        for (prefix, base, head) in read {
-            compare(&prefix, base, head, &mut paths, &mut level);
+        for (pair, base, head) in read {
+            compare(&pair, base, head, &mut paths, &mut level);
             if paths.len() > MAX_PATHS {
                 return Ok(None);
             }
@@ -70,26 +76,29 @@ pub async fn tree_diff(
 async fn entries(
     forge: &dyn Forge,
     repo: &RepoName,
-    tree: Option<&str>,
+    folder: Option<&Folder>,
 ) -> Result<BTreeMap<String, TreeEntry>, ForgeError> {
-    let Some(tree) = tree else { return Ok(BTreeMap::new()) };
-    Ok(forge.tree(repo, tree).await?.into_iter().map(|entry| (entry.name.clone(), entry)).collect())
+    let Some(folder) = folder else { return Ok(BTreeMap::new()) };
+    Ok(forge.tree(repo, folder).await?.into_iter().map(|entry| (entry.name.clone(), entry)).collect())
 }
 
 fn compare(
-    prefix: &str,
+    pair: &Pair,
     mut base: BTreeMap<String, TreeEntry>,
     head: BTreeMap<String, TreeEntry>,
     paths: &mut Vec<String>,
     folders: &mut Vec<Pair>,
 ) {
+    let prefix = &pair.prefix;
     let mut differ = |name: &str, old: Option<TreeEntry>, new: Option<TreeEntry>| {
         let is_folder = |entry: &TreeEntry| entry.kind == TreeKind::Folder;
         if [&old, &new].into_iter().flatten().any(|entry| !is_folder(entry)) {
             paths.push(format!("{prefix}{name}"));
         }
-        let folder = |entry: Option<TreeEntry>| entry.filter(is_folder).map(|entry| entry.id);
-        let (base, head) = (folder(old), folder(new));
+        let folder = |of: &Option<Folder>, entry: Option<TreeEntry>| {
+            Some(of.as_ref()?.child(&entry.filter(is_folder)?))
+        };
+        let (base, head) = (folder(&pair.base, old), folder(&pair.head, new));
         if base.is_some() || head.is_some() {
             folders.push(Pair { prefix: format!("{prefix}{name}/"), base, head });
         }
@@ -139,7 +148,12 @@ mod tests {
             entry("mode", File, "9", true),
         ]);
         let (mut paths, mut folders) = (Vec::new(), Vec::new());
-        compare("src/", base, head, &mut paths, &mut folders);
+        let side = |commit: char| {
+            let commit = Sha::parse(&commit.to_string().repeat(40)).expect("a commit id");
+            Some(super::Folder { commit, path: "src".into(), id: "x".into() })
+        };
+        let pair = Pair { prefix: "src/".into(), base: side('a'), head: side('b') };
+        compare(&pair, base, head, &mut paths, &mut folders);
         paths.sort();
         assert_eq!(
             paths,
@@ -152,7 +166,16 @@ mod tests {
                 "src/removed"
             ]
         );
-        let mut folders: Vec<_> = folders.into_iter().map(|p| (p.prefix, p.base, p.head)).collect();
+        let told = |folder: Option<super::Folder>, prefix: &str| {
+            folder.map(|f| {
+                assert_eq!(format!("{}/", f.path), prefix);
+                f.id
+            })
+        };
+        let mut folders: Vec<_> = folders
+            .into_iter()
+            .map(|p| (p.prefix.clone(), told(p.base, &p.prefix), told(p.head, &p.prefix)))
+            .collect();
         folders.sort();
         let side = |id: &str| (!id.is_empty()).then(|| id.to_owned());
         let row = |prefix: &str, base: &str, head: &str| (prefix.to_owned(), side(base), side(head));

@@ -4,8 +4,12 @@
 //! Must not: retry (the outbox and the work queue do all of that), follow a URL from a payload with a credential,
 //! let a forge's own types out.
 
+mod answer;
 mod diff;
+pub mod gitea;
 pub mod github;
+pub mod gitlab;
+mod rest;
 pub mod webhook;
 
 pub use diff::tree_diff;
@@ -13,8 +17,10 @@ pub use diff::tree_diff;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
+use crate::config::{ConfigError, ForgeConfig, ForgeKind};
 use crate::model::{Actor, PullRequest, RepoName, Sha};
 
 /// What a failed call means for the caller.
@@ -74,20 +80,59 @@ pub enum TreeKind {
 pub struct Commit {
     pub sha: Sha,
     pub parents: Vec<Sha>,
+    /// Id of the root folder; where a forge does not tell it (GitLab), the commit's own.
     pub tree: String,
     pub message: String,
+}
+
+impl Commit {
+    pub fn root(&self) -> Folder {
+        Folder { commit: self.sha.clone(), path: String::new(), id: self.tree.clone() }
+    }
+}
+
+/// A folder of a commit. Some forges find it by its id, GitLab by commit and path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Folder {
+    pub commit: Sha,
+    /// From the root, without slashes at its ends; the root's is empty.
+    pub path: String,
+    pub id: String,
+}
+
+impl Folder {
+    /// The folder that this entry is.
+    pub fn child(&self, entry: &TreeEntry) -> Self {
+        let path =
+            if self.path.is_empty() { entry.name.clone() } else { format!("{}/{}", self.path, entry.name) };
+        Self { commit: self.commit.clone(), path, id: entry.id.clone() }
+    }
+}
+
+/// What a forge can show, as far as forges differ. Callers cut to these; no call is ever "not implemented".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Longest description of a status, in characters.
+    pub status_description: usize,
+    /// Longest comment, in bytes.
+    pub comment_bytes: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StatusState {
+    /// It has not begun: queued, or held.
     Pending,
+    /// GitLab shows it apart from `Pending`; elsewhere both are one word.
+    Running,
     Success,
     Failure,
     Error,
+    /// GitLab shows it apart from `Error`.
+    Cancelled,
 }
 
-/// A commit status. `description` is cut to the forge's limit by the caller (140 characters at GitHub).
+/// A commit status. `description` is cut to the forge's limit by the caller ([`Capabilities`]).
 /// Its JSON is what an outbox row of kind `status` holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -111,7 +156,9 @@ pub struct GitAccess {
     /// Smart-HTTP URL of the repository without a trailing slash: `https://github.com/o/n.git`.
     pub url: String,
     /// Value of the `Authorization` header.
-    pub authorization: Option<secrecy::SecretString>,
+    pub authorization: Option<SecretString>,
+    /// Follows no redirect, and trusts what the forge's client trusts.
+    pub http: reqwest::Client,
 }
 
 /// Outgoing calls to one forge with one credential.
@@ -126,9 +173,10 @@ pub trait Forge: Send + Sync + std::fmt::Debug {
     /// The forge's own id of the repository that has this name now.
     async fn repo_id(&self, repo: &RepoName) -> Result<String, ForgeError>;
     async fn commit(&self, repo: &RepoName, sha: &Sha) -> Result<Commit, ForgeError>;
-    /// Entries of one folder by its tree id (not recursive). The tree id of a commit's root is `Commit::tree`.
-    async fn tree(&self, repo: &RepoName, tree: &str) -> Result<Vec<TreeEntry>, ForgeError>;
-    /// Content of a file at a commit, up to 1 MiB. `NotFound` when there is none.
+    /// Entries of one folder (not recursive), from [`Commit::root`] down. `Refused` with 413 when it has too many.
+    async fn tree(&self, repo: &RepoName, folder: &Folder) -> Result<Vec<TreeEntry>, ForgeError>;
+    /// Content of a file at a commit, up to 1 MiB. `NotFound` when there is none. A symlink is not followed: it is `NotFound`, or
+    /// the text of the link (GitLab).
     async fn file(&self, repo: &RepoName, sha: &Sha, path: &str) -> Result<Vec<u8>, ForgeError>;
     /// The best common ancestor; None when the histories do not meet.
     async fn merge_base(&self, repo: &RepoName, base: &str, head: &Sha) -> Result<Option<Sha>, ForgeError>;
@@ -136,16 +184,32 @@ pub trait Forge: Send + Sync + std::fmt::Debug {
     async fn history(&self, repo: &RepoName, sha: &Sha, limit: u32) -> Result<Vec<Sha>, ForgeError>;
     /// What the account may do, looked up live.
     async fn permission(&self, repo: &RepoName, who: &Actor) -> Result<Permission, ForgeError>;
+    /// Has the account a merged pull request in this repository? Looked up live, by id, in a bounded number of calls; what lies
+    /// beyond the bound counts as none.
+    async fn has_merged_change(&self, repo: &RepoName, who: &Actor) -> Result<bool, ForgeError>;
     async fn pull(&self, repo: &RepoName, number: i64) -> Result<PullRequest, ForgeError>;
     async fn set_status(&self, repo: &RepoName, sha: &Sha, status: &Status) -> Result<(), ForgeError>;
     /// All comments of a pull request, oldest first, at most 1,000.
     async fn comments(&self, repo: &RepoName, number: i64) -> Result<Vec<Comment>, ForgeError>;
     async fn create_comment(&self, repo: &RepoName, number: i64, body: &str) -> Result<String, ForgeError>;
     async fn edit_comment(&self, repo: &RepoName, id: &str, body: &str) -> Result<(), ForgeError>;
+    fn capabilities(&self) -> Capabilities;
     fn git(&self, repo: &RepoName) -> GitAccess;
     /// Pages for people, on the forge.
     fn commit_url(&self, repo: &RepoName, sha: &Sha) -> String;
     fn pull_url(&self, repo: &RepoName, number: i64) -> String;
+}
+
+/// The client of a configured forge. Nothing is sent yet. Must be called within a tokio runtime.
+///
+/// # Errors
+/// A URL or CA file that cannot be used.
+pub fn connect(config: &ForgeConfig, token: SecretString) -> Result<Arc<dyn Forge>, ConfigError> {
+    Ok(match config.kind {
+        ForgeKind::Github => Arc::new(github::GitHub::connect(config, token)?),
+        ForgeKind::Gitlab => Arc::new(gitlab::GitLab::connect(config, token)?),
+        ForgeKind::Gitea => Arc::new(gitea::Gitea::connect(config, token)?),
+    })
 }
 
 /// The configured forges by name.
@@ -157,17 +221,12 @@ impl Forges {
     ///
     /// # Errors
     /// A token or URL that cannot be used.
-    pub fn connect(config: &crate::config::Config) -> Result<Self, crate::config::ConfigError> {
+    pub fn connect(config: &crate::config::Config) -> Result<Self, ConfigError> {
         let mut forges = Self::default();
         for (name, forge) in &config.forge {
-            let token = forge
-                .token
-                .read()
-                .map_err(|e| crate::config::ConfigError(format!("forge {name}: token: {}", e.0)))?;
-            let client = match forge.kind {
-                crate::config::ForgeKind::Github => github::GitHub::connect(forge, token)?,
-            };
-            forges.insert(name, Arc::new(client));
+            let token =
+                forge.token.read().map_err(|e| ConfigError(format!("forge {name}: token: {}", e.0)))?;
+            forges.insert(name, connect(forge, token)?);
         }
         Ok(forges)
     }

@@ -7,7 +7,6 @@
 //! Must not: store or interpret a pack.
 
 use std::io::Read;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -30,25 +29,13 @@ pub enum Refused {
     NotAllowed(String),
 }
 
-#[derive(Debug, Clone)]
-pub struct GitProxy(reqwest::Client);
+#[derive(Debug, Clone, Copy)]
+pub struct GitProxy;
 
 impl GitProxy {
-    /// # Errors
-    /// The TLS settings of this machine cannot be used.
-    pub fn new() -> Result<Self, reqwest::Error> {
-        reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(Duration::from_secs(10))
-            .read_timeout(Duration::from_mins(2)) // a forge may take long to count the objects of a large repository
-            .user_agent(concat!("git/2.0 (trainyard ", env!("CARGO_PKG_VERSION"), ")"))
-            .build()
-            .map(Self)
-    }
-
     /// The list of capabilities (and in the old protocol of refs).
     pub async fn info_refs(&self, access: &GitAccess, headers: &HeaderMap) -> Response {
-        let request = self.0.get(format!("{}/info/refs?service=git-upload-pack", access.url));
+        let request = access.http.get(format!("{}/info/refs?service=git-upload-pack", access.url));
         self.forward(request, access, headers, "application/x-git-upload-pack-advertisement").await
     }
 
@@ -70,8 +57,8 @@ impl GitProxy {
             tracing::warn!(%refused, "git request refused");
             return (StatusCode::FORBIDDEN, refused.to_string()).into_response();
         }
-        let request = self
-            .0
+        let request = access
+            .http
             .post(format!("{}/git-upload-pack", access.url))
             .header(header::CONTENT_TYPE, "application/x-git-upload-pack-request")
             .header(header::ACCEPT, "application/x-git-upload-pack-result")

@@ -24,11 +24,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::App;
+use super::hook_claims::{self, Identity, single};
 use super::secrets::Hook;
 use super::serve::{Limits, serve};
 use super::telemetry::WebhookLabels;
-use crate::config::ForgeKind;
-use crate::forge::webhook::github;
+use crate::clock::Millis;
 use crate::model::DeliveryRowId;
 use crate::store::deliveries::{Delivered, NewDelivery};
 
@@ -37,7 +37,10 @@ pub const BODY_BYTES: usize = 25 << 20;
 /// Bodies up to this size need no share of the common budget.
 const FREE_BYTES: usize = 64 << 10;
 const BUDGET_BYTES: usize = 64 << 20;
+/// GitHub Enterprise Server waits 30 s for an answer; the others give up sooner (GitHub and GitLab 10 s, Gitea 5 s).
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a delivery without an id counts as the same by its event and body.
+const SAME_CONTENT_MS: Millis = 24 * 3_600_000;
 
 /// Serves until `shutdown` is cancelled, then lets requests in progress end.
 pub async fn serve_hooks(listener: TcpListener, app: App, shutdown: CancellationToken) {
@@ -118,7 +121,7 @@ async fn receive(
         count("", "", "not_found");
         return Refusal::new(StatusCode::NOT_FOUND, "not_found", "there is no such hook").into_response();
     };
-    let event = single(request.headers(), "x-github-event").unwrap_or_default().to_owned();
+    let event = hook_claims::event(hook.kind, request.headers()).unwrap_or_default();
     match accept(&hooks, hook, &id, request).await {
         Ok((outcome, response)) => {
             count(&hook.forge, &event, outcome);
@@ -142,7 +145,7 @@ async fn receive(
 fn label(event: &str) -> &str {
     match event {
         "" | "push" | "pull_request" | "issue_comment" | "ping" | "check_run" | "check_suite"
-        | "merge_group" | "create" | "delete" => event,
+        | "merge_group" | "create" | "delete" | "tag_push" | "merge_request" | "note" => event,
         _ => "other",
     }
 }
@@ -168,49 +171,41 @@ async fn accept(
         ));
     }
     let declared = before_the_body(headers)?;
-    let signatures: Vec<&[u8]> = match hook.kind {
-        ForgeKind::Github => {
-            headers.get_all("x-hub-signature-256").iter().map(HeaderValue::as_bytes).collect()
-        }
-    };
-    if signatures.len() != 1 {
-        return Err(Refusal::signature()); // no need to read the body of what cannot be right
-    }
+    // No need to read the body of what cannot be right.
+    let proof = hook.scheme.proof(headers).ok_or_else(Refusal::signature)?;
     let (body, _budget) =
         tokio::time::timeout(BODY_DEADLINE, read(&hooks.budget, body, declared)).await.map_err(|_| {
             Refusal::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the body did not arrive within 30 s")
         })??;
+    let now = hooks.app.clock.now_ms();
     let secrets: Vec<&[u8]> = hook.secrets.iter().map(|s| s.expose_secret().as_bytes()).collect();
-    match hook.kind {
-        ForgeKind::Github => {
-            github::verify(&signatures, &body, &secrets).map_err(|_| Refusal::signature())?;
-        }
-    }
+    proof.verify(&body, &secrets, now).map_err(|_| Refusal::signature())?;
     let bad = |message| Refusal::new(StatusCode::BAD_REQUEST, "bad_request", message);
     if body.is_empty() {
         return Err(bad("the body is empty"));
     }
-    let event = single(headers, "x-github-event").filter(|e| is_event(e)).ok_or_else(|| {
-        bad("there must be one X-GitHub-Event of at most 64 lower-case letters, digits and underscores")
-    })?;
-    let delivery_id =
-        single(headers, "x-github-delivery").filter(|d| is_delivery_id(d)).ok_or_else(|| {
-            bad("there must be one X-GitHub-Delivery of at most 128 letters, digits, `.`, `_`, `:` and `-`")
-        })?;
-    let now = hooks.app.clock.now_ms();
+    let event = hook_claims::event(hook.kind, headers).map_err(bad)?;
+    let identity = hook_claims::identity(hook.kind, headers, &event, &body).map_err(bad)?;
+    let (delivery_id, by_content) = match identity {
+        Identity::Id(id) => (id, false),
+        Identity::Content(digest) => (digest, true),
+    };
     let new = NewDelivery {
         id: DeliveryRowId::generate(now),
         forge: hook.forge.clone(),
         hook_id: hook_id.to_owned(),
-        delivery_id: delivery_id.to_owned(),
-        event: event.to_owned(),
+        delivery_id: delivery_id.clone(),
+        event: event.clone(),
         content_type: single(headers, "content-type").unwrap_or_default().to_owned(),
         headers: worth_keeping(headers),
         body,
         received_ms: now,
     };
     crate::failpoint::hit("hook.deliver.before");
-    let delivered = hooks.app.store.deliver(new).await.map_err(|error| {
+    let store = &hooks.app.store;
+    let delivered =
+        if by_content { store.deliver_within(new, SAME_CONTENT_MS).await } else { store.deliver(new).await };
+    let delivered = delivered.map_err(|error| {
         tracing::error!(forge.name = hook.forge, forge.delivery_id = delivery_id, %error, "cannot store a delivery");
         Refusal::unavailable("the delivery could not be stored; send it again")
     })?;
@@ -218,11 +213,16 @@ async fn accept(
     Ok(match delivered {
         Delivered::Stored if event == "ping" => (
             "stored",
-            reply(StatusCode::ACCEPTED, "stored", delivery_id, "this hook is healthy: the signature matches"),
+            reply(
+                StatusCode::ACCEPTED,
+                "stored",
+                &delivery_id,
+                "this hook is healthy: the signature matches",
+            ),
         ),
-        Delivered::Stored => ("stored", reply(StatusCode::ACCEPTED, "stored", delivery_id, "")),
+        Delivered::Stored => ("stored", reply(StatusCode::ACCEPTED, "stored", &delivery_id, "")),
         Delivered::Seen { same_body: true } => {
-            ("seen", reply(StatusCode::OK, "seen before", delivery_id, ""))
+            ("seen", reply(StatusCode::OK, "seen before", &delivery_id, ""))
         }
         Delivered::Seen { same_body: false } => {
             tracing::warn!(
@@ -231,7 +231,7 @@ async fn accept(
                 forge.delivery_id = delivery_id,
                 "a delivery id was used again for another body: someone replays or the forge is at fault"
             );
-            ("seen_other_body", reply(StatusCode::OK, "seen before", delivery_id, ""))
+            ("seen_other_body", reply(StatusCode::OK, "seen before", &delivery_id, ""))
         }
     })
 }
@@ -297,26 +297,6 @@ async fn read(
     Ok((bytes, share))
 }
 
-/// A header's value when there is exactly one and it is visible ASCII.
-fn single<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    let mut all = headers.get_all(name).iter();
-    let first = all.next()?;
-    if all.next().is_some() {
-        return None;
-    }
-    first.to_str().ok()
-}
-
-fn is_event(text: &str) -> bool {
-    (1..=64).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
-}
-
-fn is_delivery_id(text: &str) -> bool {
-    (1..=128).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-'))
-}
-
 /// Headers that help an operator later. None of them is a credential or a signature.
 fn worth_keeping(headers: &HeaderMap) -> BTreeMap<String, String> {
     const KEPT: &[&str] = &[
@@ -326,6 +306,12 @@ fn worth_keeping(headers: &HeaderMap) -> BTreeMap<String, String> {
         "x-github-hook-installation-target-type",
         "x-github-enterprise-host",
         "x-github-enterprise-version",
+        "x-gitlab-instance",
+        "x-gitlab-webhook-uuid",
+        "x-gitlab-event-uuid",
+        "x-gitea-event-type",
+        "x-gitea-hook-installation-target-type",
+        "x-forgejo-event-type",
     ];
     KEPT.iter()
         .filter_map(|name| single(headers, name).map(|v| ((*name).to_owned(), v.chars().take(256).collect())))

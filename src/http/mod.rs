@@ -12,6 +12,7 @@ pub mod assets;
 pub mod auth;
 pub mod follow;
 mod git_proxy;
+mod hook_claims;
 pub mod hooks;
 pub mod live;
 pub mod logs;

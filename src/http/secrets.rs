@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use secrecy::{ExposeSecret, SecretString};
 
+use super::hook_claims::Scheme;
 use crate::agent::mask::Masker;
 use crate::config::{Config, ConfigError, ForgeKind};
 
@@ -15,6 +16,7 @@ pub struct Hook {
     /// The configured forge's name.
     pub forge: String,
     pub kind: ForgeKind,
+    pub(super) scheme: Scheme,
     /// None configured means that the hook is closed.
     pub secrets: Vec<SecretString>,
 }
@@ -40,8 +42,9 @@ impl Secrets {
         let mut hooks = BTreeMap::new();
         for (name, forge) in &config.forge {
             for hook in &forge.hook {
-                let secrets = hook.read_secrets(name)?;
-                let made = Hook { forge: name.clone(), kind: forge.kind, secrets };
+                let secrets = hook.read_secrets(name, forge.kind)?;
+                let scheme = Scheme::of(forge.kind, hook.legacy_plain_token);
+                let made = Hook { forge: name.clone(), kind: forge.kind, scheme, secrets };
                 hooks.insert((forge.kind.word(), hook.id.clone()), made); // `Config` refuses two of one URL
             }
         }

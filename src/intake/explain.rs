@@ -57,6 +57,10 @@ fn describe(kind: &EventKind) -> String {
             Some(sha) => format!("push of {} to `{}`", sha.short(), push.branch),
             None => format!("deletion of `{}`", push.branch),
         },
+        EventKind::Tag(tag) => match &tag.after {
+            Some(sha) => format!("tag `{}` at {}", tag.tag, sha.short()),
+            None => format!("deletion of the tag `{}`", tag.tag),
+        },
         EventKind::PullRequest(pull) => {
             format!(
                 "pull request #{} at {} onto `{}`",

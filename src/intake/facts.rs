@@ -18,6 +18,8 @@ pub struct Facts {
     pub message: String,
     /// What the one whose head it is (the pusher, or the pull request's author) may do, asked at the forge by their id.
     pub permission: Permission,
+    /// That account has a merged change in this repository. Asked only where the permission alone does not decide.
+    pub merged_change: bool,
     /// Pipelines at the head commit, in the order of their file names.
     pub pipelines: Vec<PipelineFile>,
     /// For untrusted heads: the pipelines of the branch that the head would go to. Privileged parts come from there.
@@ -43,6 +45,7 @@ impl Facts {
             now,
             message: String::new(),
             permission: Permission::None,
+            merged_change: false,
             pipelines: Vec::new(),
             base: Vec::new(),
             changed: None,

@@ -7,8 +7,10 @@ use super::facts::{Broken, Facts, GroupRun, PipelineFile};
 use super::filter::has_paths;
 use super::plan::{group, head_of, trusted, trusted_run, variables};
 use crate::clock::Millis;
-use crate::forge::{Forge, ForgeError, Permission, TreeEntry, TreeKind, tree_diff};
-use crate::model::{Actor, Event, EventKind, PullRequestAction, Push, RepoId, Sha};
+use crate::forge::{Commit, Forge, ForgeError, Permission, TreeEntry, TreeKind, tree_diff};
+use crate::model::{
+    Actor, Event, EventKind, PullRequest, PullRequestAction, PullRequestEvent, Push, RepoId, Sha,
+};
 use crate::pipeline::{self, Diagnostic, Severity};
 use crate::store::{Store, StoreError};
 
@@ -45,8 +47,11 @@ pub async fn from_forge(
         return Ok(facts);
     }
     facts.permission = permission(forge, event).await?;
-    if !trusted(event, facts.permission)
-        && let Some(base) = base_of(forge, event, &sha).await?
+    if facts.permission < Permission::Write {
+        facts.merged_change = merged_change(forge, event).await?;
+    }
+    if !trusted(event, &facts)
+        && let Some(base) = base_of(forge, event, facts.pull_now.as_ref(), &sha).await?
     {
         let base = optional(heads.of(forge, event, &base).await)?;
         facts.base =
@@ -131,22 +136,52 @@ async fn is_ancestor(forge: &dyn Forge, event: &Event, old: &Sha, of: &str) -> R
     Ok(base.as_ref() == Some(old))
 }
 
+/// Whose head it is; None for a fork's, which is untrusted whoever asks.
+fn whose(event: &Event) -> Option<&Actor> {
+    match &event.kind {
+        EventKind::PullRequest(pull) if pull.pull.fork => None,
+        EventKind::PullRequest(pull) => Some(&pull.pull.author),
+        _ => Some(&event.actor),
+    }
+}
+
 async fn permission(forge: &dyn Forge, event: &Event) -> Result<Permission, GatherError> {
-    let who: &Actor = match &event.kind {
-        // A fork's head is untrusted whoever asks.
-        EventKind::PullRequest(pull) if pull.pull.fork => return Ok(Permission::None),
-        EventKind::PullRequest(pull) => &pull.pull.author,
-        _ => &event.actor,
-    };
+    let Some(who) = whose(event) else { return Ok(Permission::None) };
     Ok(optional(forge.permission(&event.repo.name, who).await)?.unwrap_or(Permission::None))
 }
 
-/// The commit whose pipeline rules an untrusted head.
-async fn base_of(forge: &dyn Forge, event: &Event, sha: &Sha) -> Result<Option<Sha>, GatherError> {
-    if let EventKind::PullRequest(pull) = &event.kind {
-        return Ok(Some(pull.pull.base_sha.clone()));
+/// Has the one whose head it is a merged change here? A forge that will never tell means no; one that cannot tell now is asked
+/// again.
+async fn merged_change(forge: &dyn Forge, event: &Event) -> Result<bool, GatherError> {
+    let Some(who) = whose(event) else { return Ok(false) };
+    match forge.has_merged_change(&event.repo.name, who).await {
+        Ok(has) => Ok(has),
+        Err(error) if error.is_permanent() => {
+            tracing::warn!(%error, "the forge does not tell merged changes: the author counts as having none");
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
     }
-    Ok(optional(forge.merge_base(&event.repo.name, &event.repo.default_branch, sha).await)?.flatten())
+}
+
+/// The commit whose pipeline rules an untrusted head.
+async fn base_of(
+    forge: &dyn Forge,
+    event: &Event,
+    now: Option<&PullRequest>,
+    sha: &Sha,
+) -> Result<Option<Sha>, GatherError> {
+    let branch = match &event.kind {
+        EventKind::PullRequest(PullRequestEvent { pull, .. }) => {
+            let tip = pull.base_sha.as_ref().or_else(|| now?.base_sha.as_ref());
+            match tip {
+                Some(tip) => return Ok(Some(tip.clone())),
+                None => &pull.base_branch,
+            }
+        }
+        _ => &event.repo.default_branch,
+    };
+    Ok(optional(forge.merge_base(&event.repo.name, branch, sha).await)?.flatten())
 }
 
 /// Paths that the event changes: a push against what the branch was, a pull request against its merge-base.
@@ -161,7 +196,9 @@ async fn changed(
         EventKind::Push(Push { before: Some(before), .. }) => (before.as_str(), false),
         EventKind::Push(push) if push.branch == event.repo.default_branch => return Ok(None),
         EventKind::Push(_) => (event.repo.default_branch.as_str(), true),
-        EventKind::PullRequest(pull) => (pull.pull.base_sha.as_str(), true),
+        EventKind::PullRequest(PullRequestEvent { pull, .. }) => {
+            (pull.base_sha.as_ref().map_or(pull.base_branch.as_str(), Sha::as_str), true)
+        }
         _ => return Ok(None),
     };
     // Between two commits nothing ever changes; a branch moves.
@@ -204,7 +241,7 @@ impl Heads {
             return Ok(head);
         }
         let commit = forge.commit(&event.repo.name, sha).await?;
-        let pipelines = pipelines(forge, event, sha, &commit.tree).await?;
+        let pipelines = pipelines(forge, event, &commit).await?;
         let head = Arc::new(Head { message: commit.message, pipelines });
         self.heads.put(key, head.clone());
         Ok(head)
@@ -238,17 +275,18 @@ impl<T> Recent<T> {
 async fn pipelines(
     forge: &dyn Forge,
     event: &Event,
-    sha: &Sha,
-    tree: &str,
+    commit: &Commit,
 ) -> Result<Vec<PipelineFile>, ForgeError> {
-    let repo = &event.repo.name;
-    let Some(root) = optional(forge.tree(repo, tree).await)? else { return Ok(Vec::new()) };
+    let (repo, sha) = (&event.repo.name, &commit.sha);
+    let top = commit.root();
+    let Some(root) = optional(forge.tree(repo, &top).await)? else { return Ok(Vec::new()) };
     let mut paths = Vec::new();
     for entry in &root {
         match entry.kind {
             TreeKind::File if entry.name == pipeline::FILE => paths.push(pipeline::FILE.to_owned()),
             TreeKind::Folder if entry.name == pipeline::DIRECTORY => {
-                let folder: Vec<TreeEntry> = optional(forge.tree(repo, &entry.id).await)?.unwrap_or_default();
+                let folder: Vec<TreeEntry> =
+                    optional(forge.tree(repo, &top.child(entry)).await)?.unwrap_or_default();
                 let files =
                     folder.iter().filter(|file| file.kind == TreeKind::File && file.name.ends_with(".yaml"));
                 paths.extend(files.map(|file| format!("{}/{}", pipeline::DIRECTORY, file.name)));

@@ -8,9 +8,9 @@ use super::facts::Facts;
 use super::gather::{self, GatherError, Heads};
 use super::plan::{IntakePlan, plan};
 use crate::clock::SharedClock;
-use crate::config::{Config, HookConfig};
+use crate::config::{Config, ForgeKind, HookConfig};
 use crate::failpoint;
-use crate::forge::webhook::github;
+use crate::forge::webhook;
 use crate::forge::{Forge, ForgeError, Forges};
 use crate::model::{DeliveryRowId, DeliveryState, Event, EventKind, Parsed, RepoId, RunId};
 use crate::queue::{Handler, backoff};
@@ -162,11 +162,8 @@ impl Intake {
                 "its body is older than the configured retention and was deleted",
             ));
         };
-        let payload = match github::payload(&delivery.content_type, &body) {
-            Ok(payload) => payload,
-            Err(reason) => return decided(IntakePlan::bad_payload(reason)),
-        };
-        match github::parse(&delivery.event, &payload) {
+        let kind = self.config.forge.get(&delivery.forge).map_or(ForgeKind::Github, |forge| forge.kind);
+        match webhook::read(kind, &delivery.event, &delivery.content_type, &body) {
             Parsed::Ignored { reason } => decided(IntakePlan::ignored(reason)),
             Parsed::BadPayload { reason } => decided(IntakePlan::bad_payload(reason)),
             Parsed::Event(event) => match outside(hook, &event) {
@@ -283,12 +280,15 @@ fn failed<E: std::error::Error + Send + Sync + 'static>(what: &'static str) -> i
     move |error| Trouble::Failed(anyhow::Error::new(error).context(what))
 }
 
-/// Why an event is outside of what its hook is bound to. GitHub compares names without case.
+/// Why an event is outside of what its hook is bound to. Forges compare names without case; a group of GitLab holds its subgroups.
 fn outside(hook: &HookConfig, event: &Event) -> Option<String> {
     let name = &event.repo.name;
     let inside = match (&hook.repository, &hook.owner) {
         (Some(repository), _) => name.as_str().eq_ignore_ascii_case(repository),
-        (None, Some(owner)) => name.owner().eq_ignore_ascii_case(owner),
+        (None, Some(owner)) => {
+            let (is, under) = (name.owner().to_ascii_lowercase(), owner.to_ascii_lowercase());
+            is == under || is.strip_prefix(&under).is_some_and(|rest| rest.starts_with('/'))
+        }
         (None, None) => false,
     };
     let bound = hook.repository.as_deref().or(hook.owner.as_deref()).unwrap_or("nothing");

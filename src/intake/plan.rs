@@ -195,17 +195,17 @@ pub(super) fn group(
     Ok(Some(format!("{repo_id}{apart}/{}", pipeline::resolve(&concurrency.group, variables)?)))
 }
 
-/// Is this head trusted? Forks never are; else the one whose head it is must be able to write.
-pub fn trusted(event: &Event, permission: Permission) -> bool {
+/// Is this head trusted? Forks never are; else the one whose head it is must be able to write, or have a merged change here.
+pub fn trusted(event: &Event, facts: &Facts) -> bool {
     let fork = matches!(&event.kind, EventKind::PullRequest(pull) if pull.pull.fork);
-    !fork && permission >= Permission::Write
+    !fork && (facts.permission >= Permission::Write || facts.merged_change)
 }
 
 /// Is this event's run of a pipeline trusted? A commit that someone with write access brought here is, whoever else shows it
 /// again.
 pub(super) fn trusted_run(event: &Event, facts: &Facts, pipeline: &str) -> bool {
     let before = facts.existing.iter().find(|run| run.pipeline == pipeline);
-    trusted(event, facts.permission) || before.is_some_and(|run| run.trusted)
+    trusted(event, facts) || before.is_some_and(|run| run.trusted)
 }
 
 /// `[skip ci]` or `[ci skip]` anywhere in the message.
@@ -219,6 +219,7 @@ pub fn plan(event: &Event, facts: &Facts) -> IntakePlan {
     match &event.kind {
         EventKind::Ping => IntakePlan { state: DeliveryState::Done, ..IntakePlan::nothing("the hook works") },
         EventKind::Comment(_) => IntakePlan::nothing("comments are not acted on yet"),
+        EventKind::Tag(_) => IntakePlan::nothing("tags start no runs yet"),
         EventKind::Push(push) if push.after.is_none() => {
             IntakePlan::nothing(format!("branch `{}` was deleted: nothing to run", push.branch))
         }
@@ -327,7 +328,7 @@ fn pipeline(
         generation: 1,
         branch: branch.to_owned(),
         message: facts.message.lines().next().unwrap_or_default().to_owned(),
-        actor: actor_of(event),
+        actor: actor_of(event, facts),
         trusted,
         state: RunState::Queued,
         reason: String::new(),
@@ -363,7 +364,7 @@ fn pipeline(
     }
     if !trusted && matches!(run.state, RunState::Queued) {
         run.state = RunState::Held;
-        run.reason = held_because(event);
+        run.reason = held_because(event, facts);
     }
     if let Some(old) = existing {
         match replaces(&run, old) {
@@ -448,23 +449,35 @@ fn sentence(run: &PlannedRun) -> String {
     }
 }
 
-fn held_because(event: &Event) -> String {
+fn held_because(event: &Event, facts: &Facts) -> String {
     match &event.kind {
         EventKind::PullRequest(pull) if pull.pull.fork => {
             "the head comes from a fork: someone with write access has to release it".into()
         }
         EventKind::PullRequest(pull) => {
-            format!("{} has no write access: someone who has it must release it", pull.pull.author.login)
+            let author = author(&pull.pull, facts);
+            format!(
+                "{author} has no write access and no merged change here: someone with write access must release it"
+            )
         }
-        _ => format!("{} has no write access: someone who has it must release it", event.actor.login),
+        _ => format!(
+            "{} has no write access and no merged change here: someone with write access must release it",
+            event.actor.login
+        ),
     }
 }
 
-fn actor_of(event: &Event) -> String {
+fn actor_of(event: &Event, facts: &Facts) -> String {
     match &event.kind {
-        EventKind::PullRequest(pull) => pull.pull.author.login.clone(),
+        EventKind::PullRequest(pull) => author(&pull.pull, facts).to_owned(),
         _ => event.actor.login.clone(),
     }
+}
+
+/// The author's name. GitLab's webhook gives their number alone, so the forge's own page of the pull request goes first.
+fn author<'a>(pull: &'a PullRequest, facts: &'a Facts) -> &'a str {
+    let now = facts.pull_now.as_ref().filter(|now| now.author.id == pull.author.id).unwrap_or(pull);
+    &now.author.login
 }
 
 /// An untrusted head's plan: pools as the base branch has them for the step of that name, no secrets, no caches. Sections

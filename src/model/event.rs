@@ -33,6 +33,7 @@ pub struct Actor {
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum EventKind {
     Push(Push),
+    Tag(TagPush),
     PullRequest(PullRequestEvent),
     Comment(CommentEvent),
     Ping,
@@ -43,6 +44,7 @@ impl EventKind {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Push(_) => "push",
+            Self::Tag(_) => "tag",
             Self::PullRequest(_) => "pull_request",
             Self::Comment(_) => "comment",
             Self::Ping => "ping",
@@ -50,7 +52,7 @@ impl EventKind {
     }
 }
 
-/// A branch moved. Tags come as another kind later.
+/// A branch moved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Push {
     /// Branch name without `refs/heads/`.
@@ -62,6 +64,17 @@ pub struct Push {
     pub forced: bool,
     /// The head commit's message, for people and for `[skip ci]`; empty on a delete.
     pub message: String,
+}
+
+/// A tag was made, moved or deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TagPush {
+    /// Without `refs/tags/`.
+    pub tag: String,
+    /// None when the tag is new. The id of an annotated tag is the tag object's, not a commit's.
+    pub before: Option<Sha>,
+    /// None when the tag was deleted.
+    pub after: Option<Sha>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +93,8 @@ pub enum PullRequestAction {
     /// The base branch was changed.
     Retargeted,
     ReadyForReview,
+    /// A label was put on or taken off.
+    Labeled,
     Closed,
 }
 
@@ -92,7 +107,8 @@ pub struct PullRequest {
     pub head_sha: Sha,
     pub head_branch: String,
     pub base_branch: String,
-    pub base_sha: Sha,
+    /// Tip of the base branch; None where a forge's webhook does not say it (GitLab).
+    pub base_sha: Option<Sha>,
     /// The head lives in another repository (or in none: the fork was deleted).
     pub fork: bool,
     pub draft: bool,

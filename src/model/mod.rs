@@ -11,7 +11,7 @@ pub mod state;
 
 pub use event::{
     Actor, CommentEvent, Event, EventKind, Parsed, PullRequest, PullRequestAction, PullRequestEvent, Push,
-    RepoRef,
+    RepoRef, TagPush,
 };
 pub use ids::{
     AttemptUid, ComparisonId, DeliveryRowId, Invalid, OutboxId, RepoId, RepoName, RunId, Sha, StepId,

@@ -26,7 +26,7 @@ pub fn status(section: &Section) -> Option<Status> {
         // After a release the forge has heard of it already: queued and running are one word there, to save a write.
         RunState::Queued | RunState::Running if !section.trusted => pending("released, running".to_owned()),
         RunState::Queued => pending("queued".to_owned()),
-        RunState::Running => pending("running".to_owned()),
+        RunState::Running => (StatusState::Running, "running".to_owned()),
         RunState::Succeeded => match &section.comparison {
             None => return None,
             Some(c) if c.state == ComparisonState::Pending => {
@@ -36,8 +36,8 @@ pub fn status(section: &Section) -> Option<Status> {
         },
         RunState::Failed => (StatusState::Failure, because("failed")),
         RunState::Errored => (StatusState::Error, because("error")),
-        RunState::Cancelled => (StatusState::Error, because("cancelled")),
-        RunState::Superseded => (StatusState::Error, because("superseded")),
+        RunState::Cancelled => (StatusState::Cancelled, because("cancelled")),
+        RunState::Superseded => (StatusState::Cancelled, because("superseded")),
         RunState::Skipped => (StatusState::Success, because("skipped")),
     };
     Some(Status {

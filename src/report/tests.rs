@@ -279,12 +279,12 @@ fn every_state_has_its_word_for_the_forge() {
         trainyard/churn Pending: waiting for release: an untrusted head, someone with write access must let it run
         trainyard/churn Pending: released, running
         trainyard/churn Pending: queued
-        trainyard/churn Pending: running
+        trainyard/churn Running: running
         trainyard/churn Pending: waiting for the baseline run: main at 9f1c2ab, the merge-base
         trainyard/churn Failure: failed: step train failed with exit code 1
         trainyard/churn Error: error: .trainyard.yaml:7:3 unknown key `step`; did you mean `steps`?
-        trainyard/churn Error: cancelled: by ada
-        trainyard/churn Error: superseded: a newer push
+        trainyard/churn Cancelled: cancelled: by ada
+        trainyard/churn Cancelled: superseded: a newer push
         trainyard/churn Success: skipped: no changed file matches when.paths
         "##);
 }

@@ -1,9 +1,13 @@
-//! A small forge that looks like GitHub from the outside: the API calls that trainyard makes, git over HTTP, and signed
-//! webhooks. The demo runs on it, and the tests drive it; it keeps everything that was posted, so that they can look.
+//! A small forge that looks like GitHub, GitLab or Gitea from the outside: the API calls that trainyard makes, git over HTTP, and
+//! signed webhooks. One state, three shapes. The demo runs on it, and the tests drive it; it keeps everything that was posted, so
+//! that they can look.
 //!
 //! Must not: be taken for a forge to use. It keeps its state in memory and listens on loopback alone.
 
 mod git;
+mod gitea;
+mod gitlab;
+mod record;
 mod rest;
 mod shapes;
 mod smart_http;
@@ -47,11 +51,18 @@ pub struct SandboxOptions {
     /// Port on 127.0.0.1; 0 takes a free one.
     pub port: u16,
     pub clock: SharedClock,
+    /// Which forge it looks like.
+    pub kind: ForgeKind,
 }
 
 impl SandboxOptions {
+    /// One that looks like GitHub, on a free port.
     pub fn new(dir: impl Into<PathBuf>, clock: SharedClock) -> Self {
-        Self { dir: dir.into(), port: 0, clock }
+        Self { dir: dir.into(), port: 0, clock, kind: ForgeKind::Github }
+    }
+    #[must_use]
+    pub fn shaped(self, kind: ForgeKind) -> Self {
+        Self { kind, ..self }
     }
 }
 
@@ -80,6 +91,7 @@ struct Inner {
     url: String,
     dir: PathBuf,
     clock: SharedClock,
+    kind: ForgeKind,
     http: reqwest::Client,
     state: Mutex<State>,
 }
@@ -104,7 +116,7 @@ fn random_hex(bytes: usize) -> String {
 impl Sandbox {
     /// Starts a forge with the accounts [`WRITER`], [`BOT`] and [`STRANGER`], and no repository.
     pub async fn start(options: SandboxOptions) -> anyhow::Result<Self> {
-        let SandboxOptions { dir, port, clock } = options;
+        let SandboxOptions { dir, port, clock, kind } = options;
         std::fs::create_dir_all(&dir)
             .with_context(|| format!("cannot make the sandbox's folder {}", dir.display()))?;
         let listener = TcpListener::bind(("127.0.0.1", port))
@@ -124,16 +136,19 @@ impl Sandbox {
         ]);
         let http = reqwest::Client::builder()
             .connect_timeout(Duration::from_secs(5))
-            .timeout(Duration::from_secs(10)) // as GitHub does
+            .timeout(Duration::from_secs(if kind == ForgeKind::Gitea { 5 } else { 10 })) // as they do
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .build()
             .context("cannot make the sandbox's HTTP client")?;
         let state = Mutex::new(State { accounts, ..State::default() });
-        let inner = Arc::new(Inner { url, dir, clock, http, state });
-        let app = Router::new()
-            .nest("/api/v3", rest::router(inner.clone()))
-            .route("/{owner}/{repo}/{*rest}", any(smart_http::serve).with_state(inner.clone()));
+        let inner = Arc::new(Inner { url, dir, clock, kind, http, state });
+        let app = match kind {
+            ForgeKind::Github => Router::new().nest("/api/v3", rest::router(inner.clone())),
+            ForgeKind::Gitlab => Router::new().nest("/api/v4", gitlab::router(inner.clone())),
+            ForgeKind::Gitea => Router::new().nest("/api/v1", gitea::router(inner.clone())),
+        };
+        let app = app.route("/{owner}/{repo}/{*rest}", any(smart_http::serve).with_state(inner.clone()));
         let server = tokio::spawn(async move {
             if let Err(e) = axum::serve(listener, app).await {
                 tracing::error!(error = %e, "the sandbox stopped");
@@ -148,7 +163,7 @@ impl Sandbox {
     }
 
     pub fn api_url(&self) -> String {
-        format!("{}/api/v3", self.inner.url)
+        self.forge_config(SecretSource::Env(String::new()), Vec::new()).api_url()
     }
 
     /// The token of [`BOT`], for the daemon.
@@ -165,10 +180,11 @@ impl Sandbox {
     /// A configuration that leads here.
     pub fn forge_config(&self, token: SecretSource, hook: Vec<HookConfig>) -> ForgeConfig {
         ForgeConfig {
-            kind: ForgeKind::Github,
+            kind: self.inner.kind,
             url: self.inner.url.clone(),
             api_url: None,
             allow_http: true,
+            ca_file: None,
             token,
             hook,
         }
@@ -225,7 +241,10 @@ impl Sandbox {
                 };
                 s.accounts.insert(owner, account);
             }
-            let writers: &[&str] = if fork { &[] } else { &[WRITER, BOT] };
+            // Gitea tells permissions to administrators of the repository alone.
+            let bot = if self.inner.kind == ForgeKind::Gitea { Permission::Admin } else { Permission::Write };
+            let writers: &[(&str, Permission)] =
+                if fork { &[] } else { &[(WRITER, Permission::Write), (BOT, bot)] };
             let repo = Repo {
                 id: s.next_id(),
                 name: name.clone(),
@@ -237,7 +256,7 @@ impl Sandbox {
                 pushing: Arc::default(),
                 permissions: writers
                     .iter()
-                    .map(|w| ((*w).to_owned(), Permission::Write))
+                    .map(|(who, may)| ((*who).to_owned(), *may))
                     .collect::<HashMap<_, _>>(),
                 pulls: BTreeMap::new(),
                 statuses: Vec::new(),
@@ -294,6 +313,7 @@ impl Sandbox {
                 base_sha,
                 draft: new.draft,
                 open: true,
+                merged: false,
                 created_ms,
             };
             found.pulls.insert(number, pull);
@@ -332,6 +352,24 @@ impl Sandbox {
     pub async fn close_pull(&self, repo: &RepoName, number: i64) -> anyhow::Result<()> {
         self.change(repo, number, |pull| pull.open = false)?;
         self.inner.fire_pull(repo, number, "closed", WRITER, serde_json::json!({})).await;
+        Ok(())
+    }
+
+    /// Closes a pull request as merged. Its commits stay where they are: only what the forge says of it changes.
+    pub async fn merge_pull(&self, repo: &RepoName, number: i64) -> anyhow::Result<()> {
+        self.change(repo, number, |pull| (pull.open, pull.merged) = (false, true))?;
+        self.inner.fire_pull(repo, number, "closed", WRITER, serde_json::json!({})).await;
+        Ok(())
+    }
+
+    /// Puts a label on a pull request; only the webhook tells of it.
+    pub async fn label_pull(&self, repo: &RepoName, number: i64) -> anyhow::Result<()> {
+        self.change(repo, number, |_| ())?;
+        let label = serde_json::json!({
+            "id": 1, "node_id": "L_1", "url": format!("{}/labels/gpu", self.inner.url), "name": "gpu", "color": "00ff00",
+            "default": false, "description": null,
+        });
+        self.inner.fire_pull(repo, number, "labeled", WRITER, serde_json::json!({ "label": label })).await;
         Ok(())
     }
 
@@ -452,6 +490,7 @@ impl Sandbox {
 impl Drop for Sandbox {
     fn drop(&mut self) {
         self.server.abort();
+        record::keep(&self.exchanges());
     }
 }
 
@@ -521,6 +560,31 @@ impl Inner {
             };
             repo.comments.insert(id, comment.clone());
             Some(comment)
+        })
+    }
+
+    /// Changes a comment's text; its author may, and who may write.
+    fn edit_comment(
+        &self,
+        repo: &RepoName,
+        id: u64,
+        caller: &Account,
+        text: String,
+    ) -> Result<PostedComment, rest::Refusal> {
+        let now = self.clock.now_ms();
+        self.state.with(|s| {
+            let repo = s.repos.get_mut(repo).ok_or_else(rest::not_found)?;
+            let may = repo.permission(&caller.login);
+            let comment = repo.comments.get_mut(&id).ok_or_else(rest::not_found)?;
+            if comment.author != caller.login && may < Permission::Write {
+                return Err(rest::refuse(
+                    hyper::StatusCode::FORBIDDEN,
+                    "Must have admin rights to Repository.",
+                ));
+            }
+            comment.versions.push(text);
+            comment.updated_ms = now;
+            Ok(comment.clone())
         })
     }
 

@@ -16,8 +16,9 @@ use serde_json::{Value, json};
 
 use super::git::{Bare, Entry};
 use super::shapes::{self, At};
-use super::state::{Account, Exchange, FaultKind, PostedComment, PostedStatus};
+use super::state::{Account, Exchange, FaultKind, PostedStatus};
 use super::{Inner, Lock};
+use crate::config::ForgeKind;
 use crate::forge::Permission;
 use crate::model::{RepoName, Sha};
 
@@ -28,7 +29,7 @@ const MAX_COMMENT: usize = 65_536;
 const MAX_STATUSES: usize = 1_000;
 const MAX_JSON_FILE: u64 = 1 << 20;
 
-type Answer = Result<(StatusCode, axum::Json<Value>), Refusal>;
+pub(super) type Answer = Result<(StatusCode, axum::Json<Value>), Refusal>;
 
 /// Anything but 2xx.
 pub(super) struct Refusal(StatusCode, Value);
@@ -39,11 +40,11 @@ impl IntoResponse for Refusal {
     }
 }
 
-fn refuse(status: StatusCode, message: &str) -> Refusal {
+pub(super) fn refuse(status: StatusCode, message: &str) -> Refusal {
     Refusal(status, shapes::error(status.as_u16(), message))
 }
 
-fn not_found() -> Refusal {
+pub(super) fn not_found() -> Refusal {
     refuse(StatusCode::NOT_FOUND, "Not Found")
 }
 
@@ -58,7 +59,7 @@ impl From<anyhow::Error> for Refusal {
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "every handler answers so")]
-fn ok(body: Value) -> Answer {
+pub(super) fn ok(body: Value) -> Answer {
     Ok((StatusCode::OK, axum::Json(body)))
 }
 
@@ -77,6 +78,7 @@ pub(super) fn router(inner: Arc<Inner>) -> Router {
         .route("/issues/comments/{id}", patch(edit_comment));
     Router::new()
         .route("/user", get(user))
+        .route("/search/issues", get(search))
         .nest("/repos/{owner}/{name}", repo)
         .fallback(|| async { not_found() })
         .layer(middleware::from_fn_with_state(inner.clone(), exchange))
@@ -84,17 +86,18 @@ pub(super) fn router(inner: Arc<Inner>) -> Router {
 }
 
 /// Keeps every call with its answer, and lets ordered failures happen.
-async fn exchange(Extract(inner): Extract<Arc<Inner>>, request: Request, next: Next) -> Response {
+pub(super) async fn exchange(Extract(inner): Extract<Arc<Inner>>, request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().to_owned();
     let Ok(body) = to_bytes(body, 16 << 20).await else {
         return refuse(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large").into_response();
     };
     let mut record = Exchange {
+        forge: inner.kind.word(),
         method: parts.method.to_string(),
         path: path.clone(),
         query: parts.uri.query().unwrap_or_default().to_owned(),
-        request: serde_json::from_slice(&body).unwrap_or(Value::Null),
+        request: read_body(&parts.headers, &body),
         status: 0,
         response: Value::Null,
         injected: false,
@@ -126,6 +129,19 @@ async fn exchange(Extract(inner): Extract<Arc<Inner>>, request: Request, next: N
     if matches!(fault, Some(FaultKind::DropAfter)) { broken() } else { response }
 }
 
+/// JSON as it is; a form as an object of texts.
+fn read_body(headers: &HeaderMap, body: &[u8]) -> Value {
+    let form = headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|v| v.as_bytes().starts_with(b"application/x-www-form"));
+    if !form {
+        return serde_json::from_slice(body).unwrap_or(Value::Null);
+    }
+    let uri = format!("/?{}", String::from_utf8_lossy(body)).parse::<hyper::Uri>();
+    let pairs = uri.ok().and_then(|uri| Query::<Vec<(String, String)>>::try_from_uri(&uri).ok());
+    pairs.map_or(Value::Null, |Query(pairs)| pairs.into_iter().map(|(k, v)| (k, Value::String(v))).collect())
+}
+
 fn injected(status: u16, headers: &[(String, String)], body: &str) -> Response {
     let mut response = Response::new(Body::from(body.to_owned()));
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -148,20 +164,24 @@ fn broken() -> Response {
 }
 
 fn account_of(inner: &Inner, headers: &HeaderMap) -> Option<Account> {
-    let given = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let token = given.strip_prefix("Bearer ").or_else(|| given.strip_prefix("token "))?;
+    let text = |name: &str| headers.get(name)?.to_str().ok();
+    let token = match inner.kind {
+        ForgeKind::Github => text("authorization")?.strip_prefix("Bearer ")?,
+        ForgeKind::Gitlab => text("private-token")?,
+        ForgeKind::Gitea => text("authorization")?.strip_prefix("token ")?,
+    };
     inner.state.with(|s| s.accounts.values().find(|a| !a.token.is_empty() && a.token == token).cloned())
 }
 
 #[derive(Deserialize)]
-struct Repository {
-    owner: String,
-    name: String,
+pub(super) struct Repository {
+    pub owner: String,
+    pub name: String,
 }
 
 impl Repository {
     /// The repository's name and git folder, if it is here and the caller may read it.
-    fn open(&self, inner: &Inner, caller: &Account) -> Result<(RepoName, Bare), Refusal> {
+    pub fn open(&self, inner: &Inner, caller: &Account) -> Result<(RepoName, Bare), Refusal> {
         let name = RepoName::parse(&format!("{}/{}", self.owner, self.name)).map_err(|_| not_found())?;
         inner.state.with(|s| {
             let repo = s.repos.get(&name).ok_or_else(not_found)?;
@@ -173,7 +193,7 @@ impl Repository {
     }
 }
 
-type Caller = axum::Extension<Account>;
+pub(super) type Caller = axum::Extension<Account>;
 
 #[derive(Deserialize)]
 struct Page {
@@ -200,6 +220,44 @@ async fn repository(
 
 async fn user(Extract(inner): Extract<Arc<Inner>>, caller: Caller) -> Answer {
     ok(shapes::own_user(At(&inner.url), &caller, inner.clock.now_ms()))
+}
+
+#[derive(Deserialize)]
+struct Search {
+    q: String,
+}
+
+/// Search as far as trainyard asks it: `repo:o/n is:pr is:merged author:login`.
+async fn search(
+    Extract(inner): Extract<Arc<Inner>>,
+    caller: Caller,
+    Query(search): Query<Search>,
+    Query(page): Query<Page>,
+) -> Answer {
+    let word =
+        |prefix: &str| search.q.split(' ').find_map(|word| word.strip_prefix(prefix)).unwrap_or_default();
+    let (name, author) = (word("repo:"), word("author:"));
+    let invalid = || invalid("Search", "q", "invalid", "The listed users or repositories cannot be searched");
+    let name = RepoName::parse(name).map_err(|_| invalid())?;
+    let known = inner.state.with(|s| {
+        s.account(author).is_some()
+            && s.repos.get(&name).is_some_and(|r| r.permission(&caller.login) >= Permission::Read)
+    });
+    if !known {
+        return Err(invalid());
+    }
+    let (skip, size) = page.window();
+    let now = inner.clock.now_ms();
+    ok(inner.with_repo(&name, |at, repo, state| {
+        let found: Vec<Value> = repo
+            .pulls
+            .values()
+            .filter(|p| p.merged && p.author == author)
+            .map(|p| shapes::found_issue(at, repo, p, &state.account_or_ghost(&p.author), now))
+            .collect();
+        let items: Vec<&Value> = found.iter().skip(skip).take(size).collect();
+        json!({"total_count": found.len(), "incomplete_results": false, "search_type": "lexical", "items": items})
+    })?)
 }
 
 async fn git_commit(
@@ -400,8 +458,28 @@ async fn create_status(
 ) -> Answer {
     let (name, git) = Repository { owner, name }.open(&inner, &caller)?;
     may_write(&inner, &name, &caller)?;
-    let new: NewStatus = serde_json::from_slice(&body)
-        .map_err(|_| refuse(StatusCode::BAD_REQUEST, "Problems parsing JSON"))?;
+    let known = match Sha::parse(&sha) {
+        Ok(sha) => git.commit(sha.as_str()).await.is_some(),
+        Err(_) => false,
+    };
+    if !known {
+        return Err(refuse(StatusCode::UNPROCESSABLE_ENTITY, &format!("No commit found for SHA: {sha}")));
+    }
+    let posted = take_status(&inner, &name, &caller, sha, &body)?;
+    let shape = inner.with_repo(&name, |at, repo, _| shapes::status(at, repo, &posted, &caller))?;
+    Ok((StatusCode::CREATED, axum::Json(shape)))
+}
+
+/// Reads a status as GitHub and Gitea take it, within GitHub's limits, and keeps it.
+pub(super) fn take_status(
+    inner: &Inner,
+    name: &RepoName,
+    caller: &Account,
+    sha: String,
+    body: &[u8],
+) -> Result<PostedStatus, Refusal> {
+    let new: NewStatus =
+        serde_json::from_slice(body).map_err(|_| refuse(StatusCode::BAD_REQUEST, "Problems parsing JSON"))?;
     let context = new.context.unwrap_or_else(|| "default".into());
     let chars = |text: &Option<String>| text.as_deref().unwrap_or_default().chars().count();
     if !["pending", "success", "failure", "error"].contains(&new.state.as_str()) {
@@ -423,17 +501,10 @@ async fn create_status(
             "context is too long (maximum is 255 characters)",
         ));
     }
-    let known = match Sha::parse(&sha) {
-        Ok(sha) => git.commit(sha.as_str()).await.is_some(),
-        Err(_) => false,
-    };
-    if !known {
-        return Err(refuse(StatusCode::UNPROCESSABLE_ENTITY, &format!("No commit found for SHA: {sha}")));
-    }
     let at_ms = inner.clock.now_ms();
-    let shape = inner.state.with(|s| {
+    inner.state.with(|s| {
         let id = s.next_id();
-        let repo = s.repos.get_mut(&name).ok_or_else(not_found)?;
+        let repo = s.repos.get_mut(name).ok_or_else(not_found)?;
         if repo.statuses.iter().filter(|p| p.sha == sha && p.context == context).count() >= MAX_STATUSES {
             let message = "This SHA and context has reached the maximum number of statuses.";
             return Err(invalid("Status", "context", "custom", message));
@@ -448,14 +519,12 @@ async fn create_status(
             by: caller.login.clone(),
             at_ms,
         };
-        let shape = shapes::status(At(&inner.url), repo, &posted, &caller);
-        repo.statuses.push(posted);
-        Ok(shape)
-    })?;
-    Ok((StatusCode::CREATED, axum::Json(shape)))
+        repo.statuses.push(posted.clone());
+        Ok(posted)
+    })
 }
 
-fn may_write(inner: &Inner, name: &RepoName, caller: &Account) -> Result<(), Refusal> {
+pub(super) fn may_write(inner: &Inner, name: &RepoName, caller: &Account) -> Result<(), Refusal> {
     let may = inner.with_repo(name, |_, repo, _| repo.permission(&caller.login))?;
     if may < Permission::Write { Err(not_found()) } else { Ok(()) }
 }
@@ -482,7 +551,7 @@ struct CommentBody {
     body: String,
 }
 
-fn comment_body(body: &[u8]) -> Result<String, Refusal> {
+pub(super) fn comment_body(body: &[u8]) -> Result<String, Refusal> {
     let text: CommentBody = serde_json::from_slice(body).map_err(|_| {
         refuse(StatusCode::UNPROCESSABLE_ENTITY, "Invalid request. \"body\" wasn't supplied.")
     })?;
@@ -524,18 +593,7 @@ async fn edit_comment(
 ) -> Answer {
     let (name, _) = Repository { owner, name }.open(&inner, &caller)?;
     let text = comment_body(&body)?;
-    let now = inner.clock.now_ms();
-    let posted: PostedComment = inner.state.with(|s| {
-        let may = s.repos.get(&name).map(|repo| repo.permission(&caller.login)).ok_or_else(not_found)?;
-        let repo = s.repos.get_mut(&name).ok_or_else(not_found)?;
-        let comment = repo.comments.get_mut(&id).ok_or_else(not_found)?;
-        if comment.author != caller.login && may < Permission::Write {
-            return Err(refuse(StatusCode::FORBIDDEN, "Must have admin rights to Repository."));
-        }
-        comment.versions.push(text);
-        comment.updated_ms = now;
-        Ok(comment.clone())
-    })?;
+    let posted = inner.edit_comment(&name, id, &caller, text)?;
     ok(inner.with_repo(&name, |at, repo, state| {
         shapes::comment(at, repo, &posted, &state.account_or_ghost(&posted.author))
     })?)

@@ -146,10 +146,10 @@ pub(super) fn pull(
     let state = json!({
         "id": pull.id, "node_id": node("PR", pull.id), "number": pull.number,
         "state": if pull.open { "open" } else { "closed" }, "locked": false, "title": pull.title, "user": user(at, author),
-        "body": null, "created_at": date(pull.created_ms), "updated_at": date(now_ms), "closed_at": closed, "merged_at": null,
+        "body": null, "created_at": date(pull.created_ms), "updated_at": date(now_ms), "closed_at": closed, "merged_at": pull.merged.then(|| date(now_ms)),
         "merge_commit_sha": null, "assignee": null, "assignees": [], "requested_reviewers": [], "requested_teams": [],
         "labels": [], "milestone": null, "draft": pull.draft, "head": end(head), "base": end(base),
-        "author_association": "CONTRIBUTOR", "auto_merge": null, "active_lock_reason": null, "merged": false,
+        "author_association": "CONTRIBUTOR", "auto_merge": null, "active_lock_reason": null, "merged": pull.merged,
         "mergeable": null, "rebaseable": null, "mergeable_state": "unknown", "merged_by": null, "comments": 0,
         "review_comments": 0, "maintainer_can_modify": false, "commits": 1, "additions": 0, "deletions": 0, "changed_files": 0,
     });
@@ -197,6 +197,14 @@ pub(super) fn issue(
             "patch_url": format!("{web}.patch"), "merged_at": null,
         },
     })
+}
+
+/// A merged pull request as search finds it.
+pub(super) fn found_issue(at: At<'_>, repo: &Repo, pull: &Pull, author: &Account, now_ms: i64) -> Value {
+    let mut shape = issue(at, repo, pull, author, 0, now_ms);
+    shape["pull_request"]["merged_at"] = json!(date(now_ms));
+    shape["score"] = json!(1.0);
+    shape
 }
 
 pub(super) fn comment(at: At<'_>, repo: &Repo, comment: &PostedComment, author: &Account) -> Value {

@@ -114,10 +114,11 @@ fn basic_account(inner: &Inner, headers: &HeaderMap) -> Option<Account> {
     inner.state.with(|s| s.accounts.values().find(|a| !a.token.is_empty() && a.token == password).cloned())
 }
 
-/// `/{owner}/{repo}/pull/{number}` as plain text: title, statuses, comments.
+/// The page of a pull request as plain text: title, statuses, comments.
 fn page(inner: &Inner, owner: &str, repo: &str, rest: &str) -> Response {
     let name = RepoName::parse(&format!("{owner}/{repo}"));
-    let number = rest.strip_prefix("pull/").and_then(|n| n.parse::<i64>().ok());
+    let number = ["pull/", "pulls/", "-/merge_requests/"].iter().find_map(|page| rest.strip_prefix(page));
+    let number = number.and_then(|n| n.parse::<i64>().ok());
     let (Ok(name), Some(number)) = (name, number) else { return StatusCode::NOT_FOUND.into_response() };
     let text = inner.with_repo(&name, |_, repo, _| {
         let pull = repo.pulls.get(&number)?;

@@ -68,6 +68,7 @@ pub(super) struct Pull {
     pub base_sha: String,
     pub draft: bool,
     pub open: bool,
+    pub merged: bool,
     pub created_ms: i64,
 }
 
@@ -77,7 +78,7 @@ pub struct PostedStatus {
     pub id: u64,
     pub sha: String,
     pub context: String,
-    /// `pending`, `success`, `failure` or `error`.
+    /// In the forge's word.
     pub state: String,
     pub description: Option<String>,
     pub target_url: Option<String>,
@@ -109,6 +110,8 @@ impl PostedComment {
 /// One call of the API with its answer.
 #[derive(Debug, Clone, Serialize)]
 pub struct Exchange {
+    /// Whose API: `github`, `gitlab` or `gitea`.
+    pub forge: &'static str,
     pub method: String,
     /// Below the API's URL, still percent-encoded.
     pub path: String,
@@ -125,7 +128,7 @@ pub struct Exchange {
 /// One webhook as it was sent.
 #[derive(Debug, Clone, Serialize)]
 pub struct Delivery {
-    /// `X-GitHub-Delivery`; a repetition has the same.
+    /// The forge's id of the delivery; a repetition has the same.
     pub guid: String,
     pub event: String,
     pub payload: Value,

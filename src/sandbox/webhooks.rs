@@ -1,4 +1,4 @@
-//! The sandbox's webhooks: which events a change makes, and sending them signed, as GitHub does: once, waiting 10 s.
+//! The sandbox's webhooks: which events a change makes, in its forge's words, and sending them signed, as forges do: once.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -6,12 +6,13 @@ use serde_json::{Value, json};
 
 use super::git::CommitInfo;
 use super::shapes::{self, At};
-use super::state::{Delivery, PostedComment};
+use super::state::{Delivery, PostedComment, State};
 use super::{Inner, Lock, random_hex};
-use crate::forge::webhook::github::sign;
+use crate::config::ForgeKind;
+use crate::forge::webhook::{gitea, github, gitlab};
 use crate::model::RepoName;
 
-const ZERO: &str = "0000000000000000000000000000000000000000";
+pub(super) const ZERO: &str = "0000000000000000000000000000000000000000";
 /// Commits and paths that a push lists. Receivers must not rely on them, so few are enough.
 const LISTED_COMMITS: usize = 20;
 const LISTED_PATHS: usize = 300;
@@ -22,6 +23,40 @@ pub(super) struct Moved {
     pub reference: String,
     pub before: Option<String>,
     pub after: Option<String>,
+}
+
+impl Moved {
+    /// `branch` or `tag`, and the name without its prefix.
+    pub fn short(&self) -> Option<(&'static str, &str)> {
+        let branch = self.reference.strip_prefix("refs/heads/").map(|name| ("branch", name));
+        branch.or_else(|| self.reference.strip_prefix("refs/tags/").map(|name| ("tag", name)))
+    }
+}
+
+/// A commit of a push with the letters and paths that it changes.
+pub(super) type Listed = (CommitInfo, Vec<(String, String)>);
+
+/// What a webhook tells, before a forge's words are put to it.
+#[derive(Debug)]
+pub(super) enum Happened<'a> {
+    Ping,
+    Pushed {
+        login: &'a str,
+        moved: &'a Moved,
+        forced: bool,
+        /// Oldest first.
+        listed: &'a [Listed],
+        head: Option<Listed>,
+    },
+    Pull {
+        number: i64,
+        /// GitHub's word.
+        action: &'a str,
+        login: &'a str,
+        /// What goes beside the pull request, in GitHub's words.
+        more: &'a Value,
+    },
+    Commented(&'a PostedComment),
 }
 
 /// What lies between two listings of refs.
@@ -55,19 +90,49 @@ impl Inner {
         };
         let body = delivery.payload.to_string();
         let number = SENT.fetch_add(1, Ordering::Relaxed);
-        let sent = self
-            .http
-            .post(&hook.url)
-            .header("user-agent", format!("GitHub-Hookshot/sandbox{number}"))
-            .header("content-type", "application/json")
-            .header("x-github-event", event)
-            .header("x-github-delivery", &delivery.guid)
-            .header("x-github-hook-id", "1")
-            .header("x-github-hook-installation-target-type", "repository")
-            .header("x-hub-signature-256", sign(hook.secret.as_bytes(), body.as_bytes()))
-            .body(body)
-            .send()
-            .await;
+        let call = self.http.post(&hook.url).header("content-type", "application/json");
+        let (secret, guid) = (hook.secret.as_bytes(), delivery.guid.as_str());
+        let call = match self.kind {
+            ForgeKind::Github => call
+                .header("user-agent", format!("GitHub-Hookshot/sandbox{number}"))
+                .header("x-github-event", event)
+                .header("x-github-delivery", guid)
+                .header("x-github-hook-id", "1")
+                .header("x-github-hook-installation-target-type", "repository")
+                .header("x-hub-signature-256", github::sign(secret, body.as_bytes())),
+            ForgeKind::Gitlab => {
+                let call = call
+                    .header("user-agent", "GitLab/19.0.0")
+                    .header("x-gitlab-event", event)
+                    .header("x-gitlab-instance", &self.url)
+                    .header("x-gitlab-webhook-uuid", random_hex(16))
+                    .header("x-gitlab-event-uuid", "of the whole chain")
+                    .header("idempotency-key", guid);
+                if hook.secret.starts_with(gitlab::TOKEN_PREFIX) {
+                    let at_s = self.clock.now_ms() / 1000;
+                    call.header("webhook-id", guid)
+                        .header("webhook-timestamp", at_s.to_string())
+                        .header("webhook-signature", gitlab::sign(secret, guid, at_s, body.as_bytes()))
+                } else {
+                    call.header("x-gitlab-token", &hook.secret)
+                }
+            }
+            // Gitea sends all of these.
+            ForgeKind::Gitea => {
+                let signature = gitea::sign(secret, body.as_bytes());
+                let mut call = call.header("user-agent", "Go-http-client/1.1");
+                for family in ["x-gitea", "x-gogs", "x-github"] {
+                    call = call
+                        .header(format!("{family}-event"), event)
+                        .header(format!("{family}-event-type"), event)
+                        .header(format!("{family}-delivery"), guid);
+                }
+                call.header("x-gitea-signature", &signature)
+                    .header("x-gogs-signature", &signature)
+                    .header("x-hub-signature-256", format!("sha256={signature}"))
+            }
+        };
+        let sent = call.body(body).send().await;
         match sent {
             Ok(answer) => delivery.status = Some(answer.status().as_u16()),
             Err(e) => delivery.error = Some(e.without_url().to_string()),
@@ -76,25 +141,15 @@ impl Inner {
         delivery
     }
 
-    /// `repository` and `sender`, which every payload has.
-    fn common(&self, repo: &RepoName, sender: &str) -> Option<Value> {
-        let now = self.clock.now_ms();
-        self.with_repo(repo, |at, found, state| {
-            let owner = state.account_or_ghost(repo.owner());
-            json!({
-                "repository": shapes::repository(at, found, &owner, now),
-                "sender": shapes::user(at, &state.account_or_ghost(sender)),
-            })
-        })
-        .ok()
-    }
-
-    async fn fire(&self, repo: &RepoName, event: &str, sender: &str, parts: Value) {
-        let Some(mut payload) = self.common(repo, sender) else { return };
-        if let (Some(into), Value::Object(parts)) = (payload.as_object_mut(), parts) {
-            into.extend(parts);
+    async fn tell(&self, repo: &RepoName, what: &Happened<'_>) {
+        let told = self.state.with(|state| match self.kind {
+            ForgeKind::Github => self.github_webhook(state, repo, what),
+            ForgeKind::Gitlab => super::gitlab::webhook(At(&self.url), state, repo, what),
+            ForgeKind::Gitea => super::gitea::webhook(At(&self.url), state, repo, what),
+        });
+        if let Some((event, payload)) = told {
+            self.deliver(&event, payload, None).await;
         }
-        self.deliver(event, payload, None).await;
     }
 
     pub(super) async fn fire_pull(
@@ -105,36 +160,72 @@ impl Inner {
         sender: &str,
         more: Value,
     ) {
-        let Some(pull) = self.state.with(|s| self.pull_shape(s, repo, number)) else { return };
-        let mut parts = json!({"action": action, "number": number, "pull_request": pull});
-        if let (Some(into), Value::Object(more)) = (parts.as_object_mut(), more) {
-            into.extend(more);
-        }
-        self.fire(repo, "pull_request", sender, parts).await;
+        self.tell(repo, &Happened::Pull { number, action, login: sender, more: &more }).await;
     }
 
     pub(super) async fn fire_comment(&self, repo: &RepoName, comment: &PostedComment) {
-        let now = self.clock.now_ms();
-        let parts = self.with_repo(repo, |at, found, state| {
-            let pull = found.pulls.get(&comment.number)?;
-            let count = found.comments.values().filter(|c| c.number == comment.number).count();
-            let author = state.account_or_ghost(&comment.author);
-            Some(json!({
-                "action": "created",
-                "issue": shapes::issue(at, found, pull, &state.account_or_ghost(&pull.author), count, now),
-                "comment": shapes::comment(at, found, comment, &author),
-            }))
-        });
-        if let Ok(Some(parts)) = parts {
-            self.fire(repo, "issue_comment", &comment.author, parts).await;
-        }
+        self.tell(repo, &Happened::Commented(comment)).await;
     }
 
     pub(super) async fn fire_ping(&self, repo: &RepoName) {
-        let url = self.state.with(|s| s.hook.as_ref().map(|h| h.url.clone())).unwrap_or_default();
+        self.tell(repo, &Happened::Ping).await;
+    }
+
+    fn github_webhook(&self, state: &State, repo: &RepoName, what: &Happened<'_>) -> Option<(String, Value)> {
+        let (at, now) = (At(&self.url), self.clock.now_ms());
+        let found = state.repos.get(repo)?;
+        let (event, sender, parts) = match what {
+            Happened::Ping => ("ping", repo.owner(), self.ping_parts(state, repo)),
+            Happened::Pushed { login, moved, forced, listed, head } => {
+                let each = |one: &Listed| shapes::push_commit(at, found, &one.0, &one.1);
+                let zero = || ZERO.to_owned();
+                let before = moved.before.clone().unwrap_or_else(zero);
+                let after = moved.after.clone().unwrap_or_else(zero);
+                let parts = json!({
+                    "ref": moved.reference, "before": before, "after": after, "created": moved.before.is_none(),
+                    "deleted": moved.after.is_none(), "forced": forced, "base_ref": null,
+                    "compare": format!("{}/{repo}/compare/{before}...{after}", self.url),
+                    "commits": listed.iter().map(each).collect::<Vec<_>>(), "head_commit": head.as_ref().map(each),
+                    "pusher": {"name": login, "email": null},
+                });
+                ("push", *login, parts)
+            }
+            Happened::Pull { number, action, login, more } => {
+                let pull = self.pull_shape(state, repo, *number)?;
+                let mut parts = json!({"action": action, "number": number, "pull_request": pull});
+                if let (Some(into), Value::Object(more)) = (parts.as_object_mut(), more) {
+                    into.extend(more.clone());
+                }
+                ("pull_request", *login, parts)
+            }
+            Happened::Commented(comment) => {
+                let pull = found.pulls.get(&comment.number)?;
+                let count = found.comments.values().filter(|c| c.number == comment.number).count();
+                let author = state.account_or_ghost(&comment.author);
+                let asker = state.account_or_ghost(&pull.author);
+                let parts = json!({
+                    "action": "created", "issue": shapes::issue(at, found, pull, &asker, count, now),
+                    "comment": shapes::comment(at, found, comment, &author),
+                });
+                ("issue_comment", comment.author.as_str(), parts)
+            }
+        };
+        let owner = state.account_or_ghost(repo.owner());
+        let mut payload = json!({
+            "repository": shapes::repository(at, found, &owner, now),
+            "sender": shapes::user(at, &state.account_or_ghost(sender)),
+        });
+        if let (Some(into), Value::Object(parts)) = (payload.as_object_mut(), parts) {
+            into.extend(parts);
+        }
+        Some((event.to_owned(), payload))
+    }
+
+    fn ping_parts(&self, state: &State, repo: &RepoName) -> Value {
+        let url = state.hook.as_ref().map(|h| h.url.clone()).unwrap_or_default();
         let now = shapes::date(self.clock.now_ms());
         let at = format!("{}/api/v3/repos/{repo}/hooks/1", self.url);
-        let parts = json!({
+        json!({
             "zen": "Keep it logically awesome.", "hook_id": 1,
             "hook": {
                 "type": "Repository", "id": 1, "name": "web", "active": true, "events": ["push", "pull_request", "issue_comment"],
@@ -143,8 +234,7 @@ impl Inner {
                 "ping_url": format!("{at}/pings"), "deliveries_url": format!("{at}/deliveries"),
                 "last_response": {"code": null, "status": "unused", "message": null},
             },
-        });
-        self.fire(repo, "ping", repo.owner(), parts).await;
+        })
     }
 
     /// Everything that follows from a push: `push` for each ref, then what it does to open pull requests.
@@ -153,8 +243,7 @@ impl Inner {
             // The hook belongs to one repository; what happens in its forks is not told.
             let fork = self.with_repo(repo, |_, found, _| found.fork)?;
             if !fork {
-                let parts = self.push_parts(repo, login, one).await?;
-                self.fire(repo, "push", login, parts).await;
+                self.tell_push(repo, login, one).await?;
             }
         }
         for one in moved {
@@ -166,7 +255,7 @@ impl Inner {
         Ok(())
     }
 
-    async fn push_parts(&self, repo: &RepoName, login: &str, one: &Moved) -> anyhow::Result<Value> {
+    async fn tell_push(&self, repo: &RepoName, login: &str, one: &Moved) -> anyhow::Result<()> {
         let git = self.git(repo)?;
         let forced = match (&one.before, &one.after) {
             (Some(before), Some(after)) => !git.is_ancestor(before, after).await,
@@ -180,24 +269,15 @@ impl Inner {
             Some(after) => git.commit(after).await,
             None => None,
         };
-        let mut listed: Vec<(CommitInfo, Vec<(String, String)>)> = Vec::new();
+        let mut listed: Vec<Listed> = Vec::new();
         for commit in commits.into_iter().rev().chain(head) {
             let mut changes = git.changes(&commit.sha).await?;
             changes.truncate(LISTED_PATHS);
             listed.push((commit, changes));
         }
-        let (before, after) = (one.before.as_deref().unwrap_or(ZERO), one.after.as_deref().unwrap_or(ZERO));
-        self.with_repo(repo, |at: At<'_>, found, _| {
-            let mut commits: Vec<Value> =
-                listed.iter().map(|(commit, changes)| shapes::push_commit(at, found, commit, changes)).collect();
-            let head = if one.after.is_some() { commits.pop() } else { None };
-            json!({
-                "ref": one.reference, "before": before, "after": after, "created": one.before.is_none(),
-                "deleted": one.after.is_none(), "forced": forced, "base_ref": null,
-                "compare": format!("{}/{repo}/compare/{before}...{after}", self.url), "commits": commits, "head_commit": head,
-                "pusher": {"name": login, "email": null},
-            })
-        })
+        let head = if one.after.is_some() { listed.pop() } else { None };
+        self.tell(repo, &Happened::Pushed { login, moved: one, forced, listed: &listed, head }).await;
+        Ok(())
     }
 
     /// Open pull requests, in whatever repository, whose head is this branch.

@@ -148,6 +148,38 @@ impl Store {
         .await
     }
 
+    /// As [`Store::deliver`], for a delivery that the forge gave no id: its `delivery_id` is a digest of what it says, which counts
+    /// as the same for `window_ms`.
+    pub async fn deliver_within(
+        &self,
+        mut new: NewDelivery,
+        window_ms: Millis,
+    ) -> Result<Delivered, StoreError> {
+        // One row a window at most: an earlier one of the same content is in this window's row or in the last one's. Two at once in
+        // one window are told apart by the row's identity.
+        let window = new.received_ms.div_euclid(window_ms);
+        let [this, last] = [window, window - 1].map(|window| format!("{}.{window}", new.delivery_id));
+        let seen: Option<String> = {
+            let mut conn = self.read().await?;
+            one!(
+                conn,
+                |row| row.get("body_sha256"),
+                "SELECT body_sha256 FROM deliveries WHERE forge = $1 AND hook_id = $2 AND delivery_id IN ($3, $4)
+                   AND received_ms > $5 LIMIT 1",
+                &new.forge,
+                &new.hook_id,
+                &this,
+                last,
+                new.received_ms - window_ms
+            )?
+        };
+        if let Some(seen) = seen {
+            return Ok(Delivered::Seen { same_body: seen == hex::encode(Sha256::digest(&new.body)) });
+        }
+        new.delivery_id = this;
+        self.deliver(new).await
+    }
+
     pub async fn delivery(&self, id: &DeliveryRowId) -> Result<Option<DeliveryRow>, StoreError> {
         let mut conn = self.read().await?;
         one!(conn, DeliveryRow::read, select_delivery!("WHERE id = $1"), id)

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use trainyard::clock::{Millis, SharedClock};
-use trainyard::forge::{Comment, Commit, Forge, ForgeError, GitAccess, Permission, Status, TreeEntry};
+use trainyard::forge::{
+    Capabilities, Comment, Commit, Folder, Forge, ForgeError, GitAccess, Permission, Status, TreeEntry,
+};
 use trainyard::model::{Actor, PullRequest, RepoName, Sha};
 
 /// What goes wrong with one write.
@@ -163,7 +165,7 @@ impl Forge for FakeForge {
     async fn commit(&self, _: &RepoName, _: &Sha) -> Result<Commit, ForgeError> {
         Err(missing("commit"))
     }
-    async fn tree(&self, _: &RepoName, _: &str) -> Result<Vec<TreeEntry>, ForgeError> {
+    async fn tree(&self, _: &RepoName, _: &Folder) -> Result<Vec<TreeEntry>, ForgeError> {
         Err(missing("tree"))
     }
     async fn file(&self, _: &RepoName, _: &Sha, _: &str) -> Result<Vec<u8>, ForgeError> {
@@ -182,6 +184,9 @@ impl Forge for FakeForge {
     }
     async fn permission(&self, _: &RepoName, _: &Actor) -> Result<Permission, ForgeError> {
         Ok(Permission::Write)
+    }
+    async fn has_merged_change(&self, _: &RepoName, _: &Actor) -> Result<bool, ForgeError> {
+        Ok(false)
     }
     async fn pull(&self, _: &RepoName, _: i64) -> Result<PullRequest, ForgeError> {
         Err(missing("pull"))
@@ -212,7 +217,14 @@ impl Forge for FakeForge {
         })
     }
     fn git(&self, repo: &RepoName) -> GitAccess {
-        GitAccess { url: format!("http://127.0.0.1/{repo}.git"), authorization: None }
+        GitAccess {
+            url: format!("http://127.0.0.1/{repo}.git"),
+            authorization: None,
+            http: reqwest::Client::builder().build().unwrap(),
+        }
+    }
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { status_description: 140, comment_bytes: 65_536 }
     }
     fn commit_url(&self, repo: &RepoName, sha: &Sha) -> String {
         format!("https://forge.example/{repo}/commit/{sha}")

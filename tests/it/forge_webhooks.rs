@@ -38,9 +38,14 @@ fn expected(example: &Example) -> Option<&'static str> {
     let p = &example.payload;
     let action = p["action"].as_str().unwrap_or_default();
     match example.event.as_str() {
-        "push" => p["ref"].as_str()?.starts_with("refs/heads/").then_some("push"),
+        "push" => match p["ref"].as_str()? {
+            branch if branch.starts_with("refs/heads/") => Some("push"),
+            tag if tag.starts_with("refs/tags/") => Some("tag"),
+            _ => None,
+        },
         "pull_request" => match action {
-            "opened" | "synchronize" | "reopened" | "ready_for_review" | "closed" => Some("pull_request"),
+            "opened" | "synchronize" | "reopened" | "ready_for_review" | "closed" | "labeled"
+            | "unlabeled" => Some("pull_request"),
             "edited" => p.pointer("/changes/base").map(|_| "pull_request"),
             _ => None,
         },

@@ -9,7 +9,8 @@ use tokio_util::sync::CancellationToken;
 use trainyard::clock::{ManualClock, SharedClock};
 use trainyard::config::Config;
 use trainyard::forge::{
-    Comment, Commit, Forge, ForgeError, Forges, GitAccess, Permission, Status, TreeEntry,
+    Capabilities, Comment, Commit, Folder, Forge, ForgeError, Forges, GitAccess, Permission, Status,
+    TreeEntry,
 };
 use trainyard::intake::Intake;
 use trainyard::model::*;
@@ -376,8 +377,14 @@ impl Forge for Standstill {
     async fn commit(&self, repo: &RepoName, sha: &Sha) -> Result<Commit, ForgeError> {
         self.real.commit(repo, sha).await
     }
-    async fn tree(&self, repo: &RepoName, tree: &str) -> Result<Vec<TreeEntry>, ForgeError> {
-        self.real.tree(repo, tree).await
+    async fn tree(&self, repo: &RepoName, folder: &Folder) -> Result<Vec<TreeEntry>, ForgeError> {
+        self.real.tree(repo, folder).await
+    }
+    async fn has_merged_change(&self, repo: &RepoName, who: &Actor) -> Result<bool, ForgeError> {
+        self.real.has_merged_change(repo, who).await
+    }
+    fn capabilities(&self) -> Capabilities {
+        self.real.capabilities()
     }
     async fn file(&self, repo: &RepoName, sha: &Sha, path: &str) -> Result<Vec<u8>, ForgeError> {
         self.real.file(repo, sha, path).await

@@ -8,3 +8,10 @@ pub fn npm(package: &str) -> PathBuf {
     assert!(at.is_dir(), "the npm package {package} is not installed: run make setup");
     at
 }
+
+/// The folder of a Go module of `tests/go/modules.txt`.
+pub fn go_module(module: &str) -> PathBuf {
+    let at = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/go").join(module);
+    assert!(at.is_dir(), "the Go module {module} is not there: run make setup");
+    at
+}

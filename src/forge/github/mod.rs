@@ -14,13 +14,16 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::OnceCell;
 
+use super::answer::refused;
+use super::rest::{climbs, encode, git_client, shown, unreadable, unusable};
 use super::webhook::github::Pull;
 use super::{
-    Comment, Commit, Forge, ForgeError, GitAccess, Permission, Status, StatusState, TreeEntry, TreeKind,
+    Capabilities, Comment, Commit, Folder, Forge, ForgeError, GitAccess, Permission, Status, StatusState,
+    TreeEntry, TreeKind,
 };
 use crate::config::{ConfigError, ForgeConfig};
 use crate::model::{Actor, PullRequest, RepoName, Sha};
-use api::{Api, refused};
+use api::Api;
 
 /// Largest file that [`Forge::file`] hands out, in bytes; also the largest that GitHub's contents API carries in JSON.
 const MAX_FILE: u64 = 1 << 20;
@@ -30,6 +33,7 @@ const MAX_COMMENTS: u32 = 1_000;
 /// A forge of kind `github`, with one credential.
 pub struct GitHub {
     api: Api,
+    git: reqwest::Client,
     /// Without a trailing slash.
     web: String,
     token: SecretString,
@@ -45,40 +49,14 @@ impl fmt::Debug for GitHub {
 impl GitHub {
     /// Makes the client; no request is sent. Must be called within a tokio runtime.
     pub fn connect(config: &ForgeConfig, token: SecretString) -> Result<Self, ConfigError> {
-        let api_url = config.api_url();
-        let api = Api::connect(&api_url, config.allow_http, token.clone()).map_err(|e| {
-            ConfigError(format!("cannot make a client for {api_url}: {e}; check the forge's url and api_url"))
-        })?;
-        Ok(Self { api, web: config.web_url().to_owned(), token, me: OnceCell::new() })
+        let api = Api::connect(config, token.clone()).map_err(|e| unusable(config, e))?;
+        let git = git_client(config).map_err(|e| unusable(config, e))?;
+        Ok(Self { api, git, web: config.web_url().to_owned(), token, me: OnceCell::new() })
     }
-}
-
-/// Percent-encodes everything but RFC 3986's unreserved characters, so that no value can leave its place in a URL.
-fn encode(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
-            _ => {
-                const HEX: &[u8; 16] = b"0123456789ABCDEF";
-                out.extend(['%', HEX[usize::from(byte >> 4)].into(), HEX[usize::from(byte & 15)].into()]);
-            }
-        }
-    }
-    out
 }
 
 fn repo_path(repo: &RepoName) -> String {
     format!("/repos/{}/{}", encode(repo.owner()), encode(repo.name()))
-}
-
-fn shown(repo: &RepoName, what: impl fmt::Display) -> String {
-    format!("{repo}: {what}")
-}
-
-/// A part that could change the meaning of a path is answered without asking: URL parsers resolve dots, even encoded ones.
-fn climbs(part: &str) -> bool {
-    matches!(part, "" | "." | "..")
 }
 
 #[derive(Deserialize)]
@@ -91,6 +69,22 @@ impl From<WireAccount> for Actor {
     fn from(account: WireAccount) -> Self {
         Self { id: account.id.to_string(), login: account.login }
     }
+}
+
+#[derive(Deserialize)]
+struct WireFound {
+    items: Vec<WireItem>,
+}
+
+#[derive(Deserialize)]
+struct WireItem {
+    user: Option<WireAccount>,
+    pull_request: Option<WireMerged>,
+}
+
+#[derive(Deserialize)]
+struct WireMerged {
+    merged_at: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -169,10 +163,6 @@ fn sha_of(what: &str, text: &str) -> Result<Sha, ForgeError> {
     Sha::parse(text).map_err(|e| unreadable(what, e))
 }
 
-fn unreadable(what: &str, why: impl fmt::Display) -> ForgeError {
-    ForgeError::Transient { what: what.to_owned(), message: format!("the answer cannot be used: {why}") }
-}
-
 #[async_trait]
 impl Forge for GitHub {
     async fn whoami(&self) -> Result<Actor, ForgeError> {
@@ -198,7 +188,8 @@ impl Forge for GitHub {
         Ok(Commit { sha: sha.clone(), parents, tree: wire.tree.sha, message: wire.message })
     }
 
-    async fn tree(&self, repo: &RepoName, tree: &str) -> Result<Vec<TreeEntry>, ForgeError> {
+    async fn tree(&self, repo: &RepoName, folder: &Folder) -> Result<Vec<TreeEntry>, ForgeError> {
+        let tree = folder.id.as_str();
         let what = shown(repo, format_args!("tree {}", encode(tree)));
         if climbs(tree) {
             return Err(ForgeError::NotFound { what });
@@ -294,6 +285,29 @@ impl Forge for GitHub {
         })
     }
 
+    async fn has_merged_change(&self, repo: &RepoName, who: &Actor) -> Result<bool, ForgeError> {
+        let what = shown(repo, format_args!("merged pull requests of {:?}", who.login));
+        // Search reads its query as words; a login that could add one to it is nobody's.
+        if who.login.is_empty()
+            || !who.login.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+        {
+            return Ok(false);
+        }
+        let query = format!("repo:{repo} is:pr is:merged author:{}", who.login);
+        let url = format!("/search/issues?q={}&per_page=20", encode(&query));
+        let wire: WireFound = match self.api.get(&what, &url).await {
+            Ok(wire) => wire,
+            // 422: there is no such account any more, or the token may not search here.
+            Err(ForgeError::NotFound { .. } | ForgeError::Refused { status: 422, .. }) => return Ok(false),
+            Err(e) => return Err(e),
+        };
+        // A login may have gone over to somebody else.
+        Ok(wire.items.iter().any(|item| {
+            item.user.as_ref().is_some_and(|user| user.id.to_string() == who.id)
+                && item.pull_request.as_ref().is_some_and(|pull| pull.merged_at.is_some())
+        }))
+    }
+
     async fn pull(&self, repo: &RepoName, number: i64) -> Result<PullRequest, ForgeError> {
         let what = shown(repo, format_args!("pull request {number}"));
         let wire: Pull = self.api.get(&what, &format!("{}/pulls/{number}", repo_path(repo))).await?;
@@ -303,10 +317,10 @@ impl Forge for GitHub {
     async fn set_status(&self, repo: &RepoName, sha: &Sha, status: &Status) -> Result<(), ForgeError> {
         let what = shown(repo, format_args!("status {:?} of {}", status.context, sha.short()));
         let state = match status.state {
-            StatusState::Pending => "pending",
+            StatusState::Pending | StatusState::Running => "pending",
             StatusState::Success => "success",
             StatusState::Failure => "failure",
-            StatusState::Error => "error",
+            StatusState::Error | StatusState::Cancelled => "error",
         };
         let mut body = json!({"state": state, "context": status.context, "description": status.description});
         if !status.target_url.is_empty() {
@@ -353,11 +367,16 @@ impl Forge for GitHub {
         Ok(())
     }
 
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { status_description: 140, comment_bytes: 65_536 }
+    }
+
     fn git(&self, repo: &RepoName) -> GitAccess {
         let basic = BASE64_STANDARD.encode(format!("x-access-token:{}", self.token.expose_secret()));
         GitAccess {
             url: format!("{}/{repo}.git", self.web),
             authorization: Some(format!("Basic {basic}").into()),
+            http: self.git.clone(),
         }
     }
 

@@ -3,56 +3,26 @@
 //!
 //! Must not: trust a list of changed files or commits, follow a URL of a payload, let a payload's JSON out.
 
-use hmac::{Hmac, KeyInit, Mac};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use sha2::Sha256;
-use subtle::{Choice, ConstantTimeEq};
 
 use super::json::Object;
-use super::{SignatureError, json};
-use crate::model::ids::is_zero_sha;
+use super::parts::{Present, branch_name, cut, ghost, ignored, number, sha, shape, text, zero_or_sha};
+use super::{SignatureError, json, mac};
 use crate::model::{
     Actor, CommentEvent, Event, EventKind, Parsed, PullRequest, PullRequestAction, PullRequestEvent, Push,
-    RepoName, RepoRef, Sha,
+    RepoName, RepoRef, TagPush,
 };
 
 const PREFIX: &[u8] = b"sha256=";
 
-/// Longest text that leaves the parser, in bytes: a commit message is bounded by nothing else.
-const MAX_TEXT: usize = 64 * 1024;
-
 /// Checks `signatures` (every value of the header as received) against every live secret.
-///
-/// The raw 32 bytes are compared in constant time, and every secret is tried whatever an earlier one gave. Blank
-/// secrets sign nothing: a hook with no other is closed.
 pub fn verify(signatures: &[&[u8]], body: &[u8], secrets: &[&[u8]]) -> Result<(), SignatureError> {
-    let secrets: Vec<&[u8]> = secrets.iter().copied().filter(|s| !s.trim_ascii().is_empty()).collect();
-    if secrets.is_empty() {
-        return Err(SignatureError::Closed);
-    }
-    let claimed = match signatures {
-        [] => return Err(SignatureError::Missing),
-        [one] => one.strip_prefix(PREFIX).ok_or(SignatureError::Malformed)?,
-        _ => return Err(SignatureError::Repeated),
-    };
-    let mut claimed_mac = [0u8; 32];
-    hex::decode_to_slice(claimed, &mut claimed_mac).map_err(|_| SignatureError::Malformed)?;
-
-    let mut matches = Choice::from(0);
-    for secret in secrets {
-        let mut mac = Hmac::<Sha256>::new_from_slice(secret).map_err(|_| SignatureError::Closed)?;
-        mac.update(body);
-        matches |= mac.finalize().into_bytes()[..].ct_eq(&claimed_mac);
-    }
-    if matches.into() { Ok(()) } else { Err(SignatureError::Mismatch) }
+    mac::verify_hex(signatures, PREFIX, body, secrets)
 }
 
 /// The header value that GitHub would send for this body.
 pub fn sign(secret: &[u8], body: &[u8]) -> String {
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes a key of any length");
-    mac.update(body);
-    format!("sha256={}", hex::encode(mac.finalize().into_bytes()))
+    format!("sha256={}", mac::hex(secret, body))
 }
 
 /// Takes the JSON out of a body: as it is, or from the `payload` field of `application/x-www-form-urlencoded`.
@@ -114,20 +84,12 @@ pub fn parse(event: &str, payload: &[u8]) -> Parsed {
     read.unwrap_or_else(|reason| Parsed::BadPayload { reason: cut(&reason, 500) })
 }
 
-fn ignored(reason: impl Into<String>) -> Parsed {
-    Parsed::Ignored { reason: reason.into() }
-}
-
 fn event(repository: Object<Repository>, sender: Object<Account>, kind: EventKind) -> Result<Parsed, String> {
     Ok(Parsed::Event(Event { repo: repository.0.read()?, actor: sender.0.read()?, kind }))
 }
 
 fn push(payload: &[u8]) -> Result<Parsed, String> {
     let body: PushBody = shape(payload)?;
-    let Some(branch) = body.git_ref.strip_prefix("refs/heads/") else {
-        let what = if body.git_ref.starts_with("refs/tags/") { "a tag" } else { "a ref that is no branch" };
-        return Ok(ignored(format!("the push is to {what}: {:?}", cut(&body.git_ref, 100))));
-    };
     let before = zero_or_sha("before", &body.before)?;
     let after = zero_or_sha("after", &body.after)?;
     if before.is_none() && after.is_none() {
@@ -136,6 +98,16 @@ fn push(payload: &[u8]) -> Result<Parsed, String> {
     if body.deleted != after.is_none() {
         return Err("`deleted` and `after` contradict each other".into());
     }
+    if let Some(tag) = body.git_ref.strip_prefix("refs/tags/") {
+        let kind = EventKind::Tag(TagPush { tag: branch_name(tag)?, before, after });
+        return event(body.repository, body.sender, kind);
+    }
+    let Some(branch) = body.git_ref.strip_prefix("refs/heads/") else {
+        return Ok(ignored(format!(
+            "the push is to a ref that is no branch and no tag: {:?}",
+            cut(&body.git_ref, 100)
+        )));
+    };
     let message =
         body.head_commit.filter(|_| after.is_some()).map(|c| text(&c.0.message)).unwrap_or_default();
     let kind =
@@ -151,6 +123,7 @@ fn pull_request(payload: &[u8]) -> Result<Parsed, String> {
         "reopened" => PullRequestAction::Reopened,
         "ready_for_review" => PullRequestAction::ReadyForReview,
         "closed" => PullRequestAction::Closed,
+        "labeled" | "unlabeled" => PullRequestAction::Labeled,
         "edited" => {
             let edit: EditBody = shape(payload)?;
             if edit.changes.0.base.is_none() {
@@ -199,51 +172,6 @@ fn ping(payload: &[u8]) -> Result<Parsed, String> {
     }
 }
 
-fn shape<T: DeserializeOwned>(payload: &[u8]) -> Result<T, String> {
-    serde_json::from_slice(payload).map_err(|e| format!("the payload has not the documented shape: {e}"))
-}
-
-fn zero_or_sha(what: &str, id: &str) -> Result<Option<Sha>, String> {
-    if is_zero_sha(id) && matches!(id.len(), 40 | 64) {
-        return Ok(None);
-    }
-    Sha::parse(id).map(Some).map_err(|e| format!("`{what}`: {e}"))
-}
-
-fn sha(what: &str, id: &str) -> Result<Sha, String> {
-    Sha::parse(id).map_err(|e| format!("`{what}`: {e}"))
-}
-
-/// The rules of `git check-ref-format` that keep a name harmless in a command line, a URL and a log line.
-fn branch_name(name: &str) -> Result<String, String> {
-    let bad = |why: &str| Err(format!("the branch name {:?} {why}", cut(name, 60)));
-    if name.is_empty() || name.len() > 1024 {
-        return bad("is empty or over 1,024 bytes long");
-    }
-    if name.chars().any(|c| c.is_control() || matches!(c, ' ' | '~' | '^' | ':' | '?' | '*' | '[' | '\\')) {
-        return bad("holds a character that git does not allow");
-    }
-    let part_is_bad =
-        |part: &str| part.is_empty() || part.starts_with('.') || part.strip_suffix(".lock").is_some();
-    if name.contains("..") || name.contains("@{") || name.ends_with('.') || name.split('/').any(part_is_bad) {
-        return bad("is not one that git allows");
-    }
-    Ok(name.to_owned())
-}
-
-fn number(n: u64) -> Result<i64, String> {
-    i64::try_from(n).ok().filter(|n| *n > 0).ok_or_else(|| format!("{n} is not the number of a pull request"))
-}
-
-/// Text for people: bounded, and without NUL, which `PostgreSQL` cannot store.
-fn text(from: &str) -> String {
-    cut(from, MAX_TEXT).replace('\0', "\u{fffd}")
-}
-
-fn cut(from: &str, bytes: usize) -> String {
-    from[..from.floor_char_boundary(bytes)].to_owned()
-}
-
 // The parts of GitHub's payloads that are read. Everything else in them is skipped.
 
 #[derive(Deserialize)]
@@ -264,11 +192,6 @@ impl Account {
         }
         Ok(Actor { id: self.id.to_string(), login: self.login })
     }
-}
-
-/// The account that GitHub shows in the place of a deleted one. Its id is nobody's, so it has no authority.
-fn ghost() -> Actor {
-    Actor { id: "0".into(), login: "ghost".into() }
 }
 
 #[derive(Deserialize)]
@@ -319,10 +242,6 @@ struct EditBody {
 struct Changes {
     base: Option<Object<Present>>,
 }
-
-/// An object that only has to be there.
-#[derive(Deserialize)]
-struct Present {}
 
 #[derive(Deserialize)]
 struct PullBody {
@@ -375,7 +294,7 @@ impl Pull {
             head_sha: sha("head.sha", &head.sha)?,
             head_branch: branch_name(&head.branch)?,
             base_branch: branch_name(&base.branch)?,
-            base_sha: sha("base.sha", &base.sha)?,
+            base_sha: Some(sha("base.sha", &base.sha)?),
             fork: head.repo.is_none_or(|head| head.0.id != base_repo.0.id),
             draft: self.draft.unwrap_or(false),
             open,

@@ -75,7 +75,7 @@ struct Api {
 /// # Errors
 /// The TLS settings of this machine cannot be used for git.
 pub fn router(app: App) -> anyhow::Result<Router> {
-    let api = Api { app, git: GitProxy::new()? };
+    let api = Api { app, git: GitProxy };
     let calls = Router::new()
         .route("/start", post(life::start))
         .route("/log", post(said::log))

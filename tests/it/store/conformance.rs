@@ -55,7 +55,7 @@ macro_rules! suite {
 
 suite! {
     deliveries:
-        a_delivery_is_stored_once, a_large_body_comes_back_whole, deliveries_are_found_by_either_id,
+        a_delivery_is_stored_once, content_counts_as_the_same_for_a_while, a_large_body_comes_back_whole, deliveries_are_found_by_either_id,
         one_commit_decides_a_delivery, a_replayed_delivery_is_looked_at_again, repositories_and_pulls_are_as_last_seen;
     work:
         asking_again_looks_once_more, a_lease_is_lost_to_the_next_holder, outcomes_decide_what_comes_next,

@@ -32,6 +32,27 @@ pub async fn a_delivery_is_stored_once(at: &Place) {
     assert_eq!(at.open_work().await, 2, "a work item for each row, none for a repeat");
 }
 
+pub async fn content_counts_as_the_same_for_a_while(at: &Place) {
+    const DAY: Millis = 24 * 3_600_000;
+    let send = async |name: &str, at_ms: Millis| {
+        let mut new = delivery(name, b"the same");
+        new.received_ms = at_ms;
+        at.store.deliver_within(new, DAY).await.unwrap()
+    };
+    // Just before a window ends, so that the repeats lie in the next one.
+    let first = (T0 / DAY + 1) * DAY - 1_000;
+    let seen = Delivered::Seen { same_body: true };
+    assert_eq!(send("sha256:a", first).await, Delivered::Stored);
+    assert_eq!(send("sha256:a", first + 500).await, seen);
+    assert_eq!(send("sha256:a", first + 2_000).await, seen, "in the next window");
+    assert_eq!(send("sha256:b", first + 2_000).await, Delivered::Stored, "other content");
+    assert_eq!(send("sha256:a", first + DAY - 1).await, seen);
+    assert_eq!(send("sha256:a", first + DAY).await, Delivered::Stored, "a day later");
+    assert_eq!(send("sha256:a", first + DAY + 5_000).await, seen);
+    assert_eq!(send("sha256:a", first + 3 * DAY).await, Delivered::Stored, "after a quiet window");
+    assert_eq!(at.open_work().await, 4);
+}
+
 pub async fn a_large_body_comes_back_whole(at: &Place) {
     let mut state = 1_u32;
     let body: Vec<u8> = std::iter::repeat_with(|| {

@@ -116,7 +116,7 @@ pub fn pull(number: i64, head: &Sha) -> PullRequest {
         head_sha: head.clone(),
         head_branch: "longer".into(),
         base_branch: "main".into(),
-        base_sha: sha('b'),
+        base_sha: Some(sha('b')),
         fork: false,
         draft: false,
         open: true,

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::super::parts::MAX_TEXT;
 use super::*;
 
 const SECRET: &[u8] = b"It's a Secret to Everybody";
@@ -239,7 +240,10 @@ fn pushes() {
     assert_eq!((gone.after, gone.message.as_str()), (None, ""));
 
     let ignored = |body: &[u8]| matches!(parse("push", body), Parsed::Ignored { .. });
-    assert!(ignored(&with(push_body(), "/ref", json!("refs/tags/v1"))));
+    assert!(matches!(
+        parse("push", &with(push_body(), "/ref", json!("refs/tags/v1"))),
+        Parsed::Event(Event { kind: EventKind::Tag(tag), .. }) if tag.tag == "v1" && tag.after.is_some()
+    ));
     assert!(ignored(&with(push_body(), "/ref", json!("refs/notes/commits"))));
 }
 
@@ -252,6 +256,8 @@ fn pull_requests_and_comments() {
         ("reopened", PullRequestAction::Reopened),
         ("ready_for_review", PullRequestAction::ReadyForReview),
         ("closed", PullRequestAction::Closed),
+        ("labeled", PullRequestAction::Labeled),
+        ("unlabeled", PullRequestAction::Labeled),
     ] {
         let read = pull_of(&bytes(&pull_body(word)));
         assert_eq!((read.action, read.pull.number, read.pull.fork, read.pull.open), (action, 3, false, true));
