@@ -16,7 +16,11 @@ one() { # a check that counts as one test
 scripts/setup.sh tests || { echo "0 passed, 1 failed, 0 skipped"; exit 1; }
 mkdir -p target
 step "format";  one "cargo fmt --check (run cargo fmt)" cargo fmt --check
+if [ -z "${TRAINYARD_TEST_KUBECONFIG:-}" ]; then
+  step "cluster"; trap 'scripts/cluster.sh down' EXIT; one "scripts/cluster.sh up" scripts/cluster.sh up
+fi
 step "build";   cargo build --locked --tests --bins || { echo "$passed passed, $((failed + 1)) failed, 0 skipped"; exit 1; }
+step "static agent"; one "scripts/static.sh" scripts/static.sh
 step "lints";   one "cargo clippy" cargo clippy --locked --quiet --all-targets -- -D warnings
 step "tests"
 # Sandboxes keep what was said to them here; afterwards all of it is held against the forges' own descriptions.

@@ -20,7 +20,10 @@ use super::collect::{Collectors, Found};
 use super::mask::Masker;
 use super::outcome::{Outcome, Signs};
 use super::process::{self, Limits, Output, Stop};
-use super::protocol::{Bootstrap, Finished, Heartbeat, HeartbeatAnswer, PROTOCOL, Spec, Start, Started};
+use super::protocol::{
+    Bootstrap, CHECKPOINT_MARK, Finished, Heartbeat, HeartbeatAnswer, PROTOCOL, Prepared, Spec, Start,
+    Started,
+};
 use super::script::{self, Places};
 use super::source::{Fetch, NoSource};
 use super::spool::Spool;
@@ -81,18 +84,18 @@ pub fn read_bootstrap(path: &Path) -> anyhow::Result<Bootstrap> {
     Ok(bootstrap)
 }
 
-/// Runs the attempt to its end. Returns at once when another agent of the same attempt is at work.
+/// Runs the attempt to its end and says how it ended. Returns None at once when another agent of the same attempt is at work.
 ///
 /// # Errors
 /// The bootstrap cannot be used, or the daemon did not accept it: nothing was run then.
-pub async fn run(bootstrap_path: &Path) -> anyhow::Result<()> {
+pub async fn run(bootstrap_path: &Path) -> anyhow::Result<Option<ResultFile>> {
     let bootstrap = read_bootstrap(bootstrap_path)?;
     let dir = PathBuf::from(&bootstrap.dir);
     let lock = std::fs::File::create(dir.join("agent.lock"))
         .with_context(|| format!("cannot lock {}", dir.display()))?;
     if lock.try_lock().is_err() || dir.join(RESULT).exists() {
         tracing::info!("another agent of this attempt is at work, or was; nothing to do");
-        return Ok(());
+        return Ok(None);
     }
     let (pid, started) = proc::myself();
     let identity = Identity { uid: bootstrap.uid.clone(), pid, started };
@@ -103,38 +106,161 @@ pub async fn run(bootstrap_path: &Path) -> anyhow::Result<()> {
     let announced = dir.join(CANCEL);
     let mut terminated = signal(SignalKind::terminate())?;
     let on_signal = stop.clone();
+    let (started, who) = watch::channel(None::<Client>);
+    let in_pod = bootstrap.prepared.is_some();
     tokio::spawn(async move {
         while terminated.recv().await.is_some() {
-            request(&on_signal, if announced.exists() { Stop::Cancelled } else { Stop::Preempted });
+            let client = who.borrow().clone();
+            let ours = announced.exists()
+                || match client {
+                    // A pod has no place for an announcement: the daemon is asked whether it was it.
+                    Some(client) if in_pod => was_cancelled(&client).await,
+                    _ => false,
+                };
+            request(&on_signal, if ours { Stop::Cancelled } else { Stop::Preempted });
         }
     });
 
     let Some((client, spec)) = start(bootstrap_path, &bootstrap, stopped.clone()).await? else {
-        write_result(&dir, &Outcome::of(EndClass::Cancelled, "ended before it began"));
-        return Ok(());
+        let outcome = Outcome::of(EndClass::Cancelled, "ended before it began");
+        write_result(&dir, &outcome);
+        return Ok(Some(result_of(&outcome)));
     };
     let _ = std::fs::remove_file(bootstrap_path);
-    let attempt = Attempt { dir, uid: bootstrap.uid, client, spec, stop, stopped };
-    attempt.run().await;
+    started.send_replace(Some(client.clone()));
+    let prepared = bootstrap.prepared;
+    let ca = ca_file(&dir, bootstrap.ca.as_deref())?;
+    let attempt = Attempt { dir, uid: bootstrap.uid, client, spec, stop, stopped, ca, prepared };
+    let result = attempt.run().await;
     drop(lock);
-    Ok(())
+    Ok(Some(result))
+}
+
+/// Within a moment, or no: a machine that goes down does not wait.
+async fn was_cancelled(client: &Client) -> bool {
+    let heartbeat = Heartbeat { rss_bytes: proc::tree_rss() };
+    let asked = client.post::<HeartbeatAnswer>("heartbeat", &heartbeat);
+    match tokio::time::timeout(Duration::from_secs(2), asked).await {
+        Ok(Ok(answer)) => answer.cancel,
+        Ok(Err(Fault::Gone)) => true,
+        _ => false,
+    }
+}
+
+/// The bootstrap's CAs as a file, which git needs.
+fn ca_file(dir: &Path, ca: Option<&str>) -> anyhow::Result<Option<PathBuf>> {
+    let Some(pem) = ca else { return Ok(None) };
+    let path = dir.join("ca.pem");
+    if std::fs::read(&path).ok().as_deref() != Some(pem.as_bytes()) {
+        std::fs::write(&path, pem).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(Some(path))
+}
+
+/// What the preparing container of a pod does: brings the agent and the source into the directory that both containers
+/// share, and leaves a bootstrap bound to its nonce for the one that runs the step. It never sees a secret.
+///
+/// # Errors
+/// What the pod's status shall say, with its class.
+pub async fn prepare(bootstrap_path: &Path, dir: &Path) -> Result<(), ResultFile> {
+    let failed = |class: EndClass, error: String| ResultFile { class, exit_code: None, reason: error };
+    let ours = |error: anyhow::Error| failed(EndClass::Internal, format!("{error:#}"));
+    let bootstrap = read_bootstrap(bootstrap_path).map_err(ours)?;
+    let (stop, stopped) = watch::channel(None);
+    let mut terminated = signal(SignalKind::terminate()).map_err(|e| ours(e.into()))?;
+    tokio::spawn(async move {
+        while terminated.recv().await.is_some() {
+            request(&stop, Stop::Preempted);
+        }
+    });
+    let begun = Instant::now();
+    let install = || -> anyhow::Result<()> {
+        let bin = dir.join("bin");
+        std::fs::create_dir_all(&bin)?;
+        let place = bin.join("trainyard");
+        std::fs::copy("/proc/self/exe", &place)?;
+        std::fs::set_permissions(&place, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        Ok(())
+    };
+    install().context("cannot put the agent into the workspace").map_err(ours)?;
+    let places = Places::below(dir, dir.join("src"));
+    places.make().context("cannot make the attempt's directories").map_err(ours)?;
+    let ca = ca_file(dir, bootstrap.ca.as_deref()).map_err(ours)?;
+    let nonce = hex::encode(rand::random::<[u8; 16]>());
+    let client =
+        Client::new(&bootstrap.url, &bootstrap.uid, bootstrap.token.clone(), bootstrap.ca.as_deref())
+            .map_err(ours)?;
+    let asked = ask(client, bootstrap_path, &start_of(nonce.clone(), true), stopped.clone()).await;
+    let Some((client, spec)) = asked.map_err(ours)? else {
+        return Err(failed(EndClass::Preempted, "ended before it began".into()));
+    };
+    let fetch = Fetch {
+        client: &client,
+        sha: &spec.sha,
+        into: &places.source,
+        home: &places.home,
+        ca: ca.as_deref(),
+        deadline: begun + Duration::from_millis(spec.timeout_ms.max(0) as u64),
+        stop: stopped,
+    };
+    fetch.run().await.map_err(|error| match error {
+        NoSource::Stopped(stop) => {
+            failed(Outcome::stopped(stop, spec.timeout_ms).class, "stopped while fetching the source".into())
+        }
+        NoSource::Failed(why) => {
+            let class = if why.contains("No space left") { EndClass::StorageFull } else { EndClass::Source };
+            failed(class, format!("the source could not be fetched: {}", client.hide_token(&why)))
+        }
+    })?;
+    let left = Bootstrap {
+        dir: dir.to_string_lossy().into_owned(),
+        prepared: Some(Prepared { nonce, source_ms: begun.elapsed().as_millis() as u64 }),
+        ..bootstrap
+    };
+    let leave = || -> anyhow::Result<()> {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(dir.join(BOOTSTRAP))?;
+        Ok(file.write_all(&serde_json::to_vec(&left)?)?)
+    };
+    leave().context("cannot leave the bootstrap").map_err(ours)
+}
+
+fn start_of(nonce: String, preparing: bool) -> Start {
+    let (pid, pid_started) = proc::myself();
+    Start { nonce, preparing, version: env!("CARGO_PKG_VERSION").into(), pid, pid_started }
+}
+
+fn result_of(outcome: &Outcome) -> ResultFile {
+    ResultFile { class: outcome.class, exit_code: outcome.exit_code, reason: outcome.reason.clone() }
 }
 
 /// Asks for the spec until the daemon answers. None: told to stop, or the attempt has ended.
 async fn start(
     path: &Path,
     bootstrap: &Bootstrap,
+    stopped: watch::Receiver<Option<Stop>>,
+) -> anyhow::Result<Option<(Client, Spec)>> {
+    let nonce = match &bootstrap.prepared {
+        Some(prepared) => prepared.nonce.clone(),
+        None => hex::encode(rand::random::<[u8; 16]>()),
+    };
+    let client =
+        Client::new(&bootstrap.url, &bootstrap.uid, bootstrap.token.clone(), bootstrap.ca.as_deref())?;
+    ask(client, path, &start_of(nonce, false), stopped).await
+}
+
+async fn ask(
+    mut client: Client,
+    path: &Path,
+    start: &Start,
     mut stopped: watch::Receiver<Option<Stop>>,
 ) -> anyhow::Result<Option<(Client, Spec)>> {
-    let (pid, pid_started) = proc::myself();
-    let nonce = hex::encode(rand::random::<[u8; 16]>());
-    let start = Start { nonce, version: env!("CARGO_PKG_VERSION").into(), pid, pid_started };
-    let mut client = Client::new(&bootstrap.url, &bootstrap.uid, bootstrap.token.clone())?;
     let mut backoff = Backoff::default();
     let mut refused = 0;
     loop {
         let answer = tokio::select! {
-            answer = client.post::<Started>("start", &start) => answer,
+            answer = client.post::<Started>("start", start) => answer,
             _ = stopped.wait_for(Option::is_some) => return Ok(None),
         };
         match answer {
@@ -172,13 +298,25 @@ fn request(stop: &watch::Sender<Option<Stop>>, why: Stop) {
 
 fn write_result(dir: &Path, outcome: &Outcome) {
     let _ = std::fs::remove_file(dir.join("reserve"));
-    let result =
-        ResultFile { class: outcome.class, exit_code: outcome.exit_code, reason: outcome.reason.clone() };
-    let written = serde_json::to_vec(&result)
+    let written = serde_json::to_vec(&result_of(outcome))
         .map_err(Into::into)
         .and_then(|b| paths::write_durably(&dir.join(RESULT), &b));
     if let Err(error) = written {
         tracing::error!(%error, "cannot write the result");
+    }
+}
+
+/// What a step sees in a pod beside what it sees everywhere: what its image and the device plugin set, programs that pip
+/// puts into the home directory, and GPUs as the container has them, which are counted from 0.
+fn in_a_pod(env: &mut std::collections::BTreeMap<String, String>, places: &Places, spec: &Spec) {
+    if let Some(path) = env.get_mut("PATH") {
+        *path = format!("{path}:{}", places.home.join(".local/bin").display());
+    }
+    if !spec.gpus.is_empty() {
+        env.remove("CUDA_VISIBLE_DEVICES");
+    }
+    for (name, value) in std::env::vars() {
+        env.entry(name).or_insert(value);
     }
 }
 
@@ -189,10 +327,13 @@ struct Attempt {
     spec: Spec,
     stop: watch::Sender<Option<Stop>>,
     stopped: watch::Receiver<Option<Stop>>,
+    ca: Option<PathBuf>,
+    /// Set in a pod.
+    prepared: Option<Prepared>,
 }
 
 impl Attempt {
-    async fn run(self) {
+    async fn run(self) -> ResultFile {
         let secrets: Vec<_> = self.spec.secrets.iter().collect();
         let masker = Masker::new(&secrets);
         let heartbeat = self.heartbeat();
@@ -205,7 +346,8 @@ impl Attempt {
                 let outcome = Outcome::of(EndClass::StorageFull, format!("{error:#}"));
                 write_result(&self.dir, &outcome);
                 self.finish(&outcome, Found::new(masker, Arc::new(SystemClock)), 0).await;
-                return heartbeat.abort();
+                heartbeat.abort();
+                return result_of(&outcome);
             }
         };
         let spool: SharedSpool = Arc::new(Mutex::new(spool));
@@ -230,7 +372,7 @@ impl Attempt {
         if self.gone() {
             shipping.abort();
             heartbeat.abort();
-            return;
+            return result_of(&outcome);
         }
         found.notes.extend(masker.notes().iter().cloned());
         let kept = self.keep(&places, outcome.clone(), &mut found, &spool).await;
@@ -250,6 +392,7 @@ impl Attempt {
         };
         self.finish(&outcome, found, lost + shipped.lost).await;
         heartbeat.abort();
+        result_of(&outcome)
     }
 
     fn gone(&self) -> bool {
@@ -332,11 +475,16 @@ impl Attempt {
             sha: &self.spec.sha,
             into: &places.source,
             home: &places.home,
+            ca: self.ca.as_deref(),
             deadline,
             stop: self.stopped.clone(),
         };
         let begun = Instant::now();
-        fetch.run().await.map_err(|error| match error {
+        let fetched = match &self.prepared {
+            Some(_) => Ok(()),
+            None => fetch.run().await,
+        };
+        fetched.map_err(|error| match error {
             NoSource::Stopped(stop) => Outcome::stopped(stop, self.spec.timeout_ms),
             NoSource::Failed(why) if why.contains("No space left") => Outcome::of(EndClass::StorageFull, why),
             NoSource::Failed(why) => {
@@ -347,10 +495,13 @@ impl Attempt {
         locked(spool).say(&format!(
             "source {} ({:.1} s)",
             self.spec.sha.short(),
-            begun.elapsed().as_secs_f64()
+            match &self.prepared {
+                Some(prepared) => prepared.source_ms as f64 / 1000.0,
+                None => begun.elapsed().as_secs_f64(),
+            }
         ));
         let mut stopped = self.stopped.clone();
-        for input in &self.spec.inputs {
+        for input in self.spec.inputs.iter().chain(&self.spec.resume) {
             let fetched = tokio::select! {
                 fetched = inputs::fetch(&self.client, &places.source, input) => fetched,
                 _ = stopped.wait_for(Option::is_some) => {
@@ -372,6 +523,12 @@ impl Attempt {
                 n => format!("{n} artifacts of earlier steps are in place"),
             });
         }
+        if !self.spec.resume.is_empty() {
+            locked(spool).say(&format!(
+                "the checkpoint of an earlier attempt is in place ({} files)",
+                self.spec.resume.len()
+            ));
+        }
         let environment = self.environment(places);
         if let Some(name) = script::too_long(&environment) {
             return Err(Outcome::of(
@@ -388,9 +545,15 @@ impl Attempt {
 
     fn environment(&self, places: &Places) -> std::collections::BTreeMap<String, String> {
         let mut env = script::environment(places, &self.spec.env, &self.spec.secrets, &self.spec.gpus);
+        if self.prepared.is_some() {
+            in_a_pod(&mut env, places, &self.spec);
+        }
         env.insert(MARK.into(), self.uid.clone());
         if let Some(path) = &self.spec.checkpoint {
             env.insert("TRAINYARD_CHECKPOINT".into(), path.clone());
+            if !self.spec.resume.is_empty() {
+                env.insert("TRAINYARD_RESUME_FROM".into(), path.clone());
+            }
         }
         env
     }
@@ -437,7 +600,18 @@ impl Attempt {
                 }
             };
             if let Err(error) = uploaded {
+                if outcome.class != EndClass::Succeeded {
+                    // It did end so; the next attempt begins from an older checkpoint.
+                    found.notes.push(format!("the checkpoint could not be kept: {error:#}"));
+                    return outcome;
+                }
                 return Outcome { class: EndClass::Artifacts, reason: format!("{error:#}"), ..outcome };
+            }
+        }
+        if outcome.class != EndClass::Succeeded && !files.is_empty() {
+            if let Err(error) = self.mark_checkpoint(places, &files).await {
+                found.notes.push(format!("the checkpoint could not be kept: {error:#}"));
+                return outcome;
             }
         }
         if !files.is_empty() {
@@ -448,6 +622,21 @@ impl Attempt {
             ));
         }
         outcome
+    }
+
+    /// Uploads, last, what says that the checkpoint is complete.
+    async fn mark_checkpoint(&self, places: &Places, files: &[artifacts::Kept]) -> anyhow::Result<()> {
+        let path = places.source.join(CHECKPOINT_MARK);
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        std::fs::write(&path, serde_json::to_vec(&files)?)?;
+        let (marks, _) = artifacts::find(&places.source, &[CHECKPOINT_MARK.to_owned()])
+            .map_err(|why| anyhow::anyhow!(why))?;
+        for mark in &marks {
+            artifacts::upload(&self.client, &places.source, mark).await?;
+        }
+        Ok(())
     }
 
     fn heartbeat(&self) -> JoinHandle<()> {

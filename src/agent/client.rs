@@ -38,13 +38,20 @@ pub struct Client {
 }
 
 impl Client {
+    /// `ca`: the CAs to trust, in PEM.
+    ///
     /// # Errors
     /// The URL is not one, or the TLS library cannot be set up.
-    pub fn new(url: &str, uid: &str, token: String) -> anyhow::Result<Self> {
-        // Certificates: those of the bootstrap only, and it carries none yet; never those of the user's image. No proxy
-        // and no redirect: the token goes to the daemon or nowhere.
+    pub fn new(url: &str, uid: &str, token: String, ca: Option<&str>) -> anyhow::Result<Self> {
+        let trusted = match ca {
+            Some(pem) => reqwest::Certificate::from_pem_bundle(pem.as_bytes())
+                .context("the bootstrap's CA cannot be read")?,
+            None => Vec::new(),
+        };
+        // Certificates: those of the bootstrap only; never those of the user's image. No proxy and no redirect: the token
+        // goes to the daemon or nowhere.
         let http = reqwest::Client::builder()
-            .tls_certs_only([])
+            .tls_certs_only(trusted)
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(Duration::from_secs(10))

@@ -25,6 +25,9 @@ use crate::model::{EndClass, MetricPoint, Sha};
 
 pub const PROTOCOL: u32 = 1;
 
+/// Path of the artifact that says that a checkpoint is complete; it lists its files.
+pub const CHECKPOINT_MARK: &str = ".trainyard/checkpoint.json";
+
 /// The file that an executor leaves for the agent (mode 0600, owned by the attempt's user); deleted after `start`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Bootstrap {
@@ -35,12 +38,31 @@ pub struct Bootstrap {
     pub token: String,
     /// Directory that belongs to this attempt: workspace, spool, state.
     pub dir: String,
+    /// The CAs to trust, in PEM; none: plain HTTP on loopback.
+    #[serde(default)]
+    pub ca: Option<String>,
+    /// What a preparing container has done for this one.
+    #[serde(default)]
+    pub prepared: Option<Prepared>,
+}
+
+/// Left by the container that prepared a pod for the one that runs the step.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Prepared {
+    /// The nonce that the bootstrap is bound to by now.
+    pub nonce: String,
+    /// How long fetching the source took.
+    pub source_ms: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Start {
-    /// Random text made once by this agent process: a repeated `start` carries the same one.
+    /// Random text made once for this attempt: a repeated `start` carries the same one.
     pub nonce: String,
+    /// This container only prepares: the answer's token opens the source alone, its spec holds no secret, and the attempt
+    /// does not run yet.
+    #[serde(default)]
+    pub preparing: bool,
     pub version: String,
     /// Process id and start time (clock ticks since boot, `/proc/<pid>/stat` field 22) of the agent, for the local executor.
     pub pid: u32,
@@ -70,6 +92,9 @@ pub struct Spec {
     /// Environment variables whose values are secret: set like `env`, masked everywhere.
     pub secrets: BTreeMap<String, String>,
     pub inputs: Vec<Input>,
+    /// The checkpoint of an earlier attempt, put back at its own paths.
+    #[serde(default)]
+    pub resume: Vec<Input>,
     /// Globs of what to keep.
     pub artifacts: Vec<String>,
     pub metric_files: Vec<String>,

@@ -49,6 +49,8 @@ pub struct Fetch<'a> {
     /// An empty or missing directory.
     pub into: &'a Path,
     pub home: &'a Path,
+    /// A file with the CAs to trust, where the daemon speaks TLS.
+    pub ca: Option<&'a Path>,
     pub deadline: Instant,
     pub stop: watch::Receiver<Option<Stop>>,
 }
@@ -126,7 +128,12 @@ impl Fetch<'_> {
         env.insert("PATH".into(), std::env::var("PATH").unwrap_or_else(|_| "/usr/bin:/bin".into()));
         env.insert("HOME".into(), self.home.to_string_lossy().into_owned());
         let header = self.client.authorization();
-        let settings = SETTINGS.iter().copied().chain([("http.extraHeader", header.as_str())]);
+        let ca = self.ca.map(|path| path.to_string_lossy().into_owned());
+        let settings = SETTINGS
+            .iter()
+            .copied()
+            .chain([("http.extraHeader", header.as_str())])
+            .chain(ca.iter().map(|path| ("http.sslCAInfo", path.as_str())));
         let mut count = 0;
         for (key, value) in settings {
             env.insert(format!("GIT_CONFIG_KEY_{count}"), key.to_owned());

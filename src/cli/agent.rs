@@ -5,19 +5,30 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 
+use crate::agent::attempt::ResultFile;
 use crate::agent::{attempt, process};
+use crate::model::EndClass;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The file that the executor left: where the daemon is, and the token for the first call.
     #[arg(long, value_name = "FILE")]
     bootstrap: PathBuf,
+    /// In a pod's first container: put the agent and the source into this directory, and leave the rest to the next one.
+    #[arg(long, value_name = "DIR")]
+    prepare: Option<PathBuf>,
 }
+
+/// Where Kubernetes reads what a container says about its end (the default of `terminationMessagePath`).
+const TERMINATION_LOG: &str = "/dev/termination-log";
+/// Longest such message that Kubernetes keeps, in bytes.
+const TERMINATION_BYTES: usize = 4096;
 
 /// Detaches from whoever started it, so that the daemon's end is not the training's, and runs the attempt.
 ///
 /// # Errors
-/// The bootstrap cannot be used. How the commands end is no error here: that is told to the daemon.
+/// The bootstrap cannot be used. How the commands end is no error here: that is told to the daemon, and in a pod to the
+/// cluster, by exit code and termination message.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let _ = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).try_init();
     // The daemon's files are for itself alone; what a training writes is for whoever the user says.
@@ -33,7 +44,39 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start the agent's threads")?;
-    runtime.block_on(attempt::run(&args.bootstrap))?;
+    let ended = match &args.prepare {
+        Some(dir) => match runtime.block_on(attempt::prepare(&args.bootstrap, dir)) {
+            Ok(()) => return Ok(ExitCode::SUCCESS),
+            Err(result) => {
+                tracing::error!(class = %result.class, "{}", result.reason);
+                Some(result)
+            }
+        },
+        None => runtime.block_on(attempt::run(&args.bootstrap))?,
+    };
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
-    Ok(ExitCode::SUCCESS)
+    let in_pod = std::path::Path::new(TERMINATION_LOG).exists();
+    Ok(match ended {
+        Some(result) if in_pod => tell_the_cluster(result),
+        _ => ExitCode::SUCCESS,
+    })
+}
+
+/// The class and sentence as the termination message, and an exit code that agrees with them.
+fn tell_the_cluster(mut result: ResultFile) -> ExitCode {
+    let code = match (result.class, result.exit_code) {
+        (EndClass::Succeeded, _) => 0,
+        (_, Some(code @ 1..=255)) => code as u8,
+        _ => 1,
+    };
+    let room = TERMINATION_BYTES / 4;
+    if result.reason.len() > room {
+        let at = (0..=room).rev().find(|at| result.reason.is_char_boundary(*at)).unwrap_or(0);
+        result.reason.truncate(at);
+    }
+    let said = serde_json::to_vec(&result).map_err(std::io::Error::other);
+    if let Err(error) = said.and_then(|bytes| std::fs::write(TERMINATION_LOG, bytes)) {
+        tracing::warn!(%error, "cannot leave the termination message");
+    }
+    ExitCode::from(code)
 }

@@ -2,7 +2,7 @@
 //! start it; nothing else does.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -18,10 +18,14 @@ use crate::blob::Blobs;
 use crate::clock::{Millis, SharedClock, SystemClock};
 use crate::config::{Config, ConfigError};
 use crate::executor::Executor;
+use crate::executor::kubernetes::manifest::Cluster;
+use crate::executor::kubernetes::{self, Kubernetes, Wake};
 use crate::executor::local::{Local, LocalOptions, StepUser};
 use crate::forge::Forges;
+use crate::http::agent_tls::AgentTls;
 use crate::http::{self, App};
 use crate::intake::Intake;
+use crate::model::RunId;
 use crate::outbox::Sender;
 use crate::queue::{Handler, Worker};
 use crate::report::Reporter;
@@ -94,15 +98,26 @@ impl Daemon {
             life,
             _machine: machine,
         };
-        let worker = daemon.worker(executors(&config)?);
+        let tls = agent_tls(&config, &daemon)?;
+        let (executors, cluster) = executors(&config, &daemon).await?;
+        let worker = daemon.worker(executors, tls.as_ref());
         daemon.wake().await?;
 
         let stopping = &daemon.app.stopping;
         let app = || daemon.app.clone();
         daemon.tasks.spawn(http::hooks::serve_hooks(hooks, app(), stopping.clone()));
+        if let Some(cluster) = cluster {
+            let (wake, stop) = (wake_runs(app()), stopping.clone());
+            daemon.tasks.spawn(async move {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = cluster.watch(wake) => {}
+                }
+            });
+        }
         let (agent_app, agent_stop) = (app(), stopping.clone());
         daemon.tasks.spawn(async move {
-            if let Err(error) = http::agent_api::serve_agents(agents, agent_app, agent_stop).await {
+            if let Err(error) = http::agent_api::serve_agents(agents, tls, agent_app, agent_stop).await {
                 tracing::error!("the agent listener cannot serve: {error:#}");
             }
         });
@@ -114,10 +129,14 @@ impl Daemon {
         Ok(daemon)
     }
 
-    fn worker(&self, executors: BTreeMap<String, Arc<dyn Executor>>) -> Worker {
+    fn worker(&self, executors: BTreeMap<String, Arc<dyn Executor>>, tls: Option<&AgentTls>) -> Worker {
         let App { store, blobs, forges, config, clock, instance, .. } = self.app.clone();
         let forges = Arc::new(forges);
-        let settings = Settings { instance: instance.clone(), agent_url: format!("http://{}", self.agents) };
+        let settings = Settings {
+            instance: instance.clone(),
+            agent_url: local_url(self.agents, tls.is_some()),
+            agent_ca: tls.map(|tls| tls.ca.clone()),
+        };
         let (holder, lease_ms) = (self.life.holder(), config.limits.lease_s * 1000);
         // Each handler with the number of items it looks at together.
         let handlers: Vec<(Arc<dyn Handler>, usize)> = vec![
@@ -202,14 +221,76 @@ fn private_dir(dir: &Path) -> Result<(), ConfigError> {
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).map_err(fail)
 }
 
-fn executors(config: &Config) -> Result<BTreeMap<String, Arc<dyn Executor>>, ConfigError> {
+/// Where processes of this machine find the agent listener.
+fn local_url(bound: SocketAddr, tls: bool) -> String {
+    let mut at = bound;
+    if at.ip().is_unspecified() {
+        at.set_ip(if at.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    format!("{}://{at}", if tls { "https" } else { "http" })
+}
+
+/// TLS unless only this machine can reach the listener.
+fn agent_tls(config: &Config, daemon: &Daemon) -> anyhow::Result<Option<AgentTls>> {
+    if config.listen.agent.ip().is_loopback() {
+        return Ok(None);
+    }
+    let mut names: Vec<String> = vec!["localhost".into(), "127.0.0.1".into(), "::1".into()];
+    if !daemon.agents.ip().is_unspecified() {
+        names.push(daemon.agents.ip().to_string());
+    }
+    let url = config.executor.kubernetes.as_ref().and_then(|k| k.agent_url.as_deref());
+    names.extend(url.and_then(http::agent_tls::host_of));
+    names.sort();
+    names.dedup();
+    http::agent_tls::agent_tls(&daemon.app.instance, &names).map(Some)
+}
+
+/// Tells the worker to look at runs that the cluster has news of. A hint: lost ones are found by looking anyway.
+fn wake_runs(app: App) -> Wake {
+    let (sender, mut told) = tokio::sync::mpsc::channel(1024);
+    tokio::spawn(async move {
+        let mut runs: Vec<RunId> = Vec::new();
+        while told.recv_many(&mut runs, 256).await > 0 {
+            runs.sort();
+            runs.dedup();
+            let now = app.clock.now_ms();
+            let asks = runs.drain(..).map(|run| WorkAsk::run(&run, now)).collect();
+            if let Err(error) = app.store.ask(asks, now).await {
+                tracing::debug!(%error, "a hint of the cluster is lost");
+            }
+        }
+    });
+    Arc::new(move |run| drop(sender.try_send(run)))
+}
+
+type Executors = (BTreeMap<String, Arc<dyn Executor>>, Option<Arc<Kubernetes>>);
+
+async fn executors(config: &Config, daemon: &Daemon) -> anyhow::Result<Executors> {
     let refuse = |e: anyhow::Error| ConfigError(format!("executor.local: {e:#}"));
     let user = config.executor.local.user.as_deref().map(StepUser::lookup).transpose().map_err(refuse)?;
     let agent_binary = std::env::current_exe()
         .map_err(|e| ConfigError(format!("cannot find this program's own file: {e}")))?;
     let local = Local::new(LocalOptions { agent_binary, workspace_root: config.workspace(), user })
         .map_err(refuse)?;
-    Ok(BTreeMap::from([("local".to_owned(), Arc::new(local) as Arc<dyn Executor>)]))
+    let mut all = BTreeMap::from([("local".to_owned(), Arc::new(local) as Arc<dyn Executor>)]);
+    let Some(settings) = &config.executor.kubernetes else { return Ok((all, None)) };
+    let pools = config.pool.iter().filter(|(_, pool)| pool.executor == "kubernetes");
+    let cluster = Cluster {
+        config: settings.clone(),
+        instance: daemon.app.instance.id.clone(),
+        agent_url: settings.agent_url.clone().unwrap_or_else(|| format!("https://{}", daemon.agents)),
+        grace_s: config.limits.grace_s,
+        pending_timeout_s: config.limits.pending_timeout_s,
+    };
+    let kubernetes = Arc::new(Kubernetes::new(
+        kubernetes::client(settings).await?,
+        cluster,
+        pools.map(|(name, pool)| (name.clone(), pool.kubernetes.clone())).collect(),
+        daemon.app.clock.clone(),
+    ));
+    all.insert("kubernetes".to_owned(), kubernetes.clone());
+    Ok((all, Some(kubernetes)))
 }
 
 async fn bind(address: SocketAddr, key: &str) -> Result<TcpListener, ConfigError> {

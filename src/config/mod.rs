@@ -5,6 +5,7 @@
 //! [`HookConfig::read_secrets`].
 
 mod forge;
+mod kubernetes;
 mod limits;
 mod pool;
 mod secret;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 pub use self::forge::{ForgeConfig, ForgeKind, HookConfig};
+pub use self::kubernetes::{KubernetesConfig, KubernetesPool, Preset, Toleration};
 pub use self::limits::{Limits, RetentionConfig};
 pub use self::pool::{ExecutorConfig, LocalConfig, PoolConfig};
 pub use self::secret::SecretSource;
@@ -80,7 +82,7 @@ pub struct Listen {
     pub hooks: SocketAddr,
     /// Dashboard and API.
     pub app: SocketAddr,
-    /// Agents. Plain HTTP on loopback only.
+    /// Agents. Plain HTTP on loopback, TLS with our own CA anywhere else.
     pub agent: SocketAddr,
     /// Health and metrics.
     pub ops: SocketAddr,
@@ -185,12 +187,6 @@ impl Config {
         if !(self.public_url.starts_with("http://") || self.public_url.starts_with("https://")) {
             return refuse(format!("public_url {:?} must start with http:// or https://", self.public_url));
         }
-        if !self.listen.agent.ip().is_loopback() {
-            return refuse(format!(
-                "listen.agent {} is not a loopback address; agents on other machines need TLS, which this version does not have yet",
-                self.listen.agent
-            ));
-        }
         let mut hooks = BTreeSet::new();
         for (name, forge) in &self.forge {
             forge.check(name)?;
@@ -215,7 +211,10 @@ impl Config {
             RepoName::parse(&repository.name).map_err(|e| ConfigError(e.to_string()))?;
         }
         for (name, pool) in &self.pool {
-            pool.check(name)?;
+            pool.check(name, &self.executor)?;
+        }
+        if let Some(kubernetes) = &self.executor.kubernetes {
+            kubernetes.check(self.listen.agent)?;
         }
         self.check_storage()?;
         self.limits.check()?;

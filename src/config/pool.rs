@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use super::kubernetes::{KubernetesConfig, KubernetesPool};
 use super::{ConfigError, refuse};
 
 #[derive(Debug, Clone, Deserialize)]
@@ -19,15 +20,30 @@ pub struct PoolConfig {
     pub currency: String,
     /// May steps of untrusted runs use it?
     pub untrusted: bool,
+    /// Where pods of this pool go.
+    pub kubernetes: KubernetesPool,
 }
 
 impl PoolConfig {
-    pub(super) fn check(&self, name: &str) -> Result<(), ConfigError> {
-        if self.executor != "local" {
-            return refuse(format!(
-                "pool {name} names executor {:?}; this version has the executor \"local\" only",
-                self.executor
-            ));
+    pub(super) fn check(&self, name: &str, executors: &ExecutorConfig) -> Result<(), ConfigError> {
+        match self.executor.as_str() {
+            "local" if self.kubernetes == KubernetesPool::default() => {}
+            "local" => {
+                return refuse(format!(
+                    "pool {name} has a section `kubernetes` and the executor \"local\"; set executor = \"kubernetes\""
+                ));
+            }
+            "kubernetes" if executors.kubernetes.is_some() => self.kubernetes.check(name)?,
+            "kubernetes" => {
+                return refuse(format!(
+                    "pool {name} names the executor \"kubernetes\", which is not configured; add [executor.kubernetes]"
+                ));
+            }
+            other => {
+                return refuse(format!(
+                    "pool {name} names executor {other:?}; there are \"local\" and \"kubernetes\""
+                ));
+            }
         }
         if self.slots == 0 {
             return refuse(format!(
@@ -50,6 +66,7 @@ impl Default for PoolConfig {
             gpu_hour_price: 0.0,
             currency: "EUR".into(),
             untrusted: true,
+            kubernetes: KubernetesPool::default(),
         }
     }
 }
@@ -58,6 +75,7 @@ impl Default for PoolConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct ExecutorConfig {
     pub local: LocalConfig,
+    pub kubernetes: Option<KubernetesConfig>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -1,5 +1,6 @@
 use super::*;
 
+const K8S: &str = "[executor.kubernetes]\nnamespace = \"runs\"\nimage = \"ty:1\"\n";
 const TOKEN: &str = "[forge.github]\nkind = \"github\"\ntoken = { env = \"PATH\" }\n";
 
 fn parse(extra: &str) -> Result<Config, ConfigError> {
@@ -11,11 +12,24 @@ fn parse(extra: &str) -> Result<Config, ConfigError> {
 fn refuses_what_would_not_work_and_says_what_to_do() {
     let cases = [
         ("data = 1", "unknown field `data`"),
-        ("[listen]\nagent = \"0.0.0.0:1\"", "not a loopback"),
+        (K8S, "a loopback address"),
+        (&format!("[listen]\nagent = \"0.0.0.0:1\"\n{K8S}"), "set executor.kubernetes.agent_url"),
+        (
+            &format!("[listen]\nagent = \"10.0.0.1:1\"\n{K8S}agent_url = \"http://a\"\n"),
+            "must start with https://",
+        ),
+        (
+            &format!(
+                "[listen]\nagent = \"10.0.0.1:1\"\n{K8S}[pool.x]\nexecutor = \"kubernetes\"\nkubernetes.accelerator = \"l4\""
+            ),
+            "needs a preset",
+        ),
+        ("[pool.x]\nkubernetes.spot = true", "set executor = \"kubernetes\""),
         ("[forge.g]\nkind = \"github\"\nurl = \"http://x\"\ntoken = { env = \"PATH\" }", "plain http"),
         ("[forge.g]\nkind = \"github\"\ntoken = { env = \"A\", file = \"b\" }", "a secret is either"),
         ("[pool.x]\nslots = 0", "0 slots"),
-        ("[pool.x]\nexecutor = \"kubernetes\"", "\"local\" only"),
+        ("[pool.x]\nexecutor = \"kubernetes\"", "add [executor.kubernetes]"),
+        ("[pool.x]\nexecutor = \"slurm\"", "there are \"local\" and"),
         ("[[repository]]\nforge = \"nope\"\nname = \"a/b\"", "not configured"),
         ("[retention]\nlogs_days = 0", "must be 1 or more"),
     ];

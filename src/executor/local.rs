@@ -188,6 +188,8 @@ impl Local {
             uid: launch.uid.as_str().to_owned(),
             token: launch.bootstrap.expose_secret().to_owned(),
             dir: dir.to_string_lossy().into_owned(),
+            ca: launch.agent_ca.clone(),
+            prepared: None,
         };
         let path = dir.join(BOOTSTRAP);
         if self.user.is_some() {

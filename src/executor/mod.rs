@@ -1,10 +1,11 @@
 //! Executors: where attempts run.
 
+pub mod kubernetes;
 pub mod local;
 
 use async_trait::async_trait;
 
-use crate::model::{AttemptUid, EndClass, StepSpec};
+use crate::model::{AttemptUid, EndClass, RunId, StepSpec};
 
 /// All that an executor needs to start an attempt's agent. The agent asks the daemon for the rest.
 #[derive(Debug, Clone)]
@@ -13,10 +14,18 @@ pub struct Launch {
     /// Deterministic name of the outside object: `ty-` and 20 base32 digits.
     pub name: String,
     pub spec: StepSpec,
+    pub number: i64,
+    pub run: RunId,
+    /// Name of the pipeline.
+    pub pipeline: String,
+    /// Of a run that may be believed: an untrusted one gives way to others.
+    pub trusted: bool,
     pub pool: String,
     pub gpus: Vec<u32>,
-    /// Base URL of the agent listener.
+    /// Base URL of the agent listener, as processes of this machine reach it.
     pub agent_url: String,
+    /// The CA of the agent listener, in PEM, where it speaks TLS.
+    pub agent_ca: Option<String>,
     pub bootstrap: secrecy::SecretString,
     /// May run without a user of its own (`trusted = true` in the configuration).
     pub repo_trusted: bool,
@@ -47,6 +56,9 @@ pub enum ExecutorError {
     /// It will never be accepted as asked (no such pool, no user to run as, …): the step ends as `unschedulable`.
     #[error("{0}")]
     Refused(String),
+    /// A quota or an admission rule says no: the step ends as `quota`.
+    #[error("{0}")]
+    Denied(String),
     #[error("{0}")]
     Transient(String),
 }

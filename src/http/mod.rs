@@ -5,6 +5,7 @@
 //! means or what a run does next, and they must not start work that outlives the request except through the store.
 
 pub mod agent_api;
+pub mod agent_tls;
 pub mod api;
 pub mod app;
 mod artifact_path;

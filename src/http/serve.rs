@@ -31,6 +31,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
@@ -48,6 +50,12 @@ pub struct Limits {
     pub headers: usize,
     /// How long requests in progress may take to end after a shutdown began.
     pub drain: Duration,
+}
+
+/// One side of a connection, with or without TLS.
+enum Socket {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Limits {
@@ -71,6 +79,19 @@ pub async fn serve(
     telemetry: Arc<Telemetry>,
     shutdown: CancellationToken,
 ) {
+    serve_tls(listener, None, router, limits, telemetry, shutdown).await;
+}
+
+/// As [`serve`], with TLS when a configuration is given. A handshake must be done within `header_timeout`.
+pub async fn serve_tls(
+    listener: TcpListener,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    router: Router,
+    limits: Limits,
+    telemetry: Arc<Telemetry>,
+    shutdown: CancellationToken,
+) {
+    let tls = tls.map(TlsAcceptor::from);
     let router = router.layer(tower_http::catch_panic::CatchPanicLayer::new());
     let room = Arc::new(Semaphore::new(limits.connections));
     let idle = Arc::new(Mutex::new(Idle::default()));
@@ -107,6 +128,7 @@ pub async fn serve(
         let connection = Connection {
             router: router.clone(),
             limits,
+            tls: tls.clone(),
             idle: Arc::clone(&idle),
             shutdown: shutdown.clone(),
             force: force.clone(),
@@ -151,6 +173,7 @@ pub fn raise_file_limit() {
 struct Connection {
     router: Router,
     limits: Limits,
+    tls: Option<TlsAcceptor>,
     idle: Arc<Mutex<Idle>>,
     shutdown: CancellationToken,
     force: CancellationToken,
@@ -161,6 +184,24 @@ impl Connection {
         let _ = stream.set_nodelay(true);
         let ticket = Ticket::new(self.idle);
         let pushed_out = ticket.pushed_out.clone();
+        let stream = match &self.tls {
+            None => Socket::Plain(stream),
+            Some(acceptor) => {
+                let shaken = tokio::select! {
+                    () = pushed_out.cancelled() => return,
+                    () = self.shutdown.cancelled() => return,
+                    shaken = tokio::time::timeout(self.limits.header_timeout, acceptor.accept(stream)) => shaken,
+                };
+                match shaken {
+                    Ok(Ok(stream)) => Socket::Tls(Box::new(stream)),
+                    Ok(Err(error)) => {
+                        tracing::debug!(listener = self.limits.name, peer = %peer, %error, "no TLS connection came about");
+                        return;
+                    }
+                    Err(_) => return,
+                }
+            }
+        };
         let ambiguous = Arc::new(AtomicBool::new(false));
         let refused = Arc::new(AtomicBool::new(false));
         let io =
@@ -239,7 +280,7 @@ fn both_lengths() -> Response<Body> {
 
 /// Reads and drops what the peer still sends, for a second at most: closing a socket with unread bytes makes the kernel
 /// send a reset, which may overtake our answer.
-async fn linger(stream: &mut TcpStream) {
+async fn linger(stream: &mut Socket) {
     let mut waste = vec![0u8; 64 << 10];
     let _ = tokio::time::timeout(Duration::from_secs(1), async {
         while matches!(stream.read(&mut waste).await, Ok(read) if read > 0) {}
@@ -331,9 +372,50 @@ impl Drop for Resting {
     }
 }
 
+macro_rules! both {
+    ($socket:expr, $stream:ident => $call:expr) => {
+        match $socket {
+            Socket::Plain($stream) => $call,
+            Socket::Tls($stream) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        both!(self.get_mut(), stream => Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        both!(self.get_mut(), stream => Pin::new(stream).poll_write(cx, buf))
+    }
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        both!(self.get_mut(), stream => Pin::new(stream).poll_flush(cx))
+    }
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        both!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(cx))
+    }
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        both!(self.get_mut(), stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+    }
+    fn is_write_vectored(&self) -> bool {
+        both!(self, stream => stream.is_write_vectored())
+    }
+}
+
 /// A socket whose incoming bytes are watched for requests with two lengths.
 struct Watched {
-    stream: TcpStream,
+    stream: Socket,
     framing: Framing,
     ambiguous: Arc<AtomicBool>,
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::agent::protocol::{Input, Spec};
+use crate::agent::protocol::{CHECKPOINT_MARK, Input, Spec};
 use crate::config::Config;
 use crate::model::plan::Need;
 use crate::model::{AttemptUid, EndClass, StepSpec};
@@ -44,12 +44,34 @@ pub fn producers<'a>(view: &RunView, step: &'a StepSpec) -> Vec<(&'a Need, Attem
     step.needs.iter().filter_map(|need| Some((need, good(&need.step)?))).collect()
 }
 
-/// `artifacts` are those of the [`producers`]; `secrets` those configured for the repository.
+/// Earlier attempts of the same step that may have left a checkpoint, the newest first.
+pub fn resumable<'a>(
+    view: &'a RunView,
+    attempt: &'a AttemptRow,
+) -> impl Iterator<Item = &'a AttemptUid> + use<'a> {
+    let mut earlier: Vec<&AttemptRow> =
+        view.attempts.iter().filter(|a| a.step_id == attempt.step_id && a.number < attempt.number).collect();
+    earlier.sort_by_key(|a| std::cmp::Reverse(a.number));
+    earlier.into_iter().map(|a| &a.uid)
+}
+
+/// What of an attempt's artifacts is its checkpoint, if all of it arrived: the agent uploads [`CHECKPOINT_MARK`] last.
+pub fn checkpoint(artifacts: Vec<ArtifactRow>, dir: &str) -> Option<Vec<ArtifactRow>> {
+    let dir = dir.trim_start_matches("./").trim_end_matches('/');
+    let inside = |path: &str| path == dir || path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'));
+    artifacts
+        .iter()
+        .any(|a| a.path == CHECKPOINT_MARK)
+        .then(|| artifacts.into_iter().filter(|a| inside(&a.path)).collect())
+}
+
+/// `artifacts` are those of the [`producers`], `resume` a [`checkpoint`]; `secrets` those configured for the repository.
 pub fn build(
     view: &RunView,
     attempt: &AttemptRow,
     repo: &RepoRow,
     artifacts: &[ArtifactRow],
+    resume: &[ArtifactRow],
     secrets: Option<&BTreeMap<String, SecretString>>,
     config: &Config,
 ) -> Result<Spec, NoSpec> {
@@ -75,6 +97,10 @@ pub fn build(
         env,
         secrets: granted,
         inputs,
+        resume: resume
+            .iter()
+            .map(|artifact| input(&Need { step: step.name.clone(), into: None }, artifact))
+            .collect(),
         artifacts: step.artifacts.clone(),
         metric_files: view.run.plan.metrics.files.clone(),
         checkpoint: step.checkpoint.clone(),

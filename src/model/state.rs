@@ -105,12 +105,18 @@ states! {
         Source = "source",
         /// A declared artifact was missing or could not be stored.
         Artifacts = "artifacts",
-        /// The machine took it back (spot, drain).
+        /// The machine took it back (spot, drain, a more important pod).
         Preempted = "preempted",
+        /// Its node ran short of memory or disk and put it out.
+        Evicted = "evicted",
         /// The process or node vanished without a word.
         NodeLost = "node_lost",
         /// It never started within the pending limit, or the executor refused it.
         Unschedulable = "unschedulable",
+        /// Its image could not be had, or no container could be made of it.
+        Image = "image",
+        /// A quota or an admission rule of the cluster refused it.
+        Quota = "quota",
         /// Anything else on our side.
         Internal = "internal",
     }
@@ -122,8 +128,11 @@ impl EndClass {
         matches!(
             self,
             Self::Preempted
+                | Self::Evicted
                 | Self::NodeLost
                 | Self::Unschedulable
+                | Self::Image
+                | Self::Quota
                 | Self::Internal
                 | Self::StorageFull
                 | Self::Source

@@ -108,12 +108,15 @@ pub(super) const EVENTS_RUN: usize = 2;
 /// What may be retried: the words of [`EndClass`](crate::model::EndClass) that end an attempt badly.
 pub(super) const RETRY_WHEN: &[&str] = &[
     "preempted",
+    "evicted",
     "node_lost",
     "oom",
     "storage_full",
     "source",
     "artifacts",
     "unschedulable",
+    "image",
+    "quota",
     "internal",
     "failed",
     "timed_out",

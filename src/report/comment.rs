@@ -252,6 +252,9 @@ fn end_words(step: &FailedStep) -> String {
         Some(EndClass::Artifacts) => "did not leave a declared artifact".to_owned(),
         Some(EndClass::Preempted) => "lost its machine (preempted)".to_owned(),
         Some(EndClass::NodeLost) => "lost its machine".to_owned(),
+        Some(EndClass::Evicted) => "was put out by its machine".to_owned(),
+        Some(EndClass::Image) => "could not get its image".to_owned(),
+        Some(EndClass::Quota) => "was refused by a quota or a rule of the cluster".to_owned(),
         Some(EndClass::Unschedulable) => "could not be started".to_owned(),
         Some(EndClass::Succeeded | EndClass::Checkpointed | EndClass::Internal) | None => {
             "did not end well".to_owned()

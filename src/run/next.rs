@@ -242,8 +242,9 @@ impl<'a> Deciding<'a> {
                     );
                     return;
                 }
-                if attempt.state == AttemptState::Submitted
-                    && let Some(Observed { what: Observation::Pending { why }, .. }) = seen
+                // What it waits for changes: a place, then its image. People read it on the run's page.
+                if let Some(Observed { what: Observation::Pending { why }, .. }) = seen
+                    && (attempt.state == AttemptState::Submitted || attempt.reason != *why)
                 {
                     self.attempt_moves.push(AttemptMove {
                         uid: attempt.uid.clone(),

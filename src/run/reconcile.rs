@@ -27,6 +27,8 @@ pub struct Settings {
     pub instance: Arc<Instance>,
     /// Base URL of the agent listener, as attempts reach it.
     pub agent_url: String,
+    /// The CA of the agent listener, in PEM, where it speaks TLS.
+    pub agent_ca: Option<String>,
 }
 
 /// Looks at one run: decides with [`next()`], writes the decision, then acts, until nothing more is to be done now.
@@ -272,9 +274,14 @@ impl Reconciler {
                 attempt.number,
             ),
             spec: spec.clone(),
+            number: attempt.number,
+            run: run.id.clone(),
+            pipeline: run.pipeline.clone(),
+            trusted: run.trusted,
             pool: attempt.pool.clone(),
             gpus: attempt.gpus.clone(),
             agent_url: self.settings.agent_url.clone(),
+            agent_ca: self.settings.agent_ca.clone(),
             bootstrap: SecretString::from(bootstrap_token(&self.settings.instance, &attempt.uid)),
             repo_trusted: self.config.repository(&repo.forge, repo.name.as_str()).is_some_and(|r| r.trusted),
             handle: attempt.handle.clone(),
@@ -296,6 +303,11 @@ impl Reconciler {
             Err(ExecutorError::Refused(why)) => {
                 change.to = AttemptState::Ended;
                 change.class = Some(EndClass::Unschedulable);
+                change.reason = why;
+            }
+            Err(ExecutorError::Denied(why)) => {
+                change.to = AttemptState::Ended;
+                change.class = Some(EndClass::Quota);
                 change.reason = why;
             }
             Err(error @ ExecutorError::Transient(_)) => {

@@ -37,8 +37,11 @@ pub fn after(spec: &StepSpec, class: EndClass, why: &str, ended: &[EndClass]) ->
         | EndClass::StorageFull
         | EndClass::Source
         | EndClass::Preempted
+        | EndClass::Evicted
         | EndClass::NodeLost
         | EndClass::Unschedulable
+        | EndClass::Image
+        | EndClass::Quota
         | EndClass::Internal => StepState::Errored,
     };
     let sentence = if why.is_empty() { default_sentence(class).to_owned() } else { why.to_owned() };
@@ -50,10 +53,12 @@ pub fn after(spec: &StepSpec, class: EndClass, why: &str, ended: &[EndClass]) ->
                 spec.retry.when.iter().any(|word| word == c.word())
             }
     };
-    // Stopped by something outside that was not us is the machine's doing. A place that cannot be had will not be had
-    // a moment later either.
-    let by_default =
-        |c: EndClass| (c.is_infrastructure() && c != EndClass::Unschedulable) || c == EndClass::Cancelled;
+    // Stopped by something outside that was not us is the machine's doing. A place, an image or a quota that cannot be had
+    // will not be had a moment later either.
+    let by_default = |c: EndClass| {
+        (c.is_infrastructure() && !matches!(c, EndClass::Unschedulable | EndClass::Image | EndClass::Quota))
+            || c == EndClass::Cancelled
+    };
     let (budget, spent) = if declared(class) {
         (spec.retry.max as usize, ended.iter().filter(|c| declared(**c)).count())
     } else if by_default(class) {
@@ -94,8 +99,11 @@ fn default_sentence(class: EndClass) -> &'static str {
         EndClass::Source => "its source could not be fetched",
         EndClass::Artifacts => "a declared artifact was missing or could not be stored",
         EndClass::Preempted => "the machine was taken back",
+        EndClass::Evicted => "its node ran short and put it out",
         EndClass::NodeLost => "its process or node vanished without a word",
         EndClass::Unschedulable => "no place was found for it",
+        EndClass::Image => "its image could not be had",
+        EndClass::Quota => "a quota or an admission rule refused it",
         EndClass::Internal => "something went wrong on our side",
     }
 }

@@ -112,6 +112,34 @@ impl Store {
         .await
     }
 
+    /// Binds the bootstrap to the first nonce that shows it, as [`Self::agent_start`] does, and moves the attempt to pending:
+    /// its place is found, its image may still have to come. False also when the attempt runs already.
+    pub async fn agent_prepare(
+        &self,
+        uid: &AttemptUid,
+        bootstrap_hash: &str,
+        nonce: &str,
+        now: Millis,
+    ) -> Result<bool, StoreError> {
+        let (uid, hash, nonce) = (uid.clone(), bootstrap_hash.to_owned(), nonce.to_owned());
+        self.write(move |tx| {
+            Box::pin(async move {
+                let rows = execute!(
+                    tx,
+                    "UPDATE attempts SET bootstrap_nonce = $3, heartbeat_ms = $4, state = 'pending'
+                     WHERE uid = $1 AND bootstrap_hash = $2 AND $3 <> '' AND (bootstrap_nonce = '' OR bootstrap_nonce = $3)
+                       AND sealed = FALSE AND state IN ('intended', 'submitted', 'pending')",
+                    &uid,
+                    &hash,
+                    &nonce,
+                    now
+                )?;
+                Ok(rows == 1)
+            })
+        })
+        .await
+    }
+
     /// Notes a sign of life, seals the attempt, and says whether it should stop. None: ended, not started or unknown.
     pub async fn agent_heartbeat(&self, uid: &AttemptUid, now: Millis) -> Result<Option<bool>, StoreError> {
         let uid = uid.clone();

@@ -8,12 +8,15 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 use serde_json::{Value, json};
+use trainyard::clock::SystemClock;
+use trainyard::executor::kubernetes::{self, Kubernetes};
 use trainyard::executor::local::{Local, LocalOptions, StepUser, protect_this_process};
 use trainyard::executor::{Executor, ExecutorError, Launch, Observation, external_name};
 use trainyard::model::plan::{Resources, Retry};
-use trainyard::model::{AttemptUid, EndClass, StepSpec};
+use trainyard::model::{AttemptUid, EndClass, RunId, StepSpec};
 
 use crate::agent::daemon::{BOOTSTRAP, Daemon, processes_with, sh, spec, uid, until};
+use crate::kubernetes::cluster::{HEALTH, Namespace, cluster, small_pool};
 
 fn step() -> StepSpec {
     StepSpec {
@@ -44,9 +47,14 @@ fn launch(daemon: &Daemon) -> Launch {
         name: external_name("test", &uid, "train", 1),
         uid: AttemptUid::from_text(uid),
         spec: step(),
+        number: 1,
+        run: RunId::from_text("0190b2c4-0000-7000-8000-000000000002"),
+        pipeline: "churn".into(),
+        trusted: true,
         pool: "default".into(),
         gpus: Vec::new(),
         agent_url: daemon.url.clone(),
+        agent_ca: daemon.ca.clone(),
         bootstrap: SecretString::from(BOOTSTRAP),
         repo_trusted: true,
         handle: json!({}),
@@ -75,17 +83,32 @@ fn gone(observation: &Observation) -> bool {
     matches!(observation, Observation::Gone { .. })
 }
 
-/// `fresh` makes a new instance over the same outside world, as after a restart.
-async fn conformance(fresh: impl Fn() -> Box<dyn Executor>) {
-    let executor = fresh();
-    let daemon = Daemon::start().await;
+/// `remove` may say that it must be asked again while something is still ending.
+async fn removed(executor: &dyn Executor, uid: &AttemptUid, handle: &Value) {
+    let mut last = String::new();
+    for _ in 0..20 {
+        match executor.remove(uid, handle).await {
+            Ok(()) => return,
+            Err(error @ ExecutorError::Transient(_)) => last = error.to_string(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("cannot be removed: {last}");
+}
+
+/// `fresh` makes a new instance over the same outside world, as after a restart; it is told where the agents' daemon is.
+/// `host` is an address of this machine that attempts reach, where that is not loopback.
+async fn conformance(host: Option<&str>, fresh: impl Fn(&Daemon) -> Box<dyn Executor>) {
+    let daemon = Daemon::start_at(host).await;
+    let executor = fresh(&daemon);
+    let fresh_one = || fresh(&daemon);
     let nothing = json!({});
 
     // What was never submitted is unknown, and may be cancelled and removed.
     let never = launch(&daemon);
     assert_eq!(executor.observe(&never.uid, &nothing).await.unwrap(), Observation::Unknown);
     executor.cancel(&never.uid, &nothing, 100).await.unwrap();
-    executor.remove(&never.uid, &nothing).await.unwrap();
+    removed(&*executor, &never.uid, &nothing).await;
 
     // Submitted twice, also at once and by another instance: one process.
     let nap = format!("85{:09}", u64::from(rand::random::<u32>()) % 1_000_000_000);
@@ -94,15 +117,16 @@ async fn conformance(fresh: impl Fn() -> Box<dyn Executor>) {
     let (a, b) = tokio::join!(executor.submit(&one), executor.submit(&one));
     let handle = a.unwrap();
     b.unwrap();
-    let again = fresh();
+    let again = fresh_one();
     again.submit(&Launch { handle: handle.clone(), ..one.clone() }).await.unwrap();
     again.submit(&one).await.unwrap();
     until("it runs", || processes_with(&format!("sleep {nap}")).len() == 1).await;
     assert_eq!(daemon.seen.lock().unwrap().starts, 1);
+    observed(&*executor, &one, &handle, "it is seen to run", |o| *o == Observation::Running).await;
 
     // A restarted daemon finds it, with its notes or without, and it goes on.
     drop(executor);
-    let executor = fresh();
+    let executor = fresh_one();
     assert_eq!(executor.observe(&one.uid, &handle).await.unwrap(), Observation::Running);
     assert_eq!(executor.observe(&one.uid, &nothing).await.unwrap(), Observation::Running);
 
@@ -112,25 +136,27 @@ async fn conformance(fresh: impl Fn() -> Box<dyn Executor>) {
     let end = observed(&*executor, &one, &handle, "it is cancelled", gone).await;
     assert!(matches!(end, Observation::Gone { class: EndClass::Cancelled, .. }), "{end:?}");
     assert!(processes_with(&format!("sleep {nap}")).is_empty());
-    assert!(matches!(fresh().observe(&one.uid, &nothing).await.unwrap(), Observation::Gone { .. }));
+    assert!(matches!(fresh_one().observe(&one.uid, &nothing).await.unwrap(), Observation::Gone { .. }));
     // What has ended is not started again.
     executor.submit(&one).await.unwrap();
     assert_eq!(daemon.seen.lock().unwrap().starts, 1);
-    executor.remove(&one.uid, &handle).await.unwrap();
-    executor.remove(&one.uid, &handle).await.unwrap();
+    removed(&*executor, &one.uid, &handle).await;
+    removed(&*executor, &one.uid, &handle).await;
     assert_eq!(executor.observe(&one.uid, &handle).await.unwrap(), Observation::Unknown);
 
     // Ends by itself: class and code come from the agent's own result.
-    let daemon = Daemon::start().await;
+    let daemon = Daemon::start_at(host).await;
+    let executor = fresh(&daemon);
     daemon.will_run(spec(&daemon.sha, &["exit 7"]));
     let two = launch(&daemon);
     let handle = executor.submit(&two).await.unwrap();
     let end = observed(&*executor, &two, &handle, "it ends", gone).await;
     assert!(matches!(end, Observation::Gone { class: EndClass::Failed, exit_code: Some(7), .. }), "{end:?}");
-    executor.remove(&two.uid, &handle).await.unwrap();
+    removed(&*executor, &two.uid, &handle).await;
 
     // Removed while it runs: nothing is left, whatever it did to stay.
-    let daemon = Daemon::start().await;
+    let daemon = Daemon::start_at(host).await;
+    let executor = fresh(&daemon);
     let nap = format!("84{:09}", u64::from(rand::random::<u32>()) % 1_000_000_000);
     daemon.will_run(spec(
         &daemon.sha,
@@ -139,7 +165,7 @@ async fn conformance(fresh: impl Fn() -> Box<dyn Executor>) {
     let three = launch(&daemon);
     let handle = executor.submit(&three).await.unwrap();
     until("it runs", || processes_with(&format!("sleep {nap}")).len() >= 2).await;
-    executor.remove(&three.uid, &handle).await.unwrap();
+    removed(&*executor, &three.uid, &handle).await;
     assert!(processes_with(&nap).is_empty());
     assert_eq!(executor.observe(&three.uid, &handle).await.unwrap(), Observation::Unknown);
     assert!(Path::new("/etc/passwd").exists());
@@ -185,14 +211,33 @@ impl Drop for User {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn local_as_the_same_user() {
     let root = open_dir();
-    conformance(|| Box::new(local(root.path(), None))).await;
+    conformance(None, |_| Box::new(local(root.path(), None))).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kubernetes_on_a_real_cluster() {
+    let _healthy = HEALTH.read().await;
+    let namespace = tokio::task::spawn_blocking(Namespace::make).await.unwrap();
+    let client = kubernetes::client(&namespace.config()).await.unwrap();
+    let began = std::time::Instant::now();
+    conformance(Some(&cluster().host), |daemon| {
+        Box::new(Kubernetes::new(
+            client.clone(),
+            namespace.settings(&daemon.url),
+            BTreeMap::from([("default".to_owned(), small_pool())]),
+            Arc::new(SystemClock),
+        ))
+    })
+    .await;
+    assert_eq!(namespace.left(), Vec::<String>::new());
+    println!("FIGURE executor_conformance kubernetes_s={:.1}", began.elapsed().as_secs_f64());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn local_as_another_user() {
     let (root, user) = (open_dir(), User::make());
     let step_user = StepUser::lookup(&user.0).unwrap();
-    conformance(|| Box::new(local(root.path(), Some(step_user.clone())))).await;
+    conformance(None, |_| Box::new(local(root.path(), Some(step_user.clone())))).await;
     let left: Vec<_> = std::fs::read_dir(root.path()).unwrap().flatten().map(|e| e.file_name()).collect();
     assert_eq!(left.len(), 2, "bin and notes alone are left: {left:?}");
 }

@@ -173,7 +173,8 @@ fn worker(
     let forges = Forges::connect(config).unwrap();
     let executors =
         BTreeMap::from([("local".to_owned(), executor.clone() as Arc<dyn trainyard::executor::Executor>)]);
-    let settings = Settings { instance: instance.clone(), agent_url: "http://127.0.0.1:1".into() };
+    let settings =
+        Settings { instance: instance.clone(), agent_url: "http://127.0.0.1:1".into(), agent_ca: None };
     Worker::new(store.clone(), clock.clone(), "test")
         .register(Arc::new(Intake::new(store.clone(), clock.clone(), config.clone(), forges)), 8)
         .register(

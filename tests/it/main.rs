@@ -21,6 +21,7 @@ mod forge_shapes;
 mod forge_tls;
 mod forge_webhooks;
 mod heart;
+mod kubernetes;
 mod outbox;
 mod pipeline;
 #[path = "../common/postgres.rs"]

@@ -107,7 +107,8 @@ pub(super) async fn get_artifact(
     let view = app.store.run_view(&row.run_id).await?.ok_or_else(CallError::gone)?;
     let step = spec::step_of(&view, &row).map_err(|_| missing())?;
     let producer = AttemptUid::from_text(producer);
-    if spec::producers(&view, step).iter().all(|(_, uid)| *uid != producer) {
+    let resumes = step.checkpoint.is_some() && spec::resumable(&view, &row).any(|uid| *uid == producer);
+    if !resumes && spec::producers(&view, step).iter().all(|(_, uid)| *uid != producer) {
         return Err(missing());
     }
     let artifacts = app.store.artifacts_of_attempt(&producer).await?;

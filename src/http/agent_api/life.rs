@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use super::error::CallError;
 use super::{
     Answer, Api, NAME_BYTES, PARAM_BYTES, Version, bearer, cut, equal, known, masker, parsed, repo_of,
-    token_of,
+    source_token_of, token_of,
 };
 use crate::agent::protocol::{Finished, Heartbeat, HeartbeatAnswer, Start, Started};
 use crate::http::live::Hint;
@@ -37,7 +37,11 @@ pub(super) async fn start(
     }
     let uid = AttemptUid::from_text(uid);
     let now = app.clock.now_ms();
-    let started = app.store.agent_start(&uid, &hash, &start.nonce, now).await?;
+    let started = if start.preparing {
+        app.store.agent_prepare(&uid, &hash, &start.nonce, now).await?
+    } else {
+        app.store.agent_start(&uid, &hash, &start.nonce, now).await?
+    };
     crate::failpoint::hit("agent.start.after");
     let row = app.store.attempt(&uid).await?.ok_or_else(CallError::unauthorized)?;
     if !started {
@@ -52,8 +56,17 @@ pub(super) async fn start(
             artifacts.extend(app.store.artifacts_of_attempt(&producer).await?);
         }
     }
+    let mut resume = Vec::new();
+    if let Some(dir) = spec::step_of(&view, &row).ok().and_then(|step| step.checkpoint.as_deref()) {
+        for earlier in spec::resumable(&view, &row) {
+            if let Some(found) = spec::checkpoint(app.store.artifacts_of_attempt(earlier).await?, dir) {
+                resume = found;
+                break;
+            }
+        }
+    }
     let secrets = app.secrets.of_repository(&repo.forge, repo.name.as_str());
-    let spec = match spec::build(&view, &row, &repo, &artifacts, secrets, &app.config) {
+    let mut spec = match spec::build(&view, &row, &repo, &artifacts, &resume, secrets, &app.config) {
         Ok(spec) => spec,
         Err(why) => {
             let finish = Finish {
@@ -69,9 +82,16 @@ pub(super) async fn start(
             return Err(CallError::new(StatusCode::GONE, why.to_string()));
         }
     };
-    tracing::info!(attempt.uid = %uid, run.id = %row.run_id, agent.version = start.version, agent.pid = start.pid, "attempt started");
+    let token = if start.preparing {
+        spec.secrets.clear();
+        tracing::info!(attempt.uid = %uid, run.id = %row.run_id, agent.version = start.version, "attempt is being prepared");
+        source_token_of(&app, &uid, &start.nonce)
+    } else {
+        tracing::info!(attempt.uid = %uid, run.id = %row.run_id, agent.version = start.version, agent.pid = start.pid, "attempt started");
+        token_of(&app, &uid, &start.nonce)
+    };
     app.live.tell(Hint::Run(row.run_id.clone()));
-    let mut response = Json(Started { token: token_of(&app, &uid, &start.nonce), spec }).into_response();
+    let mut response = Json(Started { token, spec }).into_response();
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }

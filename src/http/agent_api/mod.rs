@@ -32,8 +32,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::error::CallError;
 use super::App;
+use super::agent_tls::AgentTls;
 use super::git_proxy::GitProxy;
-use super::serve::{Limits, serve};
+use super::serve::{Limits, serve_tls};
 use super::telemetry::CallLabels;
 use crate::agent::mask::Masker;
 use crate::agent::protocol::PROTOCOL;
@@ -58,11 +59,13 @@ type Answer<T> = Result<T, CallError>;
 /// The TLS settings of this machine cannot be used for git.
 pub async fn serve_agents(
     listener: TcpListener,
+    tls: Option<AgentTls>,
     app: App,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let telemetry = Arc::clone(&app.telemetry);
-    serve(listener, router(app)?, Limits::of("agent"), telemetry, shutdown).await;
+    let tls = tls.map(|tls| tls.server);
+    serve_tls(listener, tls, router(app)?, Limits::of("agent"), telemetry, shutdown).await;
     Ok(())
 }
 
@@ -151,6 +154,11 @@ fn token_of(app: &App, uid: &AttemptUid, nonce: &str) -> String {
     hex::encode(app.instance.derive("attempt-token", &[uid.as_str(), nonce]))
 }
 
+/// Opens an attempt's source and nothing else: for the container that prepares a pod.
+fn source_token_of(app: &App, uid: &AttemptUid, nonce: &str) -> String {
+    hex::encode(app.instance.derive("source-token", &[uid.as_str(), nonce]))
+}
+
 fn equal(a: &str, b: &str) -> bool {
     a.as_bytes().ct_eq(b.as_bytes()).into()
 }
@@ -175,6 +183,20 @@ async fn open(app: &App, uid: &str, headers: &HeaderMap) -> Answer<AttemptRow> {
         app.store.agent_heartbeat(&row.uid, app.clock.now_ms()).await?.ok_or_else(CallError::gone)?;
     }
     Ok(row)
+}
+
+/// As [`open`], or with the token of the container that prepares; that one does not seal.
+async fn open_source(app: &App, uid: &str, headers: &HeaderMap) -> Answer<AttemptRow> {
+    let shown = bearer(headers)?;
+    let row = app.store.attempt(&AttemptUid::from_text(uid)).await?.ok_or_else(CallError::unauthorized)?;
+    let prepares = !row.bootstrap_nonce.is_empty()
+        && !row.sealed
+        && equal(shown, &source_token_of(app, &row.uid, &row.bootstrap_nonce));
+    match row.state {
+        AttemptState::Ended if prepares => Err(CallError::gone()),
+        _ if prepares => Ok(row),
+        _ => open(app, uid, headers).await,
+    }
 }
 
 async fn repo_of(app: &App, attempt: &AttemptRow) -> Answer<RepoRow> {

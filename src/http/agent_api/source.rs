@@ -7,7 +7,7 @@ use axum::response::Response;
 use serde::Deserialize;
 
 use super::error::CallError;
-use super::{Answer, Api, open, repo_of, whole};
+use super::{Answer, Api, open_source, repo_of, whole};
 use crate::forge::GitAccess;
 use crate::http::App;
 use crate::http::git_proxy::REQUEST_BYTES;
@@ -33,7 +33,7 @@ pub(super) async fn git_refs(
     Query(query): Query<ServiceQuery>,
     headers: HeaderMap,
 ) -> Answer<Response> {
-    let row = open(&app, &uid, &headers).await?;
+    let row = open_source(&app, &uid, &headers).await?;
     if query.service != "git-upload-pack" {
         return Err(CallError::new(StatusCode::FORBIDDEN, "the source is read-only: git-upload-pack alone"));
     }
@@ -46,7 +46,7 @@ pub(super) async fn git_upload_pack(
     headers: HeaderMap,
     body: Body,
 ) -> Answer<Response> {
-    let row = open(&app, &uid, &headers).await?;
+    let row = open_source(&app, &uid, &headers).await?;
     let body = whole(body, REQUEST_BYTES).await?;
     let run = app.store.run(&row.run_id).await?.ok_or_else(CallError::gone)?;
     Ok(git.upload_pack(&git_access(&app, &row).await?, &headers, body, &[run.head_sha]).await)

@@ -22,12 +22,14 @@ use trainyard::model::{MetricPoint, Sha};
 
 pub const BOOTSTRAP: &str = "bootstrap-3f9c1a77";
 pub const TOKEN: &str = "attempt-token-b41d09e2";
+const SOURCE_TOKEN: &str = "source-token-77aa01c3";
 
 #[derive(Default)]
 pub struct Seen {
     pub spec: Option<Spec>,
     nonce: Option<String>,
     pub starts: u32,
+    pub prepared: u32,
     /// The bytes, unless only their number is wanted.
     pub log: Vec<u8>,
     pub count_only: bool,
@@ -51,6 +53,8 @@ pub type Shared = Arc<Mutex<Seen>>;
 
 pub struct Daemon {
     pub url: String,
+    /// In PEM, where it speaks TLS.
+    pub ca: Option<String>,
     pub seen: Shared,
     pub sha: Sha,
     _repo: TempDir,
@@ -80,6 +84,7 @@ pub fn spec(sha: &Sha, commands: &[&str]) -> Spec {
         env: BTreeMap::new(),
         secrets: BTreeMap::new(),
         inputs: Vec::new(),
+        resume: Vec::new(),
         artifacts: Vec::new(),
         metric_files: Vec::new(),
         checkpoint: None,
@@ -92,6 +97,11 @@ pub fn spec(sha: &Sha, commands: &[&str]) -> Spec {
 
 impl Daemon {
     pub async fn start() -> Self {
+        Self::start_at(None).await
+    }
+
+    /// On loopback, or with the agent listener's own TLS at an address that pods reach.
+    pub async fn start_at(host: Option<&str>) -> Self {
         let repo = tempfile::tempdir().unwrap();
         let sha = sh(
             repo.path(),
@@ -116,10 +126,30 @@ impl Daemon {
             .nest("/agent/v1/attempts/{uid}", calls)
             .layer(DefaultBodyLimit::max(4 << 20))
             .with_state(app);
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        Self { url, seen, sha: Sha::parse(&sha).unwrap(), _repo: repo }
+        let listener = tokio::net::TcpListener::bind((host.unwrap_or("127.0.0.1"), 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (url, ca) = match host {
+            None => {
+                tokio::spawn(async move { axum::serve(listener, router).await });
+                (format!("http://{address}"), None)
+            }
+            Some(host) => {
+                let instance = trainyard::store::Instance::new("test", [7; 32]);
+                let tls = trainyard::http::agent_tls::agent_tls(&instance, &[host.to_owned()]).unwrap();
+                let limits = trainyard::http::serve::Limits::of("agent");
+                let telemetry = Arc::new(trainyard::http::Telemetry::new());
+                tokio::spawn(trainyard::http::serve::serve_tls(
+                    listener,
+                    Some(tls.server),
+                    router,
+                    limits,
+                    telemetry,
+                    tokio_util::sync::CancellationToken::new(),
+                ));
+                (format!("https://{address}"), Some(tls.ca))
+            }
+        };
+        Self { url, ca, seen, sha: Sha::parse(&sha).unwrap(), _repo: repo }
     }
 
     pub fn will_run(&self, spec: Spec) {
@@ -163,12 +193,17 @@ async fn start(State(app): State<App>, Query(q): Q, headers: HeaderMap, Json(bod
     if let Err(no) = check(&mut seen, &headers, &q, BOOTSTRAP) {
         return no;
     }
-    seen.starts += 1;
+    if body.preparing {
+        seen.prepared += 1;
+    } else {
+        seen.starts += 1;
+    }
     if seen.nonce.get_or_insert_with(|| body.nonce.clone()) != &body.nonce {
         return breach(&mut seen, "another nonce");
     }
     let spec = seen.spec.clone().expect("the test says what to run");
-    Json(Started { token: TOKEN.into(), spec }).into_response()
+    let token = if body.preparing { SOURCE_TOKEN } else { TOKEN };
+    Json(Started { token: token.into(), spec }).into_response()
 }
 
 async fn log(State(app): State<App>, Query(q): Q, headers: HeaderMap, body: Bytes) -> Response {
@@ -269,7 +304,8 @@ async fn finish(
 
 fn git(app: &App, headers: &HeaderMap, args: &[&str], input: &[u8]) -> Result<Vec<u8>, Response> {
     use std::io::Write as _;
-    if headers.get("authorization").and_then(|v| v.to_str().ok()) != Some(&format!("Bearer {TOKEN}")) {
+    let shown = headers.get("authorization").and_then(|v| v.to_str().ok()).unwrap_or("");
+    if ![TOKEN, SOURCE_TOKEN].iter().any(|token| shown == format!("Bearer {token}")) {
         app.seen.lock().unwrap().breaches.push("git without the attempt's token".into());
         return Err(StatusCode::UNAUTHORIZED.into_response());
     }
@@ -331,6 +367,8 @@ impl Agent {
             uid,
             token: BOOTSTRAP.into(),
             dir: dir.to_string_lossy().into_owned(),
+            ca: None,
+            prepared: None,
         };
         let path = dir.join("bootstrap.json");
         std::fs::write(&path, serde_json::to_vec(&bootstrap).unwrap()).unwrap();

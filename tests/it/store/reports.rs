@@ -47,9 +47,17 @@ pub async fn the_bootstrap_belongs_to_its_first_agent(at: &Place) {
     assert_eq!(at.store.agent_heartbeat(&uid, T0).await.unwrap(), None, "not started");
     assert!(!at.store.agent_start(&uid, "wrong", "n", T0).await.unwrap());
     assert!(!at.store.agent_start(&uid, "hash", "", T0).await.unwrap());
+    // A container that prepares binds it already, and the attempt does not run yet.
+    assert!(!at.store.agent_prepare(&uid, "wrong", "n", T0).await.unwrap());
+    assert!(at.store.agent_prepare(&uid, "hash", "n", T0 + 1).await.unwrap());
+    assert!(at.store.agent_prepare(&uid, "hash", "n", T0 + 2).await.unwrap(), "its answer was lost");
+    assert!(!at.store.agent_prepare(&uid, "hash", "thief", T0 + 2).await.unwrap());
+    let row = at.store.attempt(&uid).await.unwrap().unwrap();
+    assert_eq!((row.state, row.started_ms, row.sealed), (AttemptState::Pending, None, false));
     assert!(at.store.agent_start(&uid, "hash", "n", T0 + 3).await.unwrap());
     assert!(at.store.agent_start(&uid, "hash", "n", T0 + 4).await.unwrap(), "its answer was lost");
     assert!(!at.store.agent_start(&uid, "hash", "thief", T0 + 4).await.unwrap());
+    assert!(!at.store.agent_prepare(&uid, "hash", "n", T0 + 4).await.unwrap(), "it runs");
     let row = at.store.attempt(&uid).await.unwrap().unwrap();
     assert_eq!((row.state, row.started_ms, row.sealed), (AttemptState::Running, Some(T0 + 3), false));
     assert_eq!(at.store.agent_heartbeat(&uid, T0 + 5).await.unwrap(), Some(false));

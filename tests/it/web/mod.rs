@@ -90,7 +90,7 @@ impl Web {
         let (hooks, agent, ops) = (listen().await, listen().await, listen().await);
         let addresses = [&hooks, &agent, &ops].map(|l| l.local_addr().unwrap());
         tokio::spawn(serve_hooks(hooks, app.clone(), stop.clone()));
-        tokio::spawn(serve_agents(agent, app.clone(), stop.clone()));
+        tokio::spawn(serve_agents(agent, None, app.clone(), stop.clone()));
         tokio::spawn(serve_ops(ops, app.clone(), stop.clone()));
         let [hooks, agent, ops] = addresses;
         Self {

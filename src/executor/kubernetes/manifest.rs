@@ -1,0 +1,455 @@
+//! From a typed step to its Secret and Job: a pure function, an allow-list written out. What a repository says reaches a pod
+//! as an image's name and amounts, never as a part of its specification.
+//!
+//! Must not: take a pod spec, a patch, a label or a volume from outside.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::batch::v1::{
+    Job, JobSpec, PodFailurePolicy, PodFailurePolicyOnPodConditionsPattern, PodFailurePolicyRule,
+};
+use k8s_openapi::api::core::v1::{
+    Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, LocalObjectReference,
+    ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile,
+    Secret, SecretVolumeSource, SecurityContext, Service, ServicePort, ServiceSpec, Toleration, Volume,
+    VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use secrecy::ExposeSecret as _;
+use sha2::{Digest as _, Sha256};
+
+use super::super::Launch;
+use crate::agent::protocol::{Bootstrap, PROTOCOL};
+use crate::config::{KubernetesConfig, KubernetesPool, Preset};
+use crate::model::RunId;
+
+pub const LABEL_INSTANCE: &str = "trainyard.dev/instance";
+pub const LABEL_ATTEMPT: &str = "trainyard.dev/attempt-uid";
+pub const LABEL_RUN: &str = "trainyard.dev/run-id";
+pub const ANNOTATION_CANCELLED: &str = "trainyard.dev/cancelled";
+/// Keeps a Job from being swept away before its result is recorded.
+pub const FINALIZER: &str = "trainyard.dev/result-recorded";
+/// The container that runs the step, and the one that prepares.
+pub const STEP: &str = "step";
+pub const PREPARE: &str = "prepare";
+const WORK: &str = "/trainyard";
+const BOOTSTRAP_DIR: &str = "/bootstrap";
+const USER: i64 = 1000;
+/// Rendezvous of torchrun (its own default port).
+const RENDEZVOUS: i32 = 29400;
+/// After the step's time limit and grace: uploads of logs and artifacts.
+const FAREWELL_S: i64 = 120;
+
+/// What is the same for every attempt of this daemon.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    pub config: KubernetesConfig,
+    /// Of the installation: part of the labels by which its objects are found.
+    pub instance: String,
+    /// Base URL of the agent listener as pods reach it.
+    pub agent_url: String,
+    pub grace_s: i64,
+    pub pending_timeout_s: i64,
+}
+
+/// What stands for one attempt in the cluster. All have the same name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Objects {
+    pub secret: Secret,
+    pub job: Job,
+    /// Only where several pods must find each other.
+    pub service: Option<Service>,
+}
+
+/// Builds the objects of an attempt.
+///
+/// # Errors
+/// Why this pool does not take the step: one sentence for the person who wrote the pipeline.
+pub fn build(launch: &Launch, pool: &KubernetesPool, cluster: &Cluster) -> Result<Objects, String> {
+    let spec = &launch.spec;
+    let image = admit(launch, pool)?;
+    let workers = i32::try_from(spec.workers.max(1)).map_err(|_| "too many workers".to_owned())?;
+    let labels = labels(launch, cluster);
+    let meta = |finalizers: Option<Vec<String>>| ObjectMeta {
+        name: Some(launch.name.clone()),
+        namespace: Some(cluster.config.namespace.clone()),
+        labels: Some(labels.clone()),
+        annotations: Some(BTreeMap::from([
+            ("trainyard.dev/step".to_owned(), spec.name.clone()),
+            ("trainyard.dev/pipeline".to_owned(), launch.pipeline.clone()),
+            ("trainyard.dev/pool".to_owned(), launch.pool.clone()),
+        ])),
+        finalizers,
+        ..ObjectMeta::default()
+    };
+    let bootstrap = Bootstrap {
+        protocol: PROTOCOL,
+        url: cluster.agent_url.clone(),
+        uid: launch.uid.to_string(),
+        token: launch.bootstrap.expose_secret().to_owned(),
+        dir: WORK.into(),
+        ca: launch.agent_ca.clone(),
+        prepared: None,
+    };
+    let bytes = serde_json::to_vec(&bootstrap).map_err(|e| e.to_string())?;
+    let secret = Secret {
+        metadata: meta(None),
+        immutable: Some(true),
+        type_: Some("trainyard.dev/bootstrap".into()),
+        data: Some(BTreeMap::from([("bootstrap.json".to_owned(), ByteString(bytes))])),
+        ..Secret::default()
+    };
+    let timeout_s = spec.timeout_ms / 1000;
+    let job = Job {
+        metadata: {
+            let mut meta = meta(Some(vec![FINALIZER.into()]));
+            if let (Some(queue), Some(labels)) = (&pool.queue, &mut meta.labels) {
+                labels.insert("kueue.x-k8s.io/queue-name".into(), queue.clone());
+            }
+            meta
+        },
+        spec: Some(JobSpec {
+            active_deadline_seconds: Some(
+                cluster.pending_timeout_s + timeout_s + cluster.grace_s + FAREWELL_S,
+            ),
+            backoff_limit: Some(0),
+            completion_mode: Some(if workers > 1 { "Indexed" } else { "NonIndexed" }.into()),
+            completions: Some(workers),
+            parallelism: Some(workers),
+            pod_replacement_policy: Some("Failed".into()),
+            // A pod that the cluster took away ends the Job too: the next try is an attempt of its own, with a name of its own.
+            pod_failure_policy: Some(PodFailurePolicy {
+                rules: vec![PodFailurePolicyRule {
+                    action: "FailJob".into(),
+                    on_pod_conditions: Some(vec![PodFailurePolicyOnPodConditionsPattern {
+                        status: "True".into(),
+                        type_: "DisruptionTarget".into(),
+                    }]),
+                    ..PodFailurePolicyRule::default()
+                }],
+            }),
+            suspend: Some(pool.queue.is_some()),
+            ttl_seconds_after_finished: Some(24 * 3600),
+            template: PodTemplateSpec {
+                metadata: Some(ObjectMeta {
+                    labels: Some(labels.clone()),
+                    annotations: Some(keep_the_node()),
+                    ..ObjectMeta::default()
+                }),
+                spec: Some(pod(launch, pool, cluster, &image, workers)),
+            },
+            ..JobSpec::default()
+        }),
+        ..Job::default()
+    };
+    let service = (workers > 1).then(|| Service {
+        metadata: meta(None),
+        spec: Some(ServiceSpec {
+            cluster_ip: Some("None".into()),
+            selector: Some(BTreeMap::from([(LABEL_ATTEMPT.to_owned(), launch.uid.to_string())])),
+            publish_not_ready_addresses: Some(true),
+            ports: Some(vec![ServicePort {
+                name: Some("rendezvous".into()),
+                port: RENDEZVOUS,
+                ..ServicePort::default()
+            }]),
+            ..ServiceSpec::default()
+        }),
+        ..Service::default()
+    });
+    Ok(Objects { secret, job, service })
+}
+
+/// The image to run, or why the pool does not take the step.
+fn admit(launch: &Launch, pool: &KubernetesPool) -> Result<String, String> {
+    let (spec, name) = (&launch.spec, &launch.pool);
+    let image = spec.image.as_ref().or(pool.image.as_ref()).ok_or_else(|| {
+        format!("pool `{name}` runs containers and the step names no image: add `image:` to the step, or to `defaults:`")
+    })?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-/:@".contains(c);
+    if image.is_empty()
+        || image.len() > 512
+        || !image.chars().all(plain)
+        || !image.starts_with(|c: char| c.is_ascii_alphanumeric())
+    {
+        return Err(format!("{image:?} is not the name of an image, such as `python:3.12-slim`"));
+    }
+    if pool.node_gpus > 0 && spec.resources.gpu > pool.node_gpus {
+        return Err(format!(
+            "the step asks for {} GPUs in one pod and the largest node of pool `{name}` has {}",
+            spec.resources.gpu, pool.node_gpus
+        ));
+    }
+    if let (Some(shm), Some(memory)) = (spec.resources.shm_bytes, spec.resources.memory_bytes)
+        && shm >= memory
+    {
+        return Err(format!(
+            "shm ({shm} bytes) counts against memory ({memory} bytes) and leaves nothing for the step: ask for more memory"
+        ));
+    }
+    if spec.resources.cpu_milli.is_some_and(|cpu| cpu <= 0)
+        || spec.resources.memory_bytes.is_some_and(|m| m <= 0)
+    {
+        return Err("cpu and memory must be more than 0".into());
+    }
+    Ok(image.clone())
+}
+
+fn labels(launch: &Launch, cluster: &Cluster) -> BTreeMap<String, String> {
+    BTreeMap::from(
+        [
+            ("app.kubernetes.io/name", "trainyard-run".to_owned()),
+            ("app.kubernetes.io/part-of", "trainyard".to_owned()),
+            ("app.kubernetes.io/managed-by", "trainyard".to_owned()),
+            (LABEL_INSTANCE, cluster.instance.clone()),
+            (LABEL_ATTEMPT, launch.uid.to_string()),
+            (LABEL_RUN, launch.run.to_string()),
+            ("trainyard.dev/attempt", launch.number.to_string()),
+            ("trainyard.dev/pool", label_value(&launch.pool)),
+            ("trainyard.dev/step", label_value(&launch.spec.base)),
+            ("trainyard.dev/trusted", launch.trusted.to_string()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value)),
+    )
+}
+
+/// The text itself where a label can hold it, else a digest of it (63 characters of letters, digits, `-`, `_` and `.`).
+pub fn label_value(text: &str) -> String {
+    let plain = text.len() <= 63
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        && text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
+        && text.bytes().last().is_some_and(|b| b.is_ascii_alphanumeric());
+    if plain { text.to_owned() } else { format!("h-{}", &hex::encode(Sha256::digest(text))[..16]) }
+}
+
+/// Autoscalers leave a node alone while such a pod runs on it.
+fn keep_the_node() -> BTreeMap<String, String> {
+    BTreeMap::from([
+        ("cluster-autoscaler.kubernetes.io/safe-to-evict".to_owned(), "false".to_owned()),
+        ("karpenter.sh/do-not-disrupt".to_owned(), "true".to_owned()),
+    ])
+}
+
+fn pod(launch: &Launch, pool: &KubernetesPool, cluster: &Cluster, image: &str, workers: i32) -> PodSpec {
+    let resources = &launch.spec.resources;
+    let amount = |text: String| Quantity(text);
+    let cpu = resources.cpu_milli.map_or_else(|| pool.default_cpu.clone(), |milli| format!("{milli}m"));
+    let memory =
+        resources.memory_bytes.map_or_else(|| pool.default_memory.clone(), |bytes| bytes.to_string());
+    // Limits only: requests follow them, so a training is not the first to be put out.
+    let base = BTreeMap::from([("cpu".to_owned(), amount(cpu)), ("memory".to_owned(), amount(memory))]);
+    let mut limits = base.clone();
+    if resources.gpu > 0 {
+        limits.insert(pool.gpu_resource.clone(), amount(resources.gpu.to_string()));
+    }
+    let mount = |name: &str, path: &str, read_only: Option<bool>| VolumeMount {
+        name: name.into(),
+        mount_path: path.into(),
+        read_only,
+        ..VolumeMount::default()
+    };
+    let mut mounts = vec![mount("work", WORK, None)];
+    let mut volumes = vec![
+        Volume { name: "work".into(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() },
+        Volume {
+            name: "bootstrap".into(),
+            secret: Some(SecretVolumeSource {
+                secret_name: Some(launch.name.clone()),
+                default_mode: Some(0o440),
+                ..SecretVolumeSource::default()
+            }),
+            ..Volume::default()
+        },
+    ];
+    if let Some(bytes) = resources.shm_bytes {
+        mounts.push(mount("shm", "/dev/shm", None));
+        volumes.push(Volume {
+            name: "shm".into(),
+            empty_dir: Some(EmptyDirVolumeSource {
+                medium: Some("Memory".into()),
+                size_limit: Some(amount(bytes.to_string())),
+            }),
+            ..Volume::default()
+        });
+    }
+    let locked = || SecurityContext {
+        allow_privilege_escalation: Some(false),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), ..Capabilities::default() }),
+        privileged: Some(false),
+        run_as_non_root: Some(true),
+        run_as_user: Some(USER),
+        run_as_group: Some(USER),
+        seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
+        ..SecurityContext::default()
+    };
+    let prepare = Container {
+        name: PREPARE.into(),
+        image: Some(cluster.config.image.clone()),
+        command: Some(
+            [
+                "/usr/local/bin/trainyard",
+                "agent",
+                "--bootstrap",
+                "/bootstrap/bootstrap.json",
+                "--prepare",
+                WORK,
+            ]
+            .map(str::to_owned)
+            .to_vec(),
+        ),
+        // A pod's request is the larger of this and the step's, so it costs nothing.
+        resources: Some(ResourceRequirements { limits: Some(base), ..ResourceRequirements::default() }),
+        security_context: Some(locked()),
+        volume_mounts: Some(vec![mount("work", WORK, None), mount("bootstrap", BOOTSTRAP_DIR, Some(true))]),
+        working_dir: Some(WORK.into()),
+        ..Container::default()
+    };
+    let step = Container {
+        name: STEP.into(),
+        image: Some(image.to_owned()),
+        command: Some(
+            ["/trainyard/bin/trainyard", "agent", "--bootstrap", "/trainyard/bootstrap.json"]
+                .map(str::to_owned)
+                .to_vec(),
+        ),
+        args: Some(Vec::new()),
+        env: (workers > 1).then(|| rendezvous(launch, workers)),
+        ports: (workers > 1).then(|| {
+            vec![ContainerPort {
+                name: Some("rendezvous".into()),
+                container_port: RENDEZVOUS,
+                ..ContainerPort::default()
+            }]
+        }),
+        resources: Some(ResourceRequirements { limits: Some(limits), ..ResourceRequirements::default() }),
+        security_context: Some(locked()),
+        volume_mounts: Some(mounts),
+        working_dir: Some(WORK.into()),
+        ..Container::default()
+    };
+    let mut pull: Vec<String> = cluster.config.image_pull_secrets.clone();
+    pull.extend(
+        pool.image_pull_secrets
+            .iter()
+            .filter(|name| !cluster.config.image_pull_secrets.contains(name))
+            .cloned(),
+    );
+    let references: Vec<_> = pull.into_iter().map(|name| LocalObjectReference { name }).collect();
+    let (selector, tolerations) = place(pool, resources.gpu > 0);
+    PodSpec {
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        containers: vec![step],
+        init_containers: Some(vec![prepare]),
+        image_pull_secrets: (!references.is_empty()).then_some(references),
+        node_selector: (!selector.is_empty()).then_some(selector),
+        tolerations: (!tolerations.is_empty()).then_some(tolerations),
+        priority_class_name: pool.priority_class.clone(),
+        runtime_class_name: pool.runtime_class.clone(),
+        restart_policy: Some("Never".into()),
+        security_context: Some(PodSecurityContext {
+            fs_group: Some(USER),
+            fs_group_change_policy: Some("OnRootMismatch".into()),
+            run_as_group: Some(USER),
+            run_as_non_root: Some(true),
+            run_as_user: Some(USER),
+            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), localhost_profile: None }),
+            ..PodSecurityContext::default()
+        }),
+        subdomain: (workers > 1).then(|| launch.name.clone()),
+        // The step's own grace, and a little for the last log and the result.
+        termination_grace_period_seconds: Some(cluster.grace_s + 30),
+        volumes: Some(volumes),
+        ..PodSpec::default()
+    }
+}
+
+/// The environment by which `torchrun` and what speaks its language find each other.
+fn rendezvous(launch: &Launch, workers: i32) -> Vec<EnvVar> {
+    let set = |name: &str, value: String| EnvVar { name: name.into(), value: Some(value), value_from: None };
+    let rank = |name: &str| EnvVar {
+        name: name.into(),
+        value: None,
+        value_from: Some(EnvVarSource {
+            field_ref: Some(ObjectFieldSelector {
+                api_version: None,
+                field_path: "metadata.annotations['batch.kubernetes.io/job-completion-index']".into(),
+            }),
+            ..EnvVarSource::default()
+        }),
+    };
+    vec![
+        set("PET_NNODES", workers.to_string()),
+        set("PET_NPROC_PER_NODE", launch.spec.resources.gpu.max(1).to_string()),
+        set("PET_MASTER_ADDR", format!("{}-0.{}", launch.name, launch.name)),
+        set("PET_MASTER_PORT", RENDEZVOUS.to_string()),
+        rank("PET_NODE_RANK"),
+        rank("TRAINYARD_RANK"),
+    ]
+}
+
+/// Selector and tolerations of a pool: its preset's, then its own.
+fn place(pool: &KubernetesPool, gpu: bool) -> (BTreeMap<String, String>, Vec<Toleration>) {
+    let mut selector = BTreeMap::new();
+    let mut tolerations = Vec::new();
+    let tolerate = |key: &str, value: Option<&str>, effect: Option<&str>| Toleration {
+        key: Some(key.into()),
+        operator: Some(if value.is_some() { "Equal" } else { "Exists" }.into()),
+        value: value.map(str::to_owned),
+        effect: effect.map(str::to_owned),
+        toleration_seconds: None,
+    };
+    if gpu {
+        // Managed GPU nodes are tainted so; not every cloud adds the toleration by itself.
+        tolerations.push(tolerate("nvidia.com/gpu", None, Some("NoSchedule")));
+    }
+    let mut select = |key: &str, value: &str| selector.insert(key.to_owned(), value.to_owned());
+    match pool.preset {
+        None => {}
+        Some(Preset::Gke) => {
+            if let Some(gpu) = &pool.accelerator {
+                select("cloud.google.com/gke-accelerator", gpu);
+            }
+            if pool.spot {
+                select("cloud.google.com/gke-spot", "true");
+                tolerations.push(tolerate("cloud.google.com/gke-spot", Some("true"), Some("NoSchedule")));
+            }
+        }
+        Some(Preset::Karpenter) => {
+            if let Some(gpu) = &pool.accelerator {
+                select("karpenter.k8s.aws/instance-gpu-name", gpu);
+            }
+            select("karpenter.sh/capacity-type", if pool.spot { "spot" } else { "on-demand" });
+        }
+        Some(Preset::Aks) => {
+            if let Some(gpu) = &pool.accelerator {
+                select("kubernetes.azure.com/accelerator", gpu);
+            }
+            if pool.spot {
+                select("kubernetes.azure.com/scalesetpriority", "spot");
+                tolerations.push(tolerate(
+                    "kubernetes.azure.com/scalesetpriority",
+                    Some("spot"),
+                    Some("NoSchedule"),
+                ));
+            }
+        }
+    }
+    selector.extend(pool.selector.clone());
+    for own in &pool.tolerations {
+        tolerations.push(tolerate(&own.key, own.value.as_deref(), own.effect.as_deref()));
+    }
+    (selector, tolerations)
+}
+
+/// The selector of all that this installation has in its namespace.
+pub fn selector(instance: &str) -> String {
+    format!("{LABEL_INSTANCE}={instance}")
+}
+
+/// The run that an object belongs to.
+pub fn run_of(labels: Option<&BTreeMap<String, String>>) -> Option<RunId> {
+    labels?.get(LABEL_RUN).map(|id| RunId::from_text(id.as_str()))
+}

@@ -1,0 +1,350 @@
+//! Attempts as Jobs of a Kubernetes cluster.
+//!
+//! Names are deterministic and every call may be repeated (G4): a create that answers 409, or that was cut off and is sent
+//! again, finds the object and compares the attempt's uid. A Job keeps our finalizer until its end is recorded, so nobody
+//! sweeps a result away. Watching only wakes runs and keeps a picture that a slow relist renews; what the picture lacks is
+//! looked up.
+//!
+//! Must not: read a Secret, exec into a pod, or touch what does not carry this installation's label.
+
+pub mod manifest;
+pub mod observe;
+mod picture;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Event, Pod, Secret};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, PropagationPolicy};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, ResourceExt};
+use serde::{Deserialize, Serialize};
+
+use self::manifest::{ANNOTATION_CANCELLED, Cluster, FINALIZER, LABEL_ATTEMPT};
+use self::picture::Picture;
+use super::{Executor, ExecutorError, Launch, Observation};
+use crate::clock::SharedClock;
+use crate::config::{KubernetesConfig, KubernetesPool};
+use crate::model::{AttemptUid, RunId};
+
+/// One call to the API server. It answers 504 after its own 60 s; whoever waits longer holds up a worker.
+const CALL: Duration = Duration::from_secs(30);
+/// How long `remove` waits for pods to end before the caller tries again.
+const ENDING: Duration = Duration::from_secs(3);
+
+/// Told which runs to look at.
+pub type Wake = Arc<dyn Fn(RunId) + Send + Sync>;
+
+pub struct Kubernetes {
+    cluster: Cluster,
+    pools: BTreeMap<String, KubernetesPool>,
+    clock: SharedClock,
+    jobs: Api<Job>,
+    pods: Api<Pod>,
+    secrets: Api<Secret>,
+    events: Api<Event>,
+    picture: Picture,
+}
+
+impl std::fmt::Debug for Kubernetes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kubernetes")
+            .field("namespace", &self.cluster.config.namespace)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The daemon's note of an attempt, which callers store.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Note {
+    job: String,
+}
+
+/// Why a call did not succeed.
+#[derive(Debug)]
+enum Fault {
+    Missing,
+    Exists,
+    /// The cluster's rules say no: trying again changes nothing.
+    Denied(String),
+    Passing(String),
+}
+
+impl From<Fault> for ExecutorError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Missing => Self::Transient("the object is gone".into()),
+            Fault::Exists => Self::Transient("the object exists already".into()),
+            Fault::Denied(why) => Self::Denied(why),
+            Fault::Passing(why) => Self::Transient(why),
+        }
+    }
+}
+
+/// Sends one call with a time limit.
+async fn call<T>(what: &str, sent: impl Future<Output = kube::Result<T>>) -> Result<T, Fault> {
+    let error = match tokio::time::timeout(CALL, sent).await {
+        Ok(Ok(answer)) => return Ok(answer),
+        Ok(Err(error)) => error,
+        Err(_) => {
+            return Err(Fault::Passing(format!("cannot {what}: no answer within {} s", CALL.as_secs())));
+        }
+    };
+    let kube::Error::Api(status) = &error else {
+        return Err(Fault::Passing(format!("cannot {what}: {:#}", anyhow::Error::from(error))));
+    };
+    Err(match status.code {
+        404 => Fault::Missing,
+        409 if status.reason == "AlreadyExists" => Fault::Exists,
+        // Admission and quota say so with 403; a missing permission does too, and heals when an administrator grants it.
+        403 if is_rule(&status.message) => {
+            Fault::Denied(format!("the cluster refused it: {}", status.message))
+        }
+        422 => Fault::Denied(format!("the cluster refused it: {}", status.message)),
+        401 => Fault::Passing(format!(
+            "cannot {what}: the cluster does not accept our credential ({}); renew executor.kubernetes.kubeconfig",
+            status.message
+        )),
+        code => Fault::Passing(format!("cannot {what}: {code} {}", status.message)),
+    })
+}
+
+fn is_rule(message: &str) -> bool {
+    [
+        "exceeded quota",
+        "violates PodSecurity",
+        "denied the request",
+        "is being terminated",
+        "forbidden: maximum",
+        "forbidden: minimum",
+    ]
+    .iter()
+    .any(|words| message.contains(words))
+}
+
+/// A client that does not retry by itself: a create that was answered 504 may have succeeded, and deciding that is ours.
+///
+/// # Errors
+/// No kubeconfig, or one that cannot be used.
+pub async fn client(config: &KubernetesConfig) -> anyhow::Result<Client> {
+    use anyhow::Context as _;
+    let mut settings = match &config.kubeconfig {
+        Some(path) => {
+            let file = Kubeconfig::read_from(path)
+                .with_context(|| format!("executor.kubernetes.kubeconfig: cannot read {}", path.display()))?;
+            let options =
+                KubeConfigOptions { context: config.context.clone(), ..KubeConfigOptions::default() };
+            kube::Config::from_custom_kubeconfig(file, &options)
+                .await
+                .with_context(|| format!("executor.kubernetes.kubeconfig: cannot use {}", path.display()))?
+        }
+        None => kube::Config::incluster().context(
+            "executor.kubernetes: the daemon does not run in a cluster; set executor.kubernetes.kubeconfig",
+        )?,
+    };
+    settings.default_retry = false;
+    settings.connect_timeout = Some(Duration::from_secs(10));
+    settings.default_namespace.clone_from(&config.namespace);
+    Client::try_from(settings).context("cannot set up the client of the cluster")
+}
+
+impl Kubernetes {
+    pub fn new(
+        client: Client,
+        cluster: Cluster,
+        pools: BTreeMap<String, KubernetesPool>,
+        clock: SharedClock,
+    ) -> Self {
+        let namespace = cluster.config.namespace.clone();
+        Self {
+            jobs: Api::namespaced(client.clone(), &namespace),
+            pods: Api::namespaced(client.clone(), &namespace),
+            secrets: Api::namespaced(client.clone(), &namespace),
+            events: Api::namespaced(client, &namespace),
+            picture: Picture::default(),
+            cluster,
+            pools,
+            clock,
+        }
+    }
+
+    /// Watches until it is dropped: keeps the picture, wakes the runs of what changes.
+    pub async fn watch(self: Arc<Self>, wake: Wake) {
+        let selector = manifest::selector(&self.cluster.instance);
+        self.picture.keep(&self.jobs, &self.pods, &selector, self.cluster.config.relist_s, &*wake).await;
+    }
+
+    /// The attempt's Job, by our note or by its label.
+    async fn job(&self, uid: &AttemptUid, handle: &serde_json::Value) -> Result<Option<Job>, ExecutorError> {
+        if let Ok(note) = serde_json::from_value::<Note>(handle.clone()) {
+            let found = match call("read a Job", self.jobs.get(&note.job)).await {
+                Ok(job) => Some(job),
+                Err(Fault::Missing) => None,
+                Err(fault) => return Err(fault.into()),
+            };
+            // A name alone proves nothing.
+            return Ok(found.filter(|job| job.labels().get(LABEL_ATTEMPT).is_some_and(|l| l == uid.as_str())));
+        }
+        let by_label = ListParams::default().labels(&format!("{LABEL_ATTEMPT}={uid}"));
+        Ok(call("list Jobs", self.jobs.list(&by_label)).await?.items.into_iter().next())
+    }
+
+    async fn pods(&self, uid: &AttemptUid) -> Result<Vec<Pod>, ExecutorError> {
+        let by_label = ListParams::default().labels(&format!("{LABEL_ATTEMPT}={uid}"));
+        Ok(call("list pods", self.pods.list(&by_label)).await?.items)
+    }
+
+    /// Events of the Job and its pods, oldest first. They explain why something waits; their lack changes nothing.
+    async fn events(&self, job: &Job, pods: &[Pod]) -> Vec<Event> {
+        let mut all = Vec::new();
+        for uid in pods.iter().filter_map(ResourceExt::uid).chain(job.uid()) {
+            let of = ListParams::default().fields(&format!("involvedObject.uid={uid}")).limit(50);
+            match call("list events", self.events.list(&of)).await {
+                Ok(list) => all.extend(list.items),
+                Err(fault) => tracing::debug!(?fault, "no events"),
+            }
+        }
+        all.sort_by_key(|event| event.last_timestamp.clone().or(event.first_timestamp.clone()).map(|t| t.0));
+        all
+    }
+
+    async fn delete<K>(&self, api: &Api<K>, name: &str, how: PropagationPolicy) -> Result<(), ExecutorError>
+    where
+        K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+    {
+        let params = DeleteParams { propagation_policy: Some(how), ..DeleteParams::default() };
+        match call("delete an object", api.delete(name, &params)).await {
+            Ok(_) | Err(Fault::Missing) => Ok(()),
+            Err(fault) => Err(fault.into()),
+        }
+    }
+}
+
+#[async_trait]
+impl Executor for Kubernetes {
+    async fn submit(&self, launch: &Launch) -> Result<serde_json::Value, ExecutorError> {
+        let note = serde_json::to_value(Note { job: launch.name.clone() })
+            .map_err(|e| ExecutorError::Transient(e.to_string()))?;
+        if launch.spec.workers > 1 {
+            return Err(ExecutorError::Refused("steps of several pods are not run by this version".into()));
+        }
+        let pool = self.pools.get(&launch.pool).ok_or_else(|| {
+            ExecutorError::Refused(format!(
+                "pool `{}` is not configured for Kubernetes any more",
+                launch.pool
+            ))
+        })?;
+        let objects = manifest::build(launch, pool, &self.cluster).map_err(ExecutorError::Refused)?;
+        let params = PostParams::default();
+        // Its content follows from the attempt alone, so one that exists is this one.
+        match call("create a Secret", self.secrets.create(&params, &objects.secret)).await {
+            Ok(_) | Err(Fault::Exists) => {}
+            Err(fault) => return Err(fault.into()),
+        }
+        crate::failpoint::hit("kubernetes.job.before");
+        match call("create a Job", self.jobs.create(&params, &objects.job)).await {
+            Ok(_) => {}
+            Err(Fault::Exists) => {
+                let found = call("read a Job", self.jobs.get(&launch.name)).await?;
+                let owner = found.labels().get(LABEL_ATTEMPT);
+                if owner.is_none_or(|uid| uid != launch.uid.as_str()) {
+                    return Err(ExecutorError::Refused(format!(
+                        "the Job {} belongs to another attempt ({})",
+                        launch.name,
+                        owner.map_or("without a uid", String::as_str)
+                    )));
+                }
+            }
+            Err(fault) => return Err(fault.into()),
+        }
+        crate::failpoint::hit("kubernetes.job.after");
+        Ok(note)
+    }
+
+    async fn observe(
+        &self,
+        uid: &AttemptUid,
+        handle: &serde_json::Value,
+    ) -> Result<Observation, ExecutorError> {
+        let now = self.clock.now_ms();
+        let (job, pods) = match self.picture.of(uid.as_str()) {
+            Some(seen) => seen,
+            None => match self.job(uid, handle).await? {
+                None => return Ok(Observation::Unknown),
+                Some(job) => (job, self.pods(uid).await?),
+            },
+        };
+        let first = observe::read(Some(&job), &pods, &[], now);
+        let unclear = matches!(first, Observation::Pending { .. })
+            && !pods.iter().any(|pod| pod.spec.as_ref().is_some_and(|s| s.node_name.is_some()));
+        if !unclear {
+            return Ok(first);
+        }
+        let events = self.events(&job, &pods).await;
+        Ok(observe::read(Some(&job), &pods, &events, now))
+    }
+
+    async fn cancel(
+        &self,
+        uid: &AttemptUid,
+        handle: &serde_json::Value,
+        _grace_ms: i64,
+    ) -> Result<(), ExecutorError> {
+        let Some(job) = self.job(uid, handle).await? else { return Ok(()) };
+        let name = job.name_any();
+        if !job.annotations().contains_key(ANNOTATION_CANCELLED) {
+            // Written down first, so that the end of its pod is known as ours.
+            let mark = serde_json::json!({"metadata": {"annotations": {ANNOTATION_CANCELLED: "true"}}});
+            match call("mark a Job", self.jobs.patch(&name, &PatchParams::default(), &Patch::Merge(&mark)))
+                .await
+            {
+                Ok(_) => {}
+                Err(Fault::Missing) => return Ok(()),
+                Err(fault) => return Err(fault.into()),
+            }
+        }
+        // Our finalizer keeps the Job while its pods are ended with their grace.
+        self.delete(&self.jobs, &name, PropagationPolicy::Foreground).await
+    }
+
+    async fn remove(&self, uid: &AttemptUid, handle: &serde_json::Value) -> Result<(), ExecutorError> {
+        let Some(job) = self.job(uid, handle).await? else {
+            // The Secret may be there without its Job: made, and then nothing more.
+            if let Ok(note) = serde_json::from_value::<Note>(handle.clone()) {
+                self.delete(&self.secrets, &note.job, PropagationPolicy::Background).await?;
+            }
+            return Ok(());
+        };
+        let name = job.name_any();
+        self.delete(&self.secrets, &name, PropagationPolicy::Background).await?;
+        if job.metadata.deletion_timestamp.is_none() {
+            self.delete(&self.jobs, &name, PropagationPolicy::Foreground).await?;
+        }
+        let until = tokio::time::Instant::now() + ENDING;
+        while self.pods(uid).await?.iter().any(still_there) {
+            if tokio::time::Instant::now() >= until {
+                return Err(ExecutorError::Transient(format!("the pod of Job {name} is still ending")));
+            }
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+        let kept: Vec<&String> = job.finalizers().iter().filter(|f| *f != FINALIZER).collect();
+        let without = serde_json::json!({"metadata": {"finalizers": kept.iter().filter(|f| **f != "foregroundDeletion").collect::<Vec<_>>()}});
+        match call("release a Job", self.jobs.patch(&name, &PatchParams::default(), &Patch::Merge(&without)))
+            .await
+        {
+            Ok(_) | Err(Fault::Missing) => {
+                self.picture.forget(uid.as_str());
+                Ok(())
+            }
+            Err(fault) => Err(fault.into()),
+        }
+    }
+}
+
+/// A pod whose container may still run.
+fn still_there(pod: &Pod) -> bool {
+    !matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
+}

@@ -1,0 +1,342 @@
+//! What a Job, its pods and its events mean: pure functions. Every end of a pod maps to one class with a sentence, the
+//! scheduler's or kubelet's own words where they have any. `docs/kubernetes.md` has the table.
+
+use k8s_openapi::api::batch::v1::{Job, JobCondition};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Event, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::manifest::{ANNOTATION_CANCELLED, PREPARE, STEP};
+use crate::agent::attempt::ResultFile;
+use crate::clock::Millis;
+use crate::executor::Observation;
+use crate::model::EndClass;
+
+/// How long an image may fail to come, or a container to be made, before it is final.
+const HOPELESS_MS: Millis = 60_000;
+/// A pod that should have ended so long ago is on a node that no longer answers.
+const LOST_MS: Millis = 60_000;
+/// Longest sentence taken over from the cluster, in characters.
+const SENTENCE: usize = 400;
+
+/// Reads one attempt. `events` may be empty where nothing waits.
+pub fn read(job: Option<&Job>, pods: &[Pod], events: &[Event], now: Millis) -> Observation {
+    let Some(job) = job else { return Observation::Unknown };
+    let cancelled =
+        job.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(ANNOTATION_CANCELLED));
+    let seen: Vec<Observation> = pods.iter().map(|pod| read_pod(pod, events, now)).collect();
+    let worst = seen
+        .iter()
+        .find(|o| matches!(o, Observation::Gone { class, .. } if *class != EndClass::Succeeded))
+        .or_else(|| seen.iter().find(|o| matches!(o, Observation::Running)))
+        .or_else(|| seen.iter().find(|o| matches!(o, Observation::Pending { .. })))
+        .or_else(|| seen.first());
+    let overdue = failed(job).is_some_and(|c| c.reason.as_deref() == Some("DeadlineExceeded"));
+    match worst {
+        Some(Observation::Gone { class, exit_code, .. }) if overdue && taken_away(*class) => {
+            gone(EndClass::TimedOut, *exit_code, OVERDUE)
+        }
+        Some(Observation::Gone { class, exit_code, .. }) if cancelled && taken_away(*class) => {
+            gone(EndClass::Cancelled, *exit_code, "cancelled")
+        }
+        Some(end @ Observation::Gone { .. }) => end.clone(),
+        Some(_) if job.metadata.deletion_timestamp.is_some() && !cancelled => {
+            gone(EndClass::Cancelled, None, "its Job was deleted by someone else")
+        }
+        Some(Observation::Pending { .. }) if cancelled => {
+            gone(EndClass::Cancelled, None, "cancelled before it began")
+        }
+        Some(other) => other.clone(),
+        None => without_pod(job, cancelled, events),
+    }
+}
+
+const OVERDUE: &str = "its Job was over its deadline";
+
+/// The condition by which the cluster gave a Job up.
+fn failed(job: &Job) -> Option<&JobCondition> {
+    let conditions = job.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|c| c.type_ == "Failed" && c.status == "True")
+}
+
+fn taken_away(class: EndClass) -> bool {
+    matches!(
+        class,
+        EndClass::Preempted
+            | EndClass::NodeLost
+            | EndClass::Evicted
+            | EndClass::Cancelled
+            | EndClass::Internal
+    )
+}
+
+fn gone(class: EndClass, exit_code: Option<i64>, reason: impl Into<String>) -> Observation {
+    Observation::Gone { class, exit_code, reason: reason.into() }
+}
+
+fn pending(why: impl Into<String>) -> Observation {
+    Observation::Pending { why: why.into() }
+}
+
+/// The cluster's own words, on one line and not endless.
+fn words(text: Option<&String>) -> String {
+    let line = text.map(|t| t.split_whitespace().collect::<Vec<_>>().join(" ")).unwrap_or_default();
+    if line.chars().count() > SENTENCE {
+        format!("{}…", line.chars().take(SENTENCE).collect::<String>())
+    } else {
+        line
+    }
+}
+
+fn with(prefix: &str, text: Option<&String>) -> String {
+    let said = words(text);
+    if said.is_empty() { prefix.to_owned() } else { format!("{prefix}: {said}") }
+}
+
+fn without_pod(job: &Job, cancelled: bool, events: &[Event]) -> Observation {
+    if cancelled {
+        return gone(EndClass::Cancelled, None, "cancelled");
+    }
+    let status = job.status.as_ref();
+    if let Some(failed) = failed(job) {
+        return match failed.reason.as_deref() {
+            Some("DeadlineExceeded") => gone(EndClass::TimedOut, None, OVERDUE),
+            Some("PodFailurePolicy") => gone(
+                EndClass::Preempted,
+                None,
+                with("the cluster took its pod away", failed.message.as_ref()),
+            ),
+            _ => gone(EndClass::Cancelled, None, "its pod was deleted by someone else"),
+        };
+    }
+    if job.metadata.deletion_timestamp.is_some() {
+        return gone(EndClass::Cancelled, None, "its Job was deleted by someone else");
+    }
+    if let Some(refused) = events.iter().rfind(|e| e.reason.as_deref() == Some("FailedCreate")) {
+        return gone(EndClass::Quota, None, with("the cluster refused its pod", refused.message.as_ref()));
+    }
+    if job.spec.as_ref().is_some_and(|s| s.suspend == Some(true)) {
+        return pending("waits in its queue for quota");
+    }
+    if status.is_some_and(|s| s.active.unwrap_or(0) > 0 || s.failed.unwrap_or(0) > 0) {
+        return gone(EndClass::Cancelled, None, "its pod was deleted by someone else");
+    }
+    pending("its pod is being made")
+}
+
+fn container<'a>(all: Option<&'a Vec<ContainerStatus>>, name: &str) -> Option<&'a ContainerStatus> {
+    all?.iter().find(|status| status.name == name)
+}
+
+fn state(status: Option<&ContainerStatus>) -> Option<&ContainerState> {
+    status?.state.as_ref()
+}
+
+/// Why the cluster took a pod away, by its own record.
+fn disruption(pod: &Pod) -> Option<(EndClass, String)> {
+    let status = pod.status.as_ref()?;
+    let message = status.message.as_ref();
+    if status.phase.as_deref() == Some("Failed") {
+        match status.reason.as_deref() {
+            Some("Evicted") => return Some((EndClass::Evicted, with("put out by its node", message))),
+            Some("DeadlineExceeded") => {
+                return Some((EndClass::TimedOut, with("over its deadline", message)));
+            }
+            Some("NodeLost") => return Some((EndClass::NodeLost, with("its node is lost", message))),
+            Some("Preempting") => return Some((EndClass::Preempted, with("preempted", message))),
+            Some("NodeShutdown" | "Terminated" | "Shutdown") => {
+                return Some((EndClass::Preempted, with("its node was shut down", message)));
+            }
+            Some(reason @ ("UnexpectedAdmissionError" | "NodeAffinity")) => {
+                return Some((EndClass::Evicted, with(&format!("its node refused it ({reason})"), message)));
+            }
+            Some(reason) if reason.starts_with("OutOf") => {
+                return Some((EndClass::Evicted, with(&format!("its node refused it ({reason})"), message)));
+            }
+            _ => {}
+        }
+    }
+    let target =
+        status.conditions.as_ref()?.iter().find(|c| c.type_ == "DisruptionTarget" && c.status == "True")?;
+    let said = |prefix: &str| with(prefix, target.message.as_ref());
+    Some(match target.reason.as_deref() {
+        Some("PreemptionByScheduler") => (EndClass::Preempted, said("a more important pod took its place")),
+        Some("EvictionByEvictionAPI") => (EndClass::Preempted, said("its node was drained")),
+        Some("DeletionByTaintManager") => (EndClass::NodeLost, said("its node no longer answers")),
+        Some("DeletionByPodGC") => (EndClass::NodeLost, said("its node is gone")),
+        Some("TerminationByKubelet") => (EndClass::Evicted, said("put out by its node")),
+        _ => (EndClass::Preempted, said("the cluster took it away")),
+    })
+}
+
+fn read_pod(pod: &Pod, events: &[Event], now: Millis) -> Observation {
+    let Some(status) = &pod.status else { return pending("its pod is being made") };
+    let step = state(container(status.container_statuses.as_ref(), STEP));
+    let prepare = state(container(status.init_container_statuses.as_ref(), PREPARE));
+    if let Some(end) = step.and_then(|s| s.terminated.as_ref()) {
+        return ended(pod, end);
+    }
+    if let Some(end) = prepare.and_then(|s| s.terminated.as_ref()).filter(|end| end.exit_code != 0) {
+        return match (said(end), disruption(pod)) {
+            _ if end.reason.as_deref() == Some("OOMKilled") => {
+                gone(EndClass::OutOfMemory, code(end), "out of memory while fetching the source")
+            }
+            (Some(result), None) => gone(result.class, code(end), result.reason),
+            (_, Some((class, reason))) => gone(class, code(end), reason),
+            (None, None) => gone(
+                EndClass::Internal,
+                code(end),
+                with(
+                    &format!("preparing its pod failed with exit code {}", end.exit_code),
+                    end.message.as_ref(),
+                ),
+            ),
+        };
+    }
+    if status.phase.as_deref() == Some("Failed") {
+        let (class, reason) = disruption(pod).unwrap_or_else(|| {
+            let why = status.reason.as_deref().unwrap_or("no reason given");
+            (EndClass::Internal, with(&format!("its pod failed ({why})"), status.message.as_ref()))
+        });
+        return gone(class, None, reason);
+    }
+    if let Some(deleted) = &pod.metadata.deletion_timestamp {
+        // The time of deletion lies in the future by the grace that is left.
+        if now > millis(deleted) + LOST_MS {
+            let (class, reason) = disruption(pod)
+                .unwrap_or((EndClass::NodeLost, "its pod was to end and its node no longer answers".into()));
+            return gone(class, None, reason);
+        }
+        if step.and_then(|s| s.running.as_ref()).is_none()
+            && prepare.and_then(|s| s.running.as_ref()).is_none()
+        {
+            return pending("its pod is being deleted");
+        }
+        return Observation::Running;
+    }
+    if step.and_then(|s| s.running.as_ref()).is_some() {
+        return Observation::Running;
+    }
+    for (what, waiting) in [("the step's image", step), ("the trainyard image", prepare)] {
+        if let Some(waiting) = waiting.and_then(|s| s.waiting.as_ref()) {
+            let since = status.start_time.as_ref().map_or(now, millis);
+            if let Some(found) = stuck(what, waiting.reason.as_deref(), waiting.message.as_ref(), now - since)
+            {
+                return found;
+            }
+        }
+    }
+    if prepare.and_then(|s| s.running.as_ref()).is_some() {
+        return pending("fetching the source");
+    }
+    if prepare.and_then(|s| s.terminated.as_ref()).is_some() {
+        return pending("pulling the step's image");
+    }
+    let unscheduled = status
+        .conditions
+        .as_ref()
+        .and_then(|all| all.iter().find(|c| c.type_ == "PodScheduled" && c.status == "False"));
+    match unscheduled {
+        Some(condition) => unschedulable(pod, condition.message.as_ref(), events),
+        None if pod.spec.as_ref().is_some_and(|s| s.node_name.is_some()) => {
+            pending("pulling the trainyard image")
+        }
+        None => pending("waits for the scheduler"),
+    }
+}
+
+/// No node takes it: final when every autoscaled pool has said so, a sentence otherwise.
+fn unschedulable(pod: &Pod, message: Option<&String>, events: &[Event]) -> Observation {
+    let name = pod.metadata.name.as_deref();
+    let own = || events.iter().filter(|e| e.involved_object.name.as_deref() == name);
+    let last = |reasons: &[&str]| {
+        own()
+            .rfind(|e| e.reason.as_deref().is_some_and(|r| reasons.contains(&r)))
+            .map(|e| words(e.message.as_ref()))
+    };
+    if let Some(growing) = last(&["TriggeredScaleUp", "Nominated"]) {
+        return pending(format!("a node is being added: {growing}"));
+    }
+    if let Some(no) = last(&["NotTriggerScaleUp"]) {
+        return gone(EndClass::Unschedulable, None, format!("no pool of the cluster can grow for it: {no}"));
+    }
+    pending(with("no node takes it yet", message))
+}
+
+/// A container that waits for something that will not come.
+fn stuck(what: &str, reason: Option<&str>, message: Option<&String>, for_ms: Millis) -> Option<Observation> {
+    let reason = reason?;
+    let at_once = match reason {
+        "InvalidImageName" | "ErrImageNeverPull" => true,
+        "ErrImagePull"
+        | "ImagePullBackOff"
+        | "ImageInspectError"
+        | "RegistryUnavailable"
+        | "SignatureValidationFailed"
+        | "CreateContainerConfigError"
+        | "CreateContainerError"
+        | "RunContainerError" => false,
+        _ => return None,
+    };
+    let sentence = with(&format!("{what}: {reason}"), message);
+    Some(if at_once || for_ms >= HOPELESS_MS {
+        gone(EndClass::Image, None, sentence)
+    } else {
+        pending(sentence)
+    })
+}
+
+fn code(end: &ContainerStateTerminated) -> Option<i64> {
+    Some(i64::from(end.exit_code))
+}
+
+/// What the agent left as the container's last word.
+fn said(end: &ContainerStateTerminated) -> Option<ResultFile> {
+    serde_json::from_str(end.message.as_deref()?).ok()
+}
+
+/// The step's container has ended. The agent's word counts where the container's own status agrees with it.
+fn ended(pod: &Pod, end: &ContainerStateTerminated) -> Observation {
+    let disrupted = disruption(pod);
+    if end.reason.as_deref() == Some("OOMKilled") {
+        return gone(EndClass::OutOfMemory, code(end), "killed by the kernel: over its memory limit");
+    }
+    match said(end) {
+        Some(result) if result.class == EndClass::Succeeded && end.exit_code != 0 => gone(
+            EndClass::Internal,
+            code(end),
+            format!("its agent said that it succeeded, its container ended with exit code {}", end.exit_code),
+        ),
+        Some(result) if matches!(result.class, EndClass::Preempted | EndClass::Cancelled) => {
+            let (class, reason) = disrupted.unwrap_or_else(|| {
+                // Nothing of the cluster's own says why: someone asked for it.
+                let deleted =
+                    result.class == EndClass::Preempted && pod.metadata.deletion_timestamp.is_some();
+                (
+                    result.class,
+                    if deleted { "its pod was deleted by someone else".into() } else { result.reason },
+                )
+            });
+            gone(class, result.exit_code, reason)
+        }
+        Some(result) => gone(result.class, result.exit_code, result.reason),
+        None => {
+            let (class, reason) = disrupted.unwrap_or_else(|| match end.reason.as_deref() {
+                Some("ContainerCannotRun" | "StartError") => {
+                    (EndClass::Image, with("its container could not be started", end.message.as_ref()))
+                }
+                Some("ContainerStatusUnknown") => {
+                    (EndClass::NodeLost, with("its node lost sight of it", end.message.as_ref()))
+                }
+                _ => (
+                    EndClass::NodeLost,
+                    format!("the agent ended without a result (exit code {})", end.exit_code),
+                ),
+            });
+            gone(class, code(end), reason)
+        }
+    }
+}
+
+fn millis(time: &Time) -> Millis {
+    time.0.as_millisecond()
+}

@@ -1,0 +1,198 @@
+//! What this process last saw of its Jobs and pods. Listed anew from time to time, watched in between; whoever asks gets
+//! nothing when the picture is old, and looks for himself.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, ListParams, WatchEvent, WatchParams};
+use kube::{Resource, ResourceExt as _};
+use rand::Rng as _;
+
+use super::manifest::{LABEL_ATTEMPT, run_of};
+use crate::model::RunId;
+
+/// Objects of one page of a list.
+const PAGE: u32 = 500;
+/// A list, or the opening of a watch.
+const CALL: Duration = Duration::from_secs(30);
+
+#[derive(Default)]
+pub struct Picture(Mutex<Seen>);
+
+#[derive(Default)]
+struct Seen {
+    attempts: BTreeMap<String, (Option<Job>, BTreeMap<String, Pod>)>,
+    /// Until when it may be believed.
+    good_until: Option<Instant>,
+}
+
+impl Picture {
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The Job and pods of an attempt, if the picture is fresh and has them.
+    pub fn of(&self, uid: &str) -> Option<(Job, Vec<Pod>)> {
+        let seen = self.lock();
+        if seen.good_until.is_none_or(|until| Instant::now() > until) {
+            return None;
+        }
+        let (job, pods) = seen.attempts.get(uid)?;
+        Some((job.clone()?, pods.values().cloned().collect()))
+    }
+
+    pub fn forget(&self, uid: &str) {
+        self.lock().attempts.remove(uid);
+    }
+
+    /// Never returns. Lists both kinds, then watches both until the relist is due or a watch breaks.
+    pub async fn keep(
+        &self,
+        jobs: &Api<Job>,
+        pods: &Api<Pod>,
+        selector: &str,
+        relist_s: u32,
+        wake: &(dyn Fn(RunId) + Send + Sync),
+    ) {
+        let mut pause = Duration::from_millis(800);
+        loop {
+            let began = Instant::now();
+            if let Err(error) = self.round(jobs, pods, selector, relist_s, wake).await {
+                self.lock().good_until = None;
+                tracing::warn!(error = format!("{error:#}"), "the cluster is not watched for the moment");
+                let jitter = rand::rng().random_range(0..=pause.as_millis() as u64 / 4);
+                tokio::time::sleep(pause + Duration::from_millis(jitter)).await;
+                pause = (pause * 2).min(Duration::from_secs(30));
+            }
+            if began.elapsed() > Duration::from_secs(30) {
+                pause = Duration::from_millis(800);
+            }
+        }
+    }
+
+    async fn round(
+        &self,
+        jobs: &Api<Job>,
+        pods: &Api<Pod>,
+        selector: &str,
+        relist_s: u32,
+        wake: &(dyn Fn(RunId) + Send + Sync),
+    ) -> anyhow::Result<()> {
+        let (all_jobs, jobs_version) = everything(jobs, selector).await?;
+        let (all_pods, pods_version) = everything(pods, selector).await?;
+        let until = Instant::now() + Duration::from_secs(u64::from(relist_s));
+        let changed = {
+            let mut seen = self.lock();
+            let old = std::mem::take(&mut seen.attempts);
+            let mut changed: Vec<RunId> = Vec::new();
+            for job in all_jobs {
+                let Some(uid) = job.labels().get(LABEL_ATTEMPT).cloned() else { continue };
+                let same = old
+                    .get(&uid)
+                    .and_then(|(old, _)| old.as_ref())
+                    .and_then(|o| o.meta().resource_version.clone())
+                    == job.meta().resource_version;
+                if !same {
+                    changed.extend(run_of(Some(job.labels())));
+                }
+                seen.attempts.entry(uid).or_default().0 = Some(job);
+            }
+            for pod in all_pods {
+                let Some(uid) = pod.labels().get(LABEL_ATTEMPT).cloned() else { continue };
+                let same = old
+                    .get(&uid)
+                    .and_then(|(_, pods)| pods.get(&pod.name_any()))
+                    .and_then(|o| o.meta().resource_version.clone())
+                    == pod.meta().resource_version;
+                if !same {
+                    changed.extend(run_of(Some(pod.labels())));
+                }
+                seen.attempts.entry(uid).or_default().1.insert(pod.name_any(), pod);
+            }
+            // What was there before and is not any more.
+            for (uid, (job, _)) in old {
+                if seen.attempts.get(&uid).is_none_or(|(job, _)| job.is_none()) {
+                    changed.extend(job.as_ref().and_then(|job| run_of(Some(job.labels()))));
+                }
+            }
+            seen.good_until = Some(until + CALL);
+            changed
+        };
+        changed.into_iter().for_each(wake);
+        let watching = async {
+            tokio::try_join!(
+                self.follow(jobs, selector, &jobs_version, relist_s, wake, |seen, job, there| {
+                    let Some(uid) = job.labels().get(LABEL_ATTEMPT).cloned() else { return };
+                    let entry = seen.attempts.entry(uid).or_default();
+                    entry.0 = there.then_some(job);
+                }),
+                self.follow(pods, selector, &pods_version, relist_s, wake, |seen, pod, there| {
+                    let Some(uid) = pod.labels().get(LABEL_ATTEMPT).cloned() else { return };
+                    let entry = seen.attempts.entry(uid).or_default();
+                    if there {
+                        entry.1.insert(pod.name_any(), pod);
+                    } else {
+                        entry.1.remove(&pod.name_any());
+                    }
+                })
+            )
+        };
+        match tokio::time::timeout_at(until.into(), watching).await {
+            Ok(Err(error)) => Err(error),
+            // Time for the next relist, or the server ended both watches in good order.
+            Ok(Ok(_)) | Err(_) => Ok(()),
+        }
+    }
+
+    async fn follow<K>(
+        &self,
+        api: &Api<K>,
+        selector: &str,
+        version: &str,
+        relist_s: u32,
+        wake: &(dyn Fn(RunId) + Send + Sync),
+        note: impl Fn(&mut Seen, K, bool),
+    ) -> anyhow::Result<()>
+    where
+        K: Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+    {
+        let params = WatchParams::default().labels(selector).timeout(relist_s.clamp(5, 290));
+        let mut stream = Box::pin(tokio::time::timeout(CALL, api.watch(&params, version)).await??);
+        while let Some(event) = stream.next().await {
+            let (object, there) = match event? {
+                WatchEvent::Added(object) | WatchEvent::Modified(object) => (object, true),
+                WatchEvent::Deleted(object) => (object, false),
+                WatchEvent::Bookmark(_) => continue,
+                // 410 among others: list again.
+                WatchEvent::Error(status) => {
+                    anyhow::bail!("the watch ended: {} {}", status.code, status.message)
+                }
+            };
+            let run = run_of(Some(object.labels()));
+            note(&mut self.lock(), object, there);
+            run.into_iter().for_each(wake);
+        }
+        Ok(())
+    }
+}
+
+/// All objects of the selector, page by page, and the version to watch from.
+async fn everything<K>(api: &Api<K>, selector: &str) -> anyhow::Result<(Vec<K>, String)>
+where
+    K: Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    let mut items = Vec::new();
+    let mut params = ListParams::default().labels(selector).limit(PAGE);
+    loop {
+        let page = tokio::time::timeout(CALL, api.list(&params)).await??;
+        items.extend(page.items);
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok((items, page.metadata.resource_version.unwrap_or_default())),
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Fates of pods as the API server would show them, read by the pure function: those that one healthy node cannot produce.
+
+use serde_json::{Value, json};
+use trainyard::executor::Observation;
+use trainyard::executor::kubernetes::observe::read;
+use trainyard::model::EndClass;
+
+fn seen(job: Value, pods: Vec<Value>, events: Vec<Value>, now: i64) -> Observation {
+    let mut job = job;
+    job["metadata"]["name"] = json!("ty-x");
+    let pods: Vec<_> = pods.into_iter().map(|pod| serde_json::from_value(pod).unwrap()).collect();
+    let events: Vec<_> = events.into_iter().map(|event| serde_json::from_value(event).unwrap()).collect();
+    read(Some(&serde_json::from_value(job).unwrap()), &pods, &events, now)
+}
+
+fn pod(status: Value) -> Value {
+    json!({"metadata": {"name": "ty-x-1"}, "spec": {"containers": []}, "status": status})
+}
+
+fn ended(exit: i64, reason: &str, message: &str, conditions: Value) -> Value {
+    pod(json!({"phase": "Failed", "conditions": conditions, "containerStatuses": [{
+        "name": "step", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+        "state": {"terminated": {"exitCode": exit, "reason": reason, "message": message}}}]}))
+}
+
+fn target(reason: &str) -> Value {
+    json!([{"type": "DisruptionTarget", "status": "True", "reason": reason, "message": "the cluster's own words"}])
+}
+
+#[test]
+fn every_fate_has_one_class_and_a_sentence() {
+    let preempted =
+        r#"{"class":"preempted","exit_code":143,"reason":"the machine asked it to end (SIGTERM)"}"#;
+    let good = r#"{"class":"succeeded","exit_code":0,"reason":"the commands ended with exit code 0"}"#;
+    let rows = [
+        (
+            ended(143, "Error", preempted, target("PreemptionByScheduler")),
+            EndClass::Preempted,
+            "a more important pod",
+        ),
+        (
+            ended(143, "Error", preempted, target("DeletionByTaintManager")),
+            EndClass::NodeLost,
+            "no longer answers",
+        ),
+        (
+            ended(143, "Error", preempted, target("TerminationByKubelet")),
+            EndClass::Evicted,
+            "put out by its node",
+        ),
+        (ended(137, "OOMKilled", "", json!([])), EndClass::OutOfMemory, "over its memory limit"),
+        (ended(137, "ContainerStatusUnknown", "", json!([])), EndClass::NodeLost, "lost sight of it"),
+        (ended(128, "StartError", "exec format error", json!([])), EndClass::Image, "exec format error"),
+        (ended(137, "Error", "", json!([])), EndClass::NodeLost, "without a result (exit code 137)"),
+        // What a step writes in the agent's place is not believed against the container's own status.
+        (ended(1, "Error", good, json!([])), EndClass::Internal, "its container ended with exit code 1"),
+        (
+            pod(
+                json!({"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."}),
+            ),
+            EndClass::Evicted,
+            "low on resource: memory",
+        ),
+        (
+            pod(
+                json!({"phase": "Failed", "reason": "DeadlineExceeded", "message": "Pod was active too long"}),
+            ),
+            EndClass::TimedOut,
+            "active too long",
+        ),
+        (
+            pod(
+                json!({"phase": "Failed", "reason": "Terminated", "message": "Pod was terminated in response to imminent node shutdown."}),
+            ),
+            EndClass::Preempted,
+            "node shutdown",
+        ),
+        (
+            pod(
+                json!({"phase": "Failed", "reason": "UnexpectedAdmissionError", "message": "no GPU is healthy"}),
+            ),
+            EndClass::Evicted,
+            "no GPU is healthy",
+        ),
+        (
+            pod(
+                json!({"phase": "Failed", "reason": "OutOfcpu", "message": "Node didn't have enough resource: cpu"}),
+            ),
+            EndClass::Evicted,
+            "enough resource",
+        ),
+    ];
+    let mut right = 0;
+    for (pod, want, words) in &rows {
+        match seen(json!({"metadata": {}}), vec![pod.clone()], vec![], 0) {
+            Observation::Gone { class, reason, .. } if class == *want && reason.contains(words) => right += 1,
+            other => panic!("{pod}: {other:?} instead of {want:?} ({words})"),
+        }
+    }
+    println!("FAULT F22 by=status_objects fates={} expected={right}", rows.len());
+}
+
+#[test]
+fn a_job_without_pods_says_why() {
+    let event = |reason: &str, of: &str, message: &str| json!({"metadata": {"name": "e"}, "involvedObject": {"name": of}, "reason": reason, "message": message});
+    let gone = |observation: Observation, want: EndClass, words: &str| match observation {
+        Observation::Gone { class, reason, .. } => {
+            assert!(class == want && reason.contains(words), "{class} {reason}")
+        }
+        other => panic!("{other:?}"),
+    };
+    let failed = |reason: &str| json!({"metadata": {}, "status": {"failed": 1, "conditions": [{"type": "Failed", "status": "True", "reason": reason, "message": "matching FailJob rule"}]}});
+    gone(seen(failed("DeadlineExceeded"), vec![], vec![], 0), EndClass::TimedOut, "deadline");
+    gone(seen(failed("PodFailurePolicy"), vec![], vec![], 0), EndClass::Preempted, "took its pod away");
+    gone(
+        seen(failed("BackoffLimitExceeded"), vec![], vec![], 0),
+        EndClass::Cancelled,
+        "deleted by someone else",
+    );
+    let refused = event("FailedCreate", "ty-x", "pods \"x\" is forbidden: exceeded quota: none");
+    gone(seen(json!({"metadata": {}}), vec![], vec![refused], 0), EndClass::Quota, "exceeded quota: none");
+    let queued = seen(json!({"metadata": {}, "spec": {"suspend": true, "template": {}}}), vec![], vec![], 0);
+    assert_eq!(queued, Observation::Pending { why: "waits in its queue for quota".into() });
+
+    // Scale from zero: the autoscaler's words count.
+    let waiting = pod(json!({"phase": "Pending", "conditions": [
+        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available"}]}));
+    let at = |events: Vec<Value>| seen(json!({"metadata": {}}), vec![waiting.clone()], events, 0);
+    assert!(matches!(at(vec![]), Observation::Pending { why } if why.contains("0/3 nodes are available")));
+    let grows = event("TriggeredScaleUp", "ty-x-1", "pool gpu 0->1");
+    let no = event("NotTriggerScaleUp", "ty-x-1", "1 max node group size reached");
+    assert!(
+        matches!(at(vec![grows.clone(), no.clone()]), Observation::Pending { why } if why.contains("pool gpu 0->1"))
+    );
+    gone(at(vec![no]), EndClass::Unschedulable, "max node group size reached");
+
+    // A node that no longer answers: the pod was to end long ago.
+    let mut stale = pod(
+        json!({"phase": "Running", "containerStatuses": [{"name": "step", "image": "", "imageID": "", "ready": true,
+        "restartCount": 0, "state": {"running": {}}}]}),
+    );
+    stale["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    let then = 1_767_225_600_000;
+    assert_eq!(seen(json!({"metadata": {}}), vec![stale.clone()], vec![], then), Observation::Running);
+    gone(
+        seen(json!({"metadata": {}}), vec![stale], vec![], then + 120_000),
+        EndClass::NodeLost,
+        "no longer answers",
+    );
+}

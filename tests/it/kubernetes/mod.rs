@@ -1,0 +1,8 @@
+//! The Kubernetes executor: its manifests as golden files, and what it does on a real cluster.
+
+pub mod cluster;
+mod ends;
+mod fates;
+mod golden;
+mod launches;
+mod story;
