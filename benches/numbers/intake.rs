@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::process::{Child, Command};
 
-use crate::daemon::{Daemon, SECRET, Wishes, memory_mib, ports};
+use crate::daemon::{Daemon, SECRET, Wishes, cpu_s, memory_mib, ports};
 use crate::load::{Load, Target, closed, open};
 use crate::{Line, median, peers};
 
@@ -84,6 +84,7 @@ async fn against_the_floor(postgres: Option<&peers::Postgres>) -> anyhow::Result
         for _ in 0..ROUNDS {
             let mut floor = Floor::start(postgres).await?;
             let at_floor = closed(&target(floor.address), connections, time()).await?;
+            let floor_cpu = cpu_s(floor.child.id().context("the floor runs")?)?;
             floor.child.kill().await?;
             let url = match postgres {
                 Some(server) => Some(server.url("trainyard").await?),
@@ -91,11 +92,13 @@ async fn against_the_floor(postgres: Option<&peers::Postgres>) -> anyhow::Result
             };
             let mut daemon = Daemon::new(&Wishes { database: url.as_deref(), ..Wishes::default() })?;
             daemon.start().await?;
+            let started = cpu_s(daemon.pid()?)?;
             let at_ours = closed(&target(daemon.hooks), connections, time()).await?;
+            let our_cpu = cpu_s(daemon.pid()?)? - started;
             rss = rss.max(memory_mib(daemon.pid()?, "VmHWM")?);
             daemon.kill().await?;
-            say("floor", connections, at_floor);
-            say("trainyard", connections, at_ours);
+            say_with_cpu("floor", connections, at_floor, floor_cpu);
+            say_with_cpu("trainyard", connections, at_ours, our_cpu);
             floors.push(at_floor.per_second);
             ours.push(at_ours.per_second);
         }
@@ -110,6 +113,12 @@ fn say(who: &str, connections: usize, load: Load) {
         "# {who}: {connections} connections, {:.0}/s, p50 {:.2} ms, p99 {:.2} ms",
         load.per_second, load.p50_ms, load.p99_ms
     );
+}
+
+/// Processor time counts the deciding in the background as well, which the floor does not do.
+fn say_with_cpu(who: &str, connections: usize, load: Load, cpu_s: f64) {
+    say(who, connections, load);
+    println!("#   {:.0} us of processor a delivery", cpu_s / (load.per_second * time().as_secs_f64()) * 1e6);
 }
 
 async fn open_loop() -> anyhow::Result<Line> {
