@@ -140,7 +140,7 @@ impl Daemon {
         let (holder, lease_ms) = (self.life.holder(), config.limits.lease_s * 1000);
         // Each handler with the number of items it looks at together.
         let handlers: Vec<(Arc<dyn Handler>, usize)> = vec![
-            (Arc::new(Intake::new(store.clone(), clock.clone(), config.clone(), (*forges).clone())), 4),
+            (Arc::new(Intake::new(store.clone(), clock.clone(), config.clone(), (*forges).clone())), 16),
             (Arc::new(Reconciler::new(store.clone(), clock.clone(), config.clone(), settings, executors)), 8),
             (Arc::new(Scheduler::new(store.clone(), clock.clone(), config.clone(), instance.clone())), 1),
             (Arc::new(Comparer::new(store.clone(), forges.clone(), clock.clone(), config.clone())), 4),

@@ -14,6 +14,8 @@ use crate::store::{Store, StoreError};
 const LEASE_MS: Millis = 60_000;
 /// The poll is the truth, hints only shorten it.
 const POLL_MS: u64 = 1000;
+/// Between two looks at a busy queue, so that what comes in meanwhile shares a claim, and its commits, with its neighbours.
+const PACE: Duration = Duration::from_millis(3);
 /// How long a stopping worker waits for handlers that are at it; what is left is rescued when its lease ends.
 const FAREWELL: Duration = Duration::from_secs(10);
 
@@ -72,6 +74,7 @@ impl Worker {
                         let worker = self.clone();
                         tasks.spawn(async move { worker.attend(one).await });
                     }
+                    tokio::time::sleep(PACE).await;
                     continue;
                 }
                 Err(error) => {
@@ -125,9 +128,14 @@ impl Worker {
             .filter(|(_, desk)| desk.free.available_permits() > 0)
             .map(|(index, desk)| (index, desk.handler.kind()))
             .collect();
+        let now = self.clock.now_ms();
+        let kinds: Vec<WorkKind> = open.iter().map(|(_, kind)| *kind).collect();
+        let due = self.store.next_due_of(&kinds).await?;
         let mut claimed = Vec::new();
-        for (desk, kind) in open {
-            match self.claim_for(desk, kind).await {
+        for (desk, kind) in
+            open.into_iter().filter(|(_, kind)| due.iter().any(|(k, at)| k == kind && *at <= now))
+        {
+            match self.claim_for(desk, kind, now).await {
                 Ok(more) => claimed.extend(more),
                 Err(error) if claimed.is_empty() => return Err(error),
                 // What is leased already is attended to; the next look meets the error again.
@@ -140,11 +148,7 @@ impl Worker {
         Ok(claimed)
     }
 
-    async fn claim_for(&self, desk: usize, kind: WorkKind) -> Result<Vec<Claimed>, StoreError> {
-        let now = self.clock.now_ms();
-        if self.store.next_due(&[kind]).await?.is_none_or(|due| due > now) {
-            return Ok(Vec::new());
-        }
+    async fn claim_for(&self, desk: usize, kind: WorkKind, now: Millis) -> Result<Vec<Claimed>, StoreError> {
         let mut places = Vec::new();
         while let Ok(place) = self.desks[desk].free.clone().try_acquire_owned() {
             places.push(place);

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use super::conn::{Conn, Fields, all, execute, one};
+use sqlx::AssertSqlSafe;
+
+use super::conn::{Conn, Fields, all, execute};
 use super::runs::open_run;
 use super::{Store, StoreError, dialect};
 use crate::clock::Millis;
@@ -110,17 +112,23 @@ macro_rules! claim_sql {
     };
 }
 
-/// The front of the index, once for what is ready and once for what is leased.
-macro_rules! next_due_sql {
-    () => {
-        "SELECT MIN(due_ms) AS due FROM (
-           SELECT * FROM (SELECT run_at_ms AS due_ms FROM work
-             WHERE kind = $1 AND state = 'ready' AND machine IN ('', $2) AND run_at_ms < $3 ORDER BY run_at_ms LIMIT 1) AS ready
-           UNION ALL
-           SELECT * FROM (SELECT lease_until_ms AS due_ms FROM work
-             WHERE kind = $1 AND state = 'leased' AND machine IN ('', $2) ORDER BY lease_until_ms LIMIT 1) AS leased
-         ) AS both_parts"
+/// When each kind falls due: the front of the index, once for what is ready and once for what is leased. `$1` is the machine, `$2`
+/// is [`NEVER`].
+fn next_due_sql(kinds: &[WorkKind]) -> String {
+    let of_kind = |kind: &WorkKind| {
+        let kind = kind.word();
+        format!(
+            "SELECT '{kind}' AS kind, MIN(due_ms) AS due FROM (
+               SELECT * FROM (SELECT run_at_ms AS due_ms FROM work
+                 WHERE kind = '{kind}' AND state = 'ready' AND machine IN ('', $1) AND run_at_ms < $2
+                 ORDER BY run_at_ms LIMIT 1) AS ready
+               UNION ALL
+               SELECT * FROM (SELECT lease_until_ms AS due_ms FROM work
+                 WHERE kind = '{kind}' AND state = 'leased' AND machine IN ('', $1) ORDER BY lease_until_ms LIMIT 1) AS leased
+             ) AS both_parts"
+        )
     };
+    kinds.iter().map(of_kind).collect::<Vec<_>>().join(" UNION ALL ")
 }
 
 /// The machine that alone can do it: the part of a run's or schedule's key behind `@`.
@@ -379,17 +387,25 @@ impl Store {
         Ok(rows == 1)
     }
 
-    /// When the next item of these kinds falls due, for the worker's sleep.
+    /// When the next item of these kinds falls due.
     pub async fn next_due(&self, kinds: &[WorkKind]) -> Result<Option<Millis>, StoreError> {
-        let mut conn = self.read().await?;
-        let mut first: Option<Millis> = None;
-        for kind in kinds {
-            let (kind, machine) = (kind.word(), &*self.machine);
-            let due: Option<Option<Millis>> =
-                one!(conn, |row| row.get("due"), next_due_sql!(), kind, machine, NEVER)?;
-            first = first.into_iter().chain(due.flatten()).min();
+        Ok(self.next_due_of(kinds).await?.into_iter().map(|(_, due)| due).min())
+    }
+
+    /// The same for each kind that has open items, in one statement: the worker looks at all of them each time it wakes.
+    pub async fn next_due_of(&self, kinds: &[WorkKind]) -> Result<Vec<(WorkKind, Millis)>, StoreError> {
+        if kinds.is_empty() {
+            return Ok(Vec::new());
         }
-        Ok(first)
+        let mut conn = self.read().await?;
+        let all: Vec<(WorkKind, Option<Millis>)> = all!(
+            conn,
+            |row| Ok((row.word("kind")?, row.get("due")?)),
+            AssertSqlSafe(next_due_sql(kinds)),
+            &*self.machine,
+            NEVER
+        )?;
+        Ok(all.into_iter().filter_map(|(kind, due)| Some((kind, due?))).collect())
     }
 
     /// Waits until a write of this process asked for work, or the timeout. A hint only: the poll is the truth.
