@@ -8,7 +8,7 @@ use crate::model::metric::Goal;
 use crate::model::outcome::{Aggregate, Change, MetricOutcome, Outcome};
 use crate::model::{ComparisonState, EndClass, RunState, StepState, Verdict};
 
-/// GitHub takes 65,536 characters; this many bytes leave room for its own additions.
+/// Longest comment on any forge: GitHub takes 65,536 characters, and one that is longer nobody reads.
 pub const MAX_BYTES: usize = 60_000;
 
 const MAX_METRICS: usize = 40;
@@ -22,14 +22,21 @@ const LOG_COLUMNS: usize = 200;
 const NAME: usize = 80;
 const SENTENCE: usize = 400;
 
+#[cfg(test)]
+pub fn render_full(view: &View) -> String {
+    render(view, MAX_BYTES)
+}
+
 /// The comment's body: its first line is the view's marker, its length at most [`MAX_BYTES`]. What does not fit is left out
 /// whole, the least needed first, and said.
-pub fn render(view: &View) -> String {
+///
+/// `limit` is the forge's, in bytes.
+pub fn render(view: &View, limit: usize) -> String {
     let blocks: Vec<Block> = view.sections.iter().flat_map(section).collect();
     let mut order: Vec<usize> = (0..blocks.len()).collect();
     order.sort_by_key(|i| blocks[*i].rank);
     let reserve = view.marker.len() + 400;
-    let mut left = MAX_BYTES.saturating_sub(reserve);
+    let mut left = limit.min(MAX_BYTES).saturating_sub(reserve);
     let mut kept = vec![false; blocks.len()];
     let mut all = true;
     for i in order {

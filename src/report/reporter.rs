@@ -97,6 +97,7 @@ impl Reporter {
             .forges
             .get(&repo.forge)
             .with_context(|| format!("forge {} is not configured", repo.forge))?;
+        let limits = forge.capabilities();
         let pools = self.config.pools();
         let gatherer = Gatherer {
             store: &self.store,
@@ -110,7 +111,7 @@ impl Reporter {
         for run in runs {
             let comparisons = self.comparisons(&run, &pulls).await?;
             let section = gatherer.brief(&run, worst(&comparisons)).await?;
-            self.desire_status(repo, sha, &section).await?;
+            self.desire_status(repo, sha, &section, limits.status_description).await?;
             reported.push((run, comparisons));
         }
         for pull in &pulls {
@@ -136,8 +137,14 @@ impl Reporter {
         Ok(rows)
     }
 
-    async fn desire_status(&self, repo: &RepoRow, sha: &Sha, section: &Section) -> anyhow::Result<()> {
-        let Some(status) = status::status(section) else { return Ok(()) };
+    async fn desire_status(
+        &self,
+        repo: &RepoRow,
+        sha: &Sha,
+        section: &Section,
+        limit: usize,
+    ) -> anyhow::Result<()> {
+        let Some(status) = status::status(section, limit) else { return Ok(()) };
         let target = format!("{sha}/{}", status.context);
         let desired = serde_json::to_value(&status).context("cannot write the status as JSON")?;
         self.desire(repo, OutboxKind::Status, target, desired, section.is_final()).await
@@ -175,7 +182,7 @@ impl Reporter {
             return Ok(());
         }
         let view = View { marker: marker(&self.instance, repo, pull.pull.number), sections };
-        let desired = serde_json::json!({ "body": comment::render(&view) });
+        let desired = serde_json::json!({ "body": comment::render(&view, gatherer.forge.capabilities().comment_bytes) });
         self.desire(repo, OutboxKind::Comment, number, desired, last).await
     }
 

@@ -1,19 +1,17 @@
-//! The status of one pipeline on a commit: the run's result and its worst comparison, in at most 140 characters.
+//! The status of one pipeline on a commit: the run's result and its worst comparison, as long as the forge takes it.
 
 use super::view::{ComparisonView, Section};
 use super::{escape, numbers};
 use crate::forge::{Status, StatusState};
 use crate::model::{ComparisonState, Outcome, RunState, Verdict};
 
-/// GitHub refuses 141.
-const DESCRIPTION: usize = 140;
-
 pub fn context(pipeline: &str) -> String {
     format!("trainyard/{}", escape::plain(pipeline, 200))
 }
 
 /// None: say nothing new yet (the run succeeded and is about to be compared).
-pub fn status(section: &Section) -> Option<Status> {
+/// `limit` is the forge's for the description, in characters.
+pub fn status(section: &Section, limit: usize) -> Option<Status> {
     let pending = |text: String| (StatusState::Pending, text);
     let because = |word: &str| match section.reason.as_str() {
         "" => word.to_owned(),
@@ -43,7 +41,7 @@ pub fn status(section: &Section) -> Option<Status> {
     Some(Status {
         context: context(&section.pipeline),
         state,
-        description: escape::plain(&description, DESCRIPTION),
+        description: escape::plain(&description, limit),
         target_url: section.run_url.clone(),
     })
 }

@@ -172,18 +172,18 @@ fn failing() -> Section {
 
 #[test]
 fn a_better_model_reads_like_this() {
-    insta::assert_snapshot!("better", comment::render(&view(vec![churn()])));
+    insta::assert_snapshot!("better", comment::render_full(&view(vec![churn()])));
     insta::assert_snapshot!(status_line(&churn()), @"trainyard/churn Success: accuracy 0.8612 (+0.0131 vs main 9f1c2ab) · gates passed");
 }
 
 #[test]
 fn a_failing_step_shows_its_last_lines() {
-    insta::assert_snapshot!("failing", comment::render(&view(vec![failing()])));
+    insta::assert_snapshot!("failing", comment::render_full(&view(vec![failing()])));
     insta::assert_snapshot!(status_line(&failing()), @"trainyard/churn Failure: failed: step train (seed=2) failed");
 }
 
 fn status_line(section: &Section) -> String {
-    let s = status::status(section).expect("a status");
+    let s = status::status(section, 140).expect("a status");
     assert!(s.description.chars().count() <= 140, "{}", s.description);
     format!("{} {:?}: {}", s.context, s.state, s.description)
 }
@@ -200,7 +200,7 @@ fn a_failing_gate_says_by_how_much_and_an_inconclusive_one_why() {
     outcome.metrics[0].gate.as_mut().unwrap().verdict = Verdict::Fail;
     outcome.metrics[0].gate.as_mut().unwrap().reasons = vec![why.into()];
     comparison.verdict = Some(Verdict::Fail);
-    let body = comment::render(&view(vec![section.clone()]));
+    let body = comment::render_full(&view(vec![section.clone()]));
     insta::assert_snapshot!(body.lines().skip(1).take(8).collect::<Vec<_>>().join("\n"), @r##"
         ### ❌ churn: 1 of 2 gates failed · accuracy 0.8000 (−0.0481, −5.67%)
 
@@ -227,7 +227,7 @@ fn a_failing_gate_says_by_how_much_and_an_inconclusive_one_why() {
         }
     }
     outcome.reasons = vec!["accuracy has no baseline to be held against".into()];
-    let body = comment::render(&view(vec![section.clone()]));
+    let body = comment::render_full(&view(vec![section.clone()]));
     insta::assert_snapshot!(body.lines().skip(1).take(11).collect::<Vec<_>>().join("\n"), @r##"
         ### ⚪ churn: inconclusive, 2 of 2 gates cannot be judged · accuracy 0.8000
 
@@ -257,7 +257,7 @@ fn every_state_has_its_word_for_the_forge() {
     comparison.note = "main at 9f1c2ab, the merge-base".into();
     let mut uncompared = churn();
     uncompared.comparison = None;
-    assert!(status::status(&uncompared).is_none());
+    assert!(status::status(&uncompared, 140).is_none());
     let mut released = with(RunState::Queued, "");
     released.trusted = false;
     let lines: Vec<String> = [
@@ -295,7 +295,7 @@ fn a_held_run_says_how_to_release_it_and_a_broken_file_where_it_broke() {
     held.state = RunState::Held;
     held.trusted = false;
     held.comparison = None;
-    insta::assert_snapshot!(comment::render(&view(vec![held])), @r##"
+    insta::assert_snapshot!(comment::render_full(&view(vec![held])), @r##"
         <!-- trainyard:report pr=12 mac=00112233445566778899aabbccddeeff -->
         ### ✋ churn waits for a release
 
@@ -334,7 +334,7 @@ fn a_held_run_says_how_to_release_it_and_a_broken_file_where_it_broke() {
     broken.curves.clear();
     broken.duration_ms = None;
     broken.reason = "error[TY102]: unknown key `commmands`\n  --> .trainyard.yaml:5:5\n  |\n5 |     commmands: [\"python3 train.py\"]\n  |     ^^^^^^^^^ did you mean `commands`?\n".into();
-    insta::assert_snapshot!(comment::render(&view(vec![broken])), @r##"
+    insta::assert_snapshot!(comment::render_full(&view(vec![broken])), @r##"
         <!-- trainyard:report pr=12 mac=00112233445566778899aabbccddeeff -->
         ### 🛑 churn could not run
 
@@ -457,10 +457,10 @@ fn outside_text_stays_text() {
         (failed.name, failed.reason, failed.log_tail) = (text.into(), text.into(), text.into());
         view(vec![ok, bad])
     };
-    let plain = shape(&comment::render(&hostile("harmless")));
+    let plain = shape(&comment::render_full(&hostile("harmless")));
     let mut failed = Vec::new();
     for (n, case) in cases.iter().enumerate() {
-        let body = comment::render(&hostile(case));
+        let body = comment::render_full(&hostile(case));
         let mut wrong: Vec<String> = Vec::new();
         let mut check = |good: bool, what: &str| {
             if !good {
@@ -500,7 +500,7 @@ fn outside_text_stays_text() {
         ] {
             check(!regex::Regex::new(pattern).unwrap().is_match(&text), pattern);
         }
-        let status = status::status(&hostile(case).sections[1]).unwrap();
+        let status = status::status(&hostile(case).sections[1], 140).unwrap();
         check(status.description.chars().count() <= 140 && !status.description.contains('\n'), "status");
         check(status.context.chars().count() <= 255, "context");
         if !wrong.is_empty() {
@@ -524,7 +524,7 @@ fn a_long_report_is_cut_between_its_blocks_and_says_so() {
         section.pipeline = format!("pipeline-{n:02}");
         sections.push(section);
     }
-    let body = comment::render(&view(sections));
+    let body = comment::render_full(&view(sections));
     assert!(body.len() <= comment::MAX_BYTES && body.len() > comment::MAX_BYTES * 9 / 10, "{}", body.len());
     assert!(body.contains("Cut to fit into a comment"));
     for n in 0..60 {

@@ -14,13 +14,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use secrecy::ExposeSecret;
 
 use self::project::{BRANCH, Project, TITLE};
 use self::watch::{Watch, say};
 use super::daemon::Daemon;
 use crate::clock::SystemClock;
-use crate::config::Config;
+use crate::config::{Config, ForgeKind};
+use crate::forge::webhook::gitlab;
 use crate::model::{RepoName, Sha};
 use crate::sandbox::{NewPull, Sandbox, SandboxOptions, WRITER};
 
@@ -33,6 +36,9 @@ const EXPECTED: (f64, f64) = (0.791_917, 0.831_583);
 
 #[derive(clap::Args)]
 pub struct Args {
+    /// Which forge the sandbox looks like.
+    #[arg(long, value_enum, default_value = "github")]
+    forge: ForgeKind,
     /// End when the comment is posted: 0 only if all of it really happened.
     #[arg(long)]
     exit: bool,
@@ -59,19 +65,21 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let started = Instant::now();
     say(started, "a git repository, a forge and the daemon, all on this machine");
-    let sandbox = Sandbox::start(SandboxOptions::new(dir.join("forge"), Arc::new(SystemClock))).await?;
+    let sandbox =
+        Sandbox::start(SandboxOptions::new(dir.join("forge"), Arc::new(SystemClock)).shaped(args.forge))
+            .await?;
     let repo = RepoName::parse(REPOSITORY)?;
     sandbox.create_repo(&repo, "main").await?;
-    let (config, secret) = configure(&dir, &sandbox)?;
+    let (config, secret) = configure(&dir, &sandbox, args.forge)?;
     let daemon = Daemon::start(config).await.context("cannot start the daemon")?;
-    sandbox.set_hook(format!("http://{}/hooks/github/demo", daemon.hooks), secret);
+    sandbox.set_hook(format!("http://{}/hooks/{}/demo", daemon.hooks, args.forge.word()), secret);
     say(started, &format!("dashboard   http://{}", daemon.people));
 
-    let done = story(&sandbox, &repo, &daemon, &dir, started).await;
+    let done = story(&sandbox, &repo, args.forge, &daemon, &dir, started).await;
     let code = match done {
         Ok(()) if args.exit => ExitCode::SUCCESS,
         Ok(()) => {
-            next_steps(&daemon, &sandbox, &dir, keep);
+            next_steps(&daemon, &sandbox, args.forge, &dir, keep);
             tokio::signal::ctrl_c().await.context("cannot wait for Ctrl-C")?;
             println!();
             ExitCode::SUCCESS
@@ -89,6 +97,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 async fn story(
     sandbox: &Sandbox,
     repo: &RepoName,
+    kind: ForgeKind,
     daemon: &Daemon,
     dir: &Path,
     started: Instant,
@@ -105,7 +114,7 @@ async fn story(
     let branch = Arc::clone(&project);
     tokio::task::spawn_blocking(move || branch.change()).await??;
     say(started, &format!("git push origin {BRANCH}, and a pull request"));
-    say(started, &format!("forge       {}/{REPOSITORY}/pull/1", sandbox.url()));
+    say(started, &format!("forge       {}/{REPOSITORY}/{}/1", sandbox.url(), pull_page(kind)));
     let head = push(&project, BRANCH).await?;
     let number = sandbox
         .open_pull(
@@ -165,8 +174,12 @@ async fn push(project: &Arc<Project>, branch: &'static str) -> anyhow::Result<Sh
 }
 
 /// Writes a configuration as an operator would, and reads it back.
-fn configure(dir: &Path, sandbox: &Sandbox) -> anyhow::Result<(Config, String)> {
-    let secret = hex::encode(rand::random::<[u8; 32]>());
+fn configure(dir: &Path, sandbox: &Sandbox, kind: ForgeKind) -> anyhow::Result<(Config, String)> {
+    let random = rand::random::<[u8; 32]>();
+    let secret = match kind {
+        ForgeKind::Gitlab => format!("{}{}", gitlab::TOKEN_PREFIX, BASE64_STANDARD.encode(random)),
+        _ => hex::encode(random),
+    };
     let (token_file, secret_file) = (dir.join("forge.token"), dir.join("hook.secret"));
     write_private(&token_file, sandbox.token().expose_secret())?;
     write_private(&secret_file, &secret)?;
@@ -187,7 +200,7 @@ ops = "127.0.0.1:0"
 public_read = true
 
 [forge.sandbox]
-kind = "github"
+kind = {kind:?}
 url = {url:?}
 allow_http = true
 token = {{ file = {token_file:?} }}
@@ -210,6 +223,7 @@ workspace = {work:?}
         work = text_of(&dir.join("work")),
         token_file = text_of(&token_file),
         secret_file = text_of(&secret_file),
+        kind = kind.word(),
         url = sandbox.url(),
     )?;
     let path = dir.join("trainyard.toml");
@@ -242,16 +256,26 @@ fn free_port(usual: u16) -> anyhow::Result<u16> {
     Ok(listener.local_addr()?.port())
 }
 
-fn next_steps(daemon: &Daemon, sandbox: &Sandbox, dir: &Path, keep: bool) {
+/// What stands before a pull request's number in the address of its page.
+fn pull_page(kind: ForgeKind) -> &'static str {
+    match kind {
+        ForgeKind::Github => "pull",
+        ForgeKind::Gitlab => "-/merge_requests",
+        ForgeKind::Gitea => "pulls",
+    }
+}
+
+fn next_steps(daemon: &Daemon, sandbox: &Sandbox, kind: ForgeKind, dir: &Path, keep: bool) {
     println!(
         "\nThe daemon stays until Ctrl-C. Three things to try:\n\
          \n  1. Look at the two runs, their curves and the comparison:   http://{}\
          \n  2. Change the model yourself and watch the comment change:  cd {} && $EDITOR features.py && git commit -am 'Try it' && git push\
-         \n     Statuses and the comment, as the forge has them:         {}/{REPOSITORY}/pull/1\
+         \n     Statuses and the comment, as the forge has them:         {}/{REPOSITORY}/{}/1\
          \n  3. In a repository of your own:                             trainyard init && trainyard lint && trainyard run\n",
         daemon.people,
         dir.join("churn").display(),
-        sandbox.url()
+        sandbox.url(),
+        pull_page(kind)
     );
     if !keep {
         println!("Everything of the demo lies in {} and is deleted at the end.", dir.display());

@@ -6,6 +6,7 @@ mod agent_api;
 mod git_proxy;
 mod hooks;
 mod ops;
+mod other_forges;
 mod slow;
 
 use std::net::SocketAddr;
