@@ -203,6 +203,7 @@ pub(super) fn issue(
 pub(super) fn found_issue(at: At<'_>, repo: &Repo, pull: &Pull, author: &Account, now_ms: i64) -> Value {
     let mut shape = issue(at, repo, pull, author, 0, now_ms);
     shape["pull_request"]["merged_at"] = json!(date(now_ms));
+    shape["body"] = json!("");
     shape["score"] = json!(1.0);
     shape
 }

@@ -172,7 +172,7 @@ fn push(payload: &[u8]) -> Result<Parsed, String> {
         commits.into_iter().find(|commit| commit.0.id == after.as_str())
     });
     let message = head.map(|commit| text(&commit.0.message)).unwrap_or_default();
-    let repo = body.project.0.read(&branch)?;
+    let repo = body.project.0.read(body.project_id, &branch)?;
     let actor = actor(body.user_id, body.user_username.as_deref())?;
     let kind = EventKind::Push(Push { branch, before, after, forced: false, message });
     Ok(Parsed::Event(Event { repo, actor, kind }))
@@ -184,7 +184,7 @@ fn tag_push(payload: &[u8]) -> Result<Parsed, String> {
         return Err(format!("a tag push is to {:?}", cut(&body.git_ref, 100)));
     };
     let kind = EventKind::Tag(TagPush { tag: branch_name(tag)?, before, after });
-    let repo = body.project.0.read("main")?;
+    let repo = body.project.0.read(body.project_id, "main")?;
     let actor = actor(body.user_id, body.user_username.as_deref())?;
     Ok(Parsed::Event(Event { repo, actor, kind }))
 }
@@ -243,7 +243,7 @@ fn merge_request(payload: &[u8]) -> Result<Parsed, String> {
         },
         base_branch,
     };
-    let repo = body.project.0.read(&pull.base_branch)?;
+    let repo = body.project.0.read(body.project_id, &pull.base_branch)?;
     let actor = actor(user.id.unwrap_or(0), user.username.as_deref())?;
     Ok(Parsed::Event(Event { repo, actor, kind: EventKind::PullRequest(PullRequestEvent { action, pull }) }))
 }
@@ -276,7 +276,7 @@ fn note(payload: &[u8]) -> Result<Parsed, String> {
         body: text(&it.note),
     });
     let user = body.user.0;
-    let repo = body.project.0.read(&merge_request.target_branch)?;
+    let repo = body.project.0.read(body.project_id, &merge_request.target_branch)?;
     let actor = actor(user.id.unwrap_or(0), user.username.as_deref())?;
     Ok(Parsed::Event(Event { repo, actor, kind }))
 }
@@ -299,7 +299,9 @@ struct Kind {
 
 #[derive(Deserialize)]
 struct Project {
-    id: u64,
+    /// Servers before 13 send it beside the project, as `project_id`.
+    #[serde(default)]
+    id: Option<u64>,
     path_with_namespace: String,
     /// Null while the repository is empty.
     #[serde(default)]
@@ -307,9 +309,10 @@ struct Project {
 }
 
 impl Project {
-    fn read(self, else_branch: &str) -> Result<RepoRef, String> {
+    fn read(self, beside: Option<u64>, else_branch: &str) -> Result<RepoRef, String> {
+        let id = self.id.or(beside).ok_or("the payload does not say the project's number")?;
         Ok(RepoRef {
-            forge_id: self.id.to_string(),
+            forge_id: id.to_string(),
             name: RepoName::parse(&self.path_with_namespace).map_err(|e| e.to_string())?,
             default_branch: branch_name(self.default_branch.as_deref().unwrap_or(else_branch))?,
         })
@@ -337,6 +340,8 @@ struct PushBody {
     #[serde(default)]
     commits: Option<Vec<Object<ListedCommit>>>,
     project: Object<Project>,
+    #[serde(default)]
+    project_id: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -349,6 +354,8 @@ struct ListedCommit {
 struct MergeRequestBody {
     user: Object<User>,
     project: Object<Project>,
+    #[serde(default)]
+    project_id: Option<u64>,
     object_attributes: Object<MergeRequest>,
     #[serde(default)]
     changes: Option<Object<Changes>>,
@@ -416,6 +423,8 @@ struct Noteable {
 struct NoteBody {
     user: Object<User>,
     project: Object<Project>,
+    #[serde(default)]
+    project_id: Option<u64>,
     object_attributes: Object<Note>,
     merge_request: Object<NotedMergeRequest>,
 }
