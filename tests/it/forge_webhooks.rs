@@ -243,6 +243,7 @@ fn expected_elsewhere(file: &Recorded, p: &Value) -> Option<&'static str> {
     match word("/object_kind") {
         "push" => Some("push"),
         "tag_push" => Some("tag"),
+        "merge_request" if p.pointer("/object_attributes/iid").is_none() => None,
         "merge_request" => match word("/object_attributes/action") {
             "open" | "reopen" | "close" | "merge" => Some("pull_request"),
             "update" => {
@@ -268,7 +269,7 @@ fn expected_elsewhere(file: &Recorded, p: &Value) -> Option<&'static str> {
 #[test]
 fn every_recorded_payload_of_gitlab_and_gitea_is_understood_or_ignored() {
     let files = recorded();
-    let (mut events, mut ignored, mut bad) = (std::collections::BTreeMap::new(), 0, 0);
+    let (mut events, mut ignored, mut bad) = (std::collections::BTreeMap::new(), 0, Vec::new());
     for file in &files {
         let payload: Value = serde_json::from_slice(&file.text).expect("JSON");
         let parsed =
@@ -292,15 +293,20 @@ fn every_recorded_payload_of_gitlab_and_gitea_is_understood_or_ignored() {
             }
             Parsed::BadPayload { reason } => {
                 eprintln!("{}: {reason}", file.name);
-                bad += 1;
+                bad.push(file.name.rsplit('/').next().unwrap_or_default());
                 None
             }
         };
         assert_eq!(got, expected_elsewhere(file, &payload), "{}", file.name);
     }
-    println!("FIGURE recorded_payloads files={} events={events:?} ignored={ignored} bad={bad}", files.len());
+    println!(
+        "FIGURE recorded_payloads files={} events={events:?} ignored={ignored} bad={}",
+        files.len(),
+        bad.len()
+    );
     assert!(files.len() >= 80, "the modules hold fewer payloads than they used to");
-    assert_eq!(bad, 0);
+    // The one has a key twice, the other was cut down by its authors to a few fields: no number, no branches.
+    assert_eq!(bad, ["build-event", "group_merge_request"]);
 }
 
 #[test]
