@@ -14,7 +14,7 @@ demo: ## a forge, a push, two trainings and a pull-request comment on this machi
 
 check: ## format and lints
 	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 test: ## every suite in its short form; ends with "N passed, N failed, N skipped"
 	@scripts/test.sh

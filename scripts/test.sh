@@ -19,14 +19,14 @@ step "format";  one "cargo fmt --check (run cargo fmt)" cargo fmt --check
 if [ -z "${TRAINYARD_TEST_KUBECONFIG:-}" ]; then
   step "cluster"; trap 'scripts/cluster.sh down' EXIT; one "scripts/cluster.sh up" scripts/cluster.sh up
 fi
-step "build";   cargo build --locked --tests --bins || { echo "$passed passed, $((failed + 1)) failed, 0 skipped"; exit 1; }
+step "build";   cargo build --locked --workspace --tests --bins || { echo "$passed passed, $((failed + 1)) failed, 0 skipped"; exit 1; }
 step "static agent"; one "scripts/static.sh" scripts/static.sh
-step "lints";   one "cargo clippy" cargo clippy --locked --quiet --all-targets -- -D warnings
+step "lints";   one "cargo clippy" cargo clippy --locked --quiet --workspace --all-targets -- -D warnings
 step "tests"
 # Sandboxes keep what was said to them here; afterwards all of it is held against the forges' own descriptions.
 export TRAINYARD_EXCHANGES=$PWD/target/exchanges
 rm -rf "$TRAINYARD_EXCHANGES" && mkdir -p "$TRAINYARD_EXCHANGES"
-cargo test --locked --no-fail-fast -- --nocapture --test-threads="${TRAINYARD_TEST_THREADS:-2}" >target/test.log 2>&1
+cargo test --locked --workspace --no-fail-fast -- --nocapture --test-threads="${TRAINYARD_TEST_THREADS:-2}" >target/test.log 2>&1
 rc=$?
 grep -E '^(SEC|FAULT|FIGURE) ' target/test.log | sort | uniq
 if [ $rc -ne 0 ]; then

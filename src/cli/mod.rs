@@ -5,6 +5,7 @@
 mod agent;
 mod client;
 mod daemon;
+mod data;
 mod deliveries;
 mod demo;
 mod init;
@@ -55,6 +56,8 @@ enum Command {
     Run(run_local::Args),
     /// Webhook deliveries: list, show, replay.
     Deliveries(deliveries::Args),
+    /// Tables: profile, check, diff.
+    Data(data::Args),
     /// Print the JSON Schema of the pipeline file.
     Schema(schema::Args),
     /// First process of an attempt; executors start it.
@@ -103,6 +106,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Token(args) => block_on(token::run(args)),
         Command::Run(args) => run_local::run(&args),
         Command::Deliveries(args) => deliveries::run(&args),
+        Command::Data(args) => data::run(&args),
         Command::Schema(args) => schema::run(&args),
         Command::Agent(args) => agent::run(&args),
     }

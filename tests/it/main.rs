@@ -13,6 +13,7 @@ mod agent;
 mod architecture;
 mod baseline;
 mod dashboard;
+mod data_cli;
 mod drive;
 mod executor_conformance;
 mod fake_forge;

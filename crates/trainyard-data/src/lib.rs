@@ -1,1 +1,27 @@
 //! Profiles, checks and statistics of tabular data.
+//!
+//! ```text
+//! source ──▶ record batches ──▶ scan ──▶ profile (mergeable) ─┬─▶ rules ──▶ findings
+//!                                                             └─▶ drift against another profile
+//! ```
+//!
+//! The crate reads data and judges it. It knows nothing of runs, forges or reports.
+
+pub mod check;
+pub mod compat;
+pub mod drift;
+pub mod error;
+pub mod findings;
+pub mod profile;
+pub mod rules;
+pub mod scan;
+pub mod schema;
+mod sets;
+pub mod source;
+pub mod stats;
+
+pub use check::{Check, check};
+pub use error::{Error, Result};
+pub use profile::Profile;
+pub use rules::Rules;
+pub use source::Source;

@@ -1,0 +1,187 @@
+//! Sums of floats without rounding, so that a profile does not depend on how its rows were split or ordered.
+//!
+//! The accumulator is a fixed-point number wide enough for every finite double (Neal, "Fast exact summation using
+//! small and large superaccumulators", 2015): chunks of 32 bits held in 64, carried on every 1,024 additions.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+/// 2,098 bits of doubles and 64 bits of headroom, in chunks of 32.
+const CHUNKS: usize = 68;
+/// The weight of chunk 0 is 2^-1074.
+const LOWEST: i32 = -1074;
+
+/// An exact sum of finite doubles.
+#[derive(Clone)]
+pub struct ExactSum {
+    chunks: Box<[i64; CHUNKS]>,
+    pending: u32,
+}
+
+impl Default for ExactSum {
+    fn default() -> Self {
+        Self { chunks: Box::new([0; CHUNKS]), pending: 0 }
+    }
+}
+
+impl PartialEq for ExactSum {
+    fn eq(&self, other: &Self) -> bool {
+        self.canonical() == other.canonical()
+    }
+}
+
+impl std::fmt::Debug for ExactSum {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ExactSum({})", self.value())
+    }
+}
+
+impl ExactSum {
+    /// Adds a finite value; the caller keeps NaN and infinities out.
+    #[inline]
+    pub fn add(&mut self, x: f64) {
+        let bits = x.to_bits();
+        let exponent = (bits >> 52) as usize & 0x7ff;
+        let fraction = bits & ((1 << 52) - 1);
+        // Subnormals share the exponent of the smallest normal and lack its leading one.
+        let (mantissa, shift) =
+            if exponent == 0 { (fraction, 0) } else { (fraction | (1 << 52), exponent - 1) };
+        let (chunk, low) = (shift >> 5, shift & 31);
+        let below = ((mantissa << low) & 0xffff_ffff) as i64;
+        let above = (mantissa >> (32 - low)) as i64;
+        // All ones for negative values: x ^ s - s negates.
+        let sign = (bits as i64) >> 63;
+        self.chunks[chunk] += (below ^ sign) - sign;
+        self.chunks[chunk + 1] += (above ^ sign) - sign;
+        self.pending += 1;
+        if self.pending >= 512 {
+            self.carry();
+        }
+    }
+
+    /// Adds x² without rounding, as a product and its error term. Values whose square leaves the range of doubles, or
+    /// whose error term would, add the nearest double that is finite.
+    #[inline]
+    pub fn add_square(&mut self, x: f64) {
+        let product = x * x;
+        if !(1e-280..1e290).contains(&product) {
+            if product != 0.0 {
+                self.add(product.min(f64::MAX));
+            }
+            return;
+        }
+        // Dekker's product: x in two halves of 26 bits.
+        let split = 134_217_729.0 * x;
+        let high = split - (split - x);
+        let low = x - high;
+        let error = ((high * high - product) + 2.0 * high * low) + low * low;
+        self.add(product);
+        if error != 0.0 {
+            self.add(error);
+        }
+    }
+
+    pub fn merge(&mut self, other: &Self) {
+        self.carry();
+        let mut other = other.clone();
+        other.carry();
+        for (a, b) in self.chunks.iter_mut().zip(other.chunks.iter()) {
+            *a += b;
+        }
+        self.carry();
+    }
+
+    fn carry(&mut self) {
+        let mut over = 0;
+        for chunk in self.chunks.iter_mut().take(CHUNKS - 1) {
+            let value = *chunk + over;
+            over = value >> 32;
+            *chunk = value & 0xffff_ffff;
+        }
+        self.chunks[CHUNKS - 1] += over;
+        self.pending = 0;
+    }
+
+    /// (negative, 32-bit digits from the lowest).
+    fn canonical(&self) -> (bool, [u32; CHUNKS]) {
+        let mut copy = self.clone();
+        copy.carry();
+        let negative = copy.chunks[CHUNKS - 1] < 0;
+        if negative {
+            for chunk in copy.chunks.iter_mut() {
+                *chunk = -*chunk;
+            }
+            copy.carry();
+        }
+        (negative, std::array::from_fn(|i| copy.chunks[i] as u32))
+    }
+
+    /// The sum as up to three doubles of falling size: the first is the sum rounded towards zero to about 64 bits.
+    fn parts(&self) -> [f64; 3] {
+        let (negative, digits) = self.canonical();
+        let sign = if negative { -1.0 } else { 1.0 };
+        let mut out = [0.0; 3];
+        let Some(top) = digits.iter().rposition(|d| *d != 0) else { return out };
+        for (i, part) in out.iter_mut().enumerate() {
+            // Two digits of 32 bits at a time; 53 bits of a double cannot hold 64, so the rest goes on.
+            let Some(at) = top.checked_sub(i) else { break };
+            *part = sign * scaled(f64::from(digits[at]), 32 * at as i32 + LOWEST);
+        }
+        // What lies below the three digits, as one rounded value.
+        if top >= 3 {
+            let below: f64 = (0..top - 2)
+                .rev()
+                .take(3)
+                .map(|at| scaled(f64::from(digits[at]), 32 * at as i32 + LOWEST))
+                .sum();
+            out[2] += sign * below;
+        }
+        out
+    }
+
+    /// The sum, rounded (within one unit in the last place).
+    pub fn value(&self) -> f64 {
+        let [a, b, c] = self.parts();
+        a + (b + c)
+    }
+
+    /// The sum as an unevaluated pair, about 106 bits: what is needed to subtract nearly equal sums.
+    pub(super) fn pair(&self) -> (f64, f64) {
+        let [a, b, c] = self.parts();
+        let high = a + (b + c);
+        if !high.is_finite() {
+            return (high, 0.0);
+        }
+        (high, ((a - high) + b) + c)
+    }
+}
+
+/// x · 2^e in two steps, so that neither factor leaves the range of doubles.
+fn scaled(x: f64, e: i32) -> f64 {
+    let half = e / 2;
+    x * 2.0_f64.powi(half) * 2.0_f64.powi(e - half)
+}
+
+impl Serialize for ExactSum {
+    /// `[sign, [[place, digit], …]]`, only digits that are not zero.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let (negative, digits) = self.canonical();
+        let places: Vec<(u32, u32)> =
+            digits.iter().enumerate().filter(|(_, d)| **d != 0).map(|(i, d)| (i as u32, *d)).collect();
+        (negative, places).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for ExactSum {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (negative, places) = <(bool, Vec<(u32, u32)>)>::deserialize(deserializer)?;
+        let mut out = Self::default();
+        for (place, digit) in places {
+            let slot = out
+                .chunks
+                .get_mut(place as usize)
+                .ok_or_else(|| D::Error::custom("a sum has no such digit"))?;
+            *slot = if negative { -i64::from(digit) } else { i64::from(digit) };
+        }
+        Ok(out)
+    }
+}

@@ -1,0 +1,505 @@
+//! What data must be like: the rules people write, and how single cells are held against them.
+//!
+//! Rules over a whole column are answered from its profile (`check`), rules over sets of rows by `sets`.
+
+use std::collections::{BTreeMap, HashSet};
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+use crate::findings::Example;
+use crate::schema::Kind;
+
+/// The rules of a table.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rules {
+    /// By column.
+    pub schema: BTreeMap<String, ColumnRule>,
+    /// Columns that `schema` does not name fail the check.
+    pub strict: bool,
+    /// The exact order of the columns.
+    pub order: Option<Vec<String>>,
+    pub rows: Option<Range>,
+    /// Sets of columns whose values occur once.
+    pub unique: Vec<Vec<String>>,
+    /// The share of rows that may repeat an earlier one; not checked if absent.
+    pub duplicate_rows: Option<Share>,
+    pub foreign_keys: Vec<ForeignKey>,
+    /// Other splits of the data that must share no key with this one.
+    pub disjoint: Vec<Disjoint>,
+    pub pairs: Vec<Pair>,
+    pub drift: DriftRules,
+}
+
+/// The rules of one column.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ColumnRule {
+    /// `bool`, `int`, `float`, `text`, `time`, or a type of Arrow (`int32`).
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// Whether the column may be absent.
+    pub optional: bool,
+    /// The share of nulls allowed, as `"<1%"`, `"1%"` or `0.01`.
+    pub nulls: Option<Share>,
+    pub unique: bool,
+    /// The share of values that must keep the rules of cells below; 1 if absent.
+    pub mostly: Option<f64>,
+    pub one_of: Option<Vec<Scalar>>,
+    pub not_in: Option<Vec<Scalar>>,
+    pub min: Option<Scalar>,
+    pub max: Option<Scalar>,
+    pub above: Option<Scalar>,
+    pub below: Option<Scalar>,
+    pub regex: Option<String>,
+    pub min_length: Option<u64>,
+    pub max_length: Option<u64>,
+    /// Numbers that are NaN or infinite break the rule.
+    pub finite: bool,
+    /// Text that must read as a date or time of ISO 8601.
+    pub datetime: bool,
+    /// At most this many standard deviations from the column's own mean (from its profile's extremes).
+    pub max_z: Option<f64>,
+    pub monotonic: Option<Monotonic>,
+    pub mean: Option<Range>,
+    pub median: Option<Range>,
+    pub std: Option<Range>,
+    pub sum: Option<Range>,
+    /// By share: `{"0.95": {max: 3}}`.
+    pub quantiles: BTreeMap<String, Range>,
+    pub distinct: Option<Range>,
+    pub distinct_share: Option<Range>,
+    /// The newest value must be no older than this before the time of the check: `36h`, `7d`.
+    pub fresh: Option<String>,
+    /// Examples are withheld.
+    pub personal: bool,
+    /// The label of a supervised task: its drift is named as label drift.
+    pub label: bool,
+    /// Not compared with the baseline.
+    pub no_drift: bool,
+    /// `planned`, `deprecated`: the column may be absent and its rules warn only.
+    pub stage: Option<Stage>,
+    /// Findings of this column only warn.
+    pub on_fail: Option<OnFail>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    Planned,
+    Alpha,
+    Debug,
+    Deprecated,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFail {
+    Fail,
+    Warn,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Monotonic {
+    Increasing,
+    StrictlyIncreasing,
+    Decreasing,
+    StrictlyDecreasing,
+}
+
+/// A closed range; an open side is not checked.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Range {
+    #[serde(default)]
+    pub min: Option<f64>,
+    #[serde(default)]
+    pub max: Option<f64>,
+}
+
+impl Range {
+    /// A NaN is in no range.
+    pub fn holds(&self, x: f64) -> bool {
+        !x.is_nan() && self.min.is_none_or(|m| x >= m) && self.max.is_none_or(|m| x <= m)
+    }
+}
+
+impl std::fmt::Display for Range {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.min, self.max) {
+            (Some(a), Some(b)) => write!(f, "{a} to {b}"),
+            (Some(a), None) => write!(f, "at least {a}"),
+            (None, Some(b)) => write!(f, "at most {b}"),
+            (None, None) => write!(f, "anything"),
+        }
+    }
+}
+
+/// A value as rules write it.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(untagged)]
+pub enum Scalar {
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Text(String),
+}
+
+impl std::fmt::Display for Scalar {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Bool(x) => write!(f, "{x}"),
+            Self::Int(x) => write!(f, "{x}"),
+            Self::Float(x) => write!(f, "{x}"),
+            Self::Text(x) => write!(f, "{x:?}"),
+        }
+    }
+}
+
+/// A share of at most.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(try_from = "Scalar")]
+pub struct Share {
+    pub share: f64,
+    /// `"<1%"`: the share itself is too much.
+    pub strict: bool,
+}
+
+impl Share {
+    pub fn holds(&self, share: f64) -> bool {
+        if self.strict { share < self.share } else { share <= self.share }
+    }
+}
+
+impl std::fmt::Display for Share {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}%", if self.strict { "less than" } else { "at most" }, self.share * 100.0)
+    }
+}
+
+impl TryFrom<Scalar> for Share {
+    type Error = String;
+
+    fn try_from(value: Scalar) -> std::result::Result<Self, String> {
+        let (share, strict) = match &value {
+            Scalar::Int(x) => (*x as f64, false),
+            Scalar::Float(x) => (*x, false),
+            Scalar::Bool(_) => (f64::NAN, false),
+            Scalar::Text(text) => {
+                let text = text.trim();
+                let (strict, text) = match text.strip_prefix("<=").map(|t| (false, t)) {
+                    Some(found) => found,
+                    None => text.strip_prefix('<').map_or((false, text), |t| (true, t)),
+                };
+                let number = |t: &str| t.trim().parse::<f64>().unwrap_or(f64::NAN);
+                (text.strip_suffix('%').map_or_else(|| number(text), |t| number(t) / 100.0), strict)
+            }
+        };
+        if (0.0..=1.0).contains(&share) {
+            Ok(Self { share, strict })
+        } else {
+            Err(format!("{value} is no share; write \"1%\", \"<1%\" or 0.01"))
+        }
+    }
+}
+
+/// Every key of this table must be in another one.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForeignKey {
+    pub columns: Vec<String>,
+    /// Path of the other table.
+    pub references: String,
+    /// Its columns; the same names if absent.
+    #[serde(default)]
+    pub to: Option<Vec<String>>,
+}
+
+/// No key of this table may be in another split.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disjoint {
+    pub path: String,
+    /// All columns that both have, if empty.
+    #[serde(default)]
+    pub on: Vec<String>,
+}
+
+/// Two columns of one row.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pair {
+    pub left: String,
+    pub is: Comparison,
+    pub right: String,
+    #[serde(default)]
+    pub mostly: Option<f64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum Comparison {
+    #[serde(rename = "<")]
+    Less,
+    #[serde(rename = "<=")]
+    LessOrEqual,
+    #[serde(rename = ">")]
+    Greater,
+    #[serde(rename = ">=")]
+    GreaterOrEqual,
+    #[serde(rename = "==")]
+    Equal,
+    #[serde(rename = "!=")]
+    NotEqual,
+}
+
+impl Comparison {
+    pub fn holds(self, a: f64, b: f64) -> bool {
+        match self {
+            Self::Less => a < b,
+            Self::LessOrEqual => a <= b,
+            Self::Greater => a > b,
+            Self::GreaterOrEqual => a >= b,
+            Self::Equal => a == b,
+            Self::NotEqual => a != b,
+        }
+    }
+
+    pub fn sign(self) -> &'static str {
+        match self {
+            Self::Less => "<",
+            Self::LessOrEqual => "<=",
+            Self::Greater => ">",
+            Self::GreaterOrEqual => ">=",
+            Self::Equal => "==",
+            Self::NotEqual => "!=",
+        }
+    }
+}
+
+/// How drift is decided: both a p-value, adjusted over all columns, and an effect that matters.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DriftRules {
+    /// Adjusted p-value at or below which a difference is believed.
+    pub alpha: f64,
+    /// Wasserstein distance in standard deviations of the baseline, population stability index, Cramér's V:
+    /// at or above which a difference matters.
+    pub min_shift: f64,
+    pub min_psi: f64,
+    pub min_v: f64,
+    /// Values per side below which the verdict is "too few rows".
+    pub min_rows: u64,
+    /// Growth of the null share, as a difference, that is a finding when it is also significant.
+    pub null_jump: f64,
+    /// Compare times as well; they move by nature.
+    pub times: bool,
+    pub ignore: Vec<String>,
+    pub on_fail: OnFail,
+}
+
+impl Default for DriftRules {
+    fn default() -> Self {
+        Self {
+            alpha: 0.01,
+            min_shift: 0.1,
+            min_psi: 0.1,
+            min_v: 0.1,
+            min_rows: 50,
+            null_jump: 0.01,
+            times: false,
+            ignore: Vec::new(),
+            on_fail: OnFail::Fail,
+        }
+    }
+}
+
+impl ColumnRule {
+    /// `mostly`, refused outside of 0 to 1.
+    pub(crate) fn share_needed(&self, column: &str) -> Result<f64> {
+        match self.mostly {
+            None => Ok(1.0),
+            Some(m) if (0.0..=1.0).contains(&m) => Ok(m),
+            Some(m) => Err(Error::usage(format!("rules of {column:?}: mostly: {m} is not between 0 and 1"))),
+        }
+    }
+}
+
+/// One rule of cells, ready to be asked.
+pub(crate) struct CellRule {
+    pub rule: &'static str,
+    pub words: String,
+    test: CellTest,
+}
+
+enum CellTest {
+    Numbers { allowed: Vec<f64>, wanted: bool },
+    Texts { allowed: HashSet<String>, wanted: bool },
+    AtLeast(f64),
+    AtMost(f64),
+    Above(f64),
+    Below(f64),
+    Matches(regex::Regex),
+    Length(u64, u64),
+    Finite,
+    Datetime,
+}
+
+impl CellRule {
+    /// The rules of cells of a column.
+    pub fn all(column: &str, kind: Kind, rule: &ColumnRule) -> Result<Vec<Self>> {
+        let wrong =
+            |what: &str| Err(Error::usage(format!("rules of {column:?}: {what}, but the column is {kind}")));
+        let number = |scalar: &Scalar| -> Result<f64> {
+            match (scalar, kind) {
+                (Scalar::Int(x), _) => Ok(*x as f64),
+                (Scalar::Float(x), _) => Ok(*x),
+                (Scalar::Text(t), Kind::Time) => crate::source::parse_time(t.as_bytes())
+                    .map(|t| t as f64)
+                    .ok_or_else(|| Error::usage(format!("rules of {column:?}: {t:?} is no date or time"))),
+                (Scalar::Bool(x), Kind::Bool) => Ok(f64::from(u8::from(*x))),
+                (other, _) => Err(Error::usage(format!("rules of {column:?}: {other} is not a number"))),
+            }
+        };
+        let mut out = Vec::new();
+        let mut add =
+            |rule: &'static str, words: String, test: CellTest| out.push(Self { rule, words, test });
+        for (values, wanted, name) in [(&rule.one_of, true, "one_of"), (&rule.not_in, false, "not_in")] {
+            let Some(values) = values else { continue };
+            let list: Vec<String> = values.iter().take(8).map(Scalar::to_string).collect();
+            let more = if values.len() > 8 { ", …" } else { "" };
+            let words = format!("{} {}{more}", if wanted { "one of" } else { "none of" }, list.join(", "));
+            let test = if kind == Kind::Text {
+                let allowed = values
+                    .iter()
+                    .map(|v| match v {
+                        Scalar::Text(t) => t.clone(),
+                        other => other.to_string(),
+                    })
+                    .collect();
+                CellTest::Texts { allowed, wanted }
+            } else {
+                let mut allowed = values.iter().map(&number).collect::<Result<Vec<f64>>>()?;
+                allowed.sort_by(f64::total_cmp);
+                CellTest::Numbers { allowed, wanted }
+            };
+            add(name, words, test);
+        }
+        for (bound, name, make) in [
+            (&rule.min, "min", CellTest::AtLeast as fn(f64) -> CellTest),
+            (&rule.max, "max", CellTest::AtMost),
+            (&rule.above, "above", CellTest::Above),
+            (&rule.below, "below", CellTest::Below),
+        ] {
+            let Some(bound) = bound else { continue };
+            if !kind.is_numeric() {
+                return wrong(&format!("{name} wants numbers or times"));
+            }
+            let words = match name {
+                "min" => format!("at least {bound}"),
+                "max" => format!("at most {bound}"),
+                other => format!("{other} {bound}"),
+            };
+            add(name, words, make(number(bound)?));
+        }
+        if let Some(pattern) = &rule.regex {
+            if kind != Kind::Text {
+                return wrong("regex wants text");
+            }
+            let regex = regex::RegexBuilder::new(pattern)
+                .size_limit(1 << 20)
+                .build()
+                .map_err(|e| Error::usage(format!("rules of {column:?}: regex: {e}")))?;
+            add("regex", format!("like {pattern:?}"), CellTest::Matches(regex));
+        }
+        if rule.min_length.is_some() || rule.max_length.is_some() {
+            if kind != Kind::Text {
+                return wrong("lengths want text");
+            }
+            let (low, high) = (rule.min_length.unwrap_or(0), rule.max_length.unwrap_or(u64::MAX));
+            let words = format!(
+                "{low} to {} characters long",
+                if high == u64::MAX { "any".into() } else { high.to_string() }
+            );
+            add("length", words, CellTest::Length(low, high));
+        }
+        if rule.finite {
+            if kind != Kind::Float {
+                if kind != Kind::Int {
+                    return wrong("finite wants numbers");
+                }
+            } else {
+                add("finite", "finite".into(), CellTest::Finite);
+            }
+        }
+        if rule.datetime && kind != Kind::Time {
+            if kind != Kind::Text {
+                return wrong("datetime wants text or times");
+            }
+            add("datetime", "a date or time of ISO 8601".into(), CellTest::Datetime);
+        }
+        Ok(out)
+    }
+
+    pub fn number(&self, x: f64) -> bool {
+        match &self.test {
+            CellTest::Numbers { allowed, wanted } => {
+                // Sorted; -0 is 0.
+                let x = x + 0.0;
+                let at = allowed.partition_point(|a| *a < x);
+                allowed.get(at).is_some_and(|a| *a == x) == *wanted
+            }
+            CellTest::AtLeast(b) => x >= *b,
+            CellTest::AtMost(b) => x <= *b,
+            CellTest::Above(b) => x > *b,
+            CellTest::Below(b) => x < *b,
+            CellTest::Finite => x.is_finite(),
+            CellTest::Texts { .. } | CellTest::Matches(_) | CellTest::Length(..) | CellTest::Datetime => true,
+        }
+    }
+
+    pub fn text(&self, x: &str) -> bool {
+        match &self.test {
+            CellTest::Texts { allowed, wanted } => allowed.contains(x) == *wanted,
+            CellTest::Matches(regex) => regex.is_match(x),
+            CellTest::Length(low, high) => {
+                let length = x.chars().count() as u64;
+                (*low..=*high).contains(&length)
+            }
+            CellTest::Datetime => crate::source::parse_time(x.as_bytes()).is_some(),
+            _ => true,
+        }
+    }
+}
+
+/// How often a rule of cells was broken. Rows are (unit, row within it).
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Tally {
+    pub checked: u64,
+    pub broken: u64,
+    pub examples: Vec<((u64, u64), String)>,
+}
+
+impl Tally {
+    pub fn broken(&mut self, at: (u64, u64), value: impl FnOnce() -> String) {
+        self.broken += 1;
+        if self.examples.len() < crate::findings::EXAMPLES {
+            self.examples.push((at, crate::findings::shown(&value())));
+        }
+    }
+
+    pub fn merge(&mut self, other: Self) {
+        self.checked += other.checked;
+        self.broken += other.broken;
+        self.examples.extend(other.examples);
+        self.examples.truncate(crate::findings::EXAMPLES);
+    }
+
+    pub fn shown(&self, report: &crate::source::Report) -> Vec<Example> {
+        self.examples
+            .iter()
+            .map(|((unit, row), value)| Example { row: Some(report.row(*unit, *row)), value: value.clone() })
+            .collect()
+    }
+}

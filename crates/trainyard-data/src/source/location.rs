@@ -1,0 +1,461 @@
+//! Files on this machine and in object storage, found by path, glob, directory, `.dvc` file or address.
+
+use std::io::Read;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use globset::GlobBuilder;
+use md5::Digest;
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+
+/// One file.
+#[derive(Clone)]
+pub struct Location {
+    pub name: String,
+    pub size: u64,
+    /// What changes when the file is written again: an entity tag, or its time of change.
+    pub version: String,
+    place: Place,
+}
+
+#[derive(Clone)]
+enum Place {
+    Local(Arc<std::fs::File>),
+    #[cfg(feature = "remote")]
+    Remote(Arc<dyn object_store::ObjectStore>, object_store::path::Path),
+}
+
+impl Location {
+    pub(crate) fn local(path: &Path) -> Result<Self> {
+        let name = path.display().to_string();
+        let file = std::fs::File::open(path).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Error::usage(format!("{name}: there is no such file")),
+            _ => Error::io(&name, "cannot be opened", e),
+        })?;
+        let meta = file.metadata().map_err(|e| Error::io(&name, "cannot be opened", e))?;
+        if !meta.is_file() {
+            return Err(Error::usage(format!("{name}: is not a file")));
+        }
+        let version = format!("{}.{:09}", meta.mtime(), meta.mtime_nsec());
+        Ok(Self { name, size: meta.len(), version, place: Place::Local(Arc::new(file)) })
+    }
+
+    /// Exactly `length` bytes from `offset` on.
+    pub(crate) fn read(&self, offset: u64, length: usize) -> Result<Bytes> {
+        if offset.checked_add(length as u64).is_none_or(|end| end > self.size) {
+            return Err(Error::data(&self.name, "is cut short: it points beyond its own end"));
+        }
+        match &self.place {
+            Place::Local(file) => {
+                let mut bytes = vec![0; length];
+                file.read_exact_at(&mut bytes, offset)
+                    .map_err(|e| Error::io(&self.name, "cannot be read", e))?;
+                Ok(bytes.into())
+            }
+            #[cfg(feature = "remote")]
+            Place::Remote(store, path) => remote::read(&self.name, store, path, offset, length as u64),
+        }
+    }
+
+    /// At most `length` bytes from `offset` on, less at the end.
+    pub(crate) fn read_up_to(&self, offset: u64, length: usize) -> Result<Bytes> {
+        let there = self.size.saturating_sub(offset).min(length as u64);
+        self.read(offset, there as usize)
+    }
+
+    /// A reader from `offset` on that asks for large pieces.
+    pub(crate) fn reader(&self, offset: u64) -> Reader {
+        let piece = match self.place {
+            Place::Local(_) => 128 << 10,
+            #[cfg(feature = "remote")]
+            Place::Remote(..) => 8 << 20,
+        };
+        Reader { location: self.clone(), next: offset, piece, bytes: Bytes::new() }
+    }
+}
+
+/// Reads a [`Location`] from front to back.
+pub struct Reader {
+    location: Location,
+    next: u64,
+    piece: usize,
+    bytes: Bytes,
+}
+
+impl Read for Reader {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        if self.bytes.is_empty() && self.next < self.location.size {
+            self.bytes = self.location.read_up_to(self.next, self.piece).map_err(std::io::Error::other)?;
+            self.next += self.bytes.len() as u64;
+        }
+        let n = out.len().min(self.bytes.len());
+        out[..n].copy_from_slice(&self.bytes.split_to(n));
+        Ok(n)
+    }
+}
+
+impl parquet::file::reader::Length for Location {
+    fn len(&self) -> u64 {
+        self.size
+    }
+}
+
+impl parquet::file::reader::ChunkReader for Location {
+    type T = Reader;
+
+    fn get_read(&self, start: u64) -> parquet::errors::Result<Reader> {
+        Ok(self.reader(start))
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
+        self.read(start, length).map_err(|e| parquet::errors::ParquetError::External(Box::new(e)))
+    }
+}
+
+/// The files that `spec` names, in the order of their names; at least one.
+pub(crate) fn resolve(spec: &str) -> Result<Vec<Location>> {
+    if let Some((scheme, _)) = spec.split_once("://") {
+        if scheme == "file" {
+            return resolve(&spec["file://".len()..]);
+        }
+        #[cfg(feature = "remote")]
+        return remote::resolve(spec);
+        #[cfg(not(feature = "remote"))]
+        return Err(Error::usage(format!("{spec}: this build reads local files only (no {scheme}://)")));
+    }
+    let path = Path::new(spec);
+    if spec.ends_with(".dvc") {
+        return dvc(path);
+    }
+    if path.is_dir() {
+        return all(spec, listed(path, 0, &mut |name| !name.starts_with(['.', '_']))?);
+    }
+    if !path.exists() && spec.contains(['*', '?', '[', '{']) {
+        let glob = GlobBuilder::new(spec)
+            .literal_separator(true)
+            .build()
+            .map_err(|e| Error::usage(format!("{spec}: is not a glob: {e}")))?
+            .compile_matcher();
+        // The part before the first wildcard is where to look.
+        let fixed: PathBuf = path
+            .components()
+            .take_while(|c| !c.as_os_str().to_string_lossy().contains(['*', '?', '[', '{']))
+            .collect();
+        let root = if fixed.as_os_str().is_empty() { Path::new(".") } else { &fixed };
+        let mut found = listed(root, 0, &mut |_| true)?;
+        found.retain(|p| glob.is_match(p.strip_prefix("./").unwrap_or(p)) || glob.is_match(p));
+        return all(spec, found);
+    }
+    Ok(vec![Location::local(path)?])
+}
+
+fn all(spec: &str, mut paths: Vec<PathBuf>) -> Result<Vec<Location>> {
+    paths.sort();
+    if paths.is_empty() {
+        return Err(Error::usage(format!("{spec}: names no file")));
+    }
+    paths.iter().map(|p| Location::local(p)).collect()
+}
+
+/// Files below a directory; links to directories are not followed.
+fn listed(root: &Path, depth: usize, wanted: &mut dyn FnMut(&str) -> bool) -> Result<Vec<PathBuf>> {
+    let name = root.display().to_string();
+    if depth > 32 {
+        return Err(Error::usage(format!("{name}: directories are nested too deeply")));
+    }
+    let mut out = Vec::new();
+    for entry in std::fs::read_dir(root).map_err(|e| Error::io(&name, "cannot be listed", e))? {
+        let entry = entry.map_err(|e| Error::io(&name, "cannot be listed", e))?;
+        let kind = entry.file_type().map_err(|e| Error::io(&name, "cannot be listed", e))?;
+        if !wanted(&entry.file_name().to_string_lossy()) {
+            continue;
+        }
+        if kind.is_dir() {
+            out.extend(listed(&entry.path(), depth + 1, wanted)?);
+        } else if kind.is_file() || entry.path().is_file() {
+            out.push(entry.path());
+        }
+    }
+    Ok(out)
+}
+
+#[derive(Deserialize)]
+struct DvcFile {
+    outs: Vec<DvcOut>,
+}
+
+#[derive(Deserialize)]
+struct DvcOut {
+    path: String,
+    md5: Option<String>,
+    remote: Option<String>,
+}
+
+/// What a `.dvc` file stands for: the file beside it if its MD5 is right, else the one in the local cache, else the
+/// one in the remote. A file whose MD5 is wrong is never read.
+fn dvc(path: &Path) -> Result<Vec<Location>> {
+    let name = path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|e| Error::io(&name, "cannot be read", e))?;
+    let file: DvcFile =
+        serde_saphyr::from_str(&text).map_err(|e| Error::data(&name, format!("is not a .dvc file: {e}")))?;
+    let [out] = file.outs.as_slice() else {
+        return Err(Error::usage(format!("{name}: has {} outputs; one is needed", file.outs.len())));
+    };
+    let md5 = out.md5.as_deref().ok_or_else(|| Error::data(&name, "has no md5; run `dvc commit`"))?;
+    if md5.ends_with(".dir") {
+        return Err(Error::usage(format!(
+            "{name}: is a directory of DVC; name the files (after `dvc pull`) instead"
+        )));
+    }
+    if md5.len() != 32 || !md5.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(Error::data(&name, "has an md5 that is none"));
+    }
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let beside = folder.join(&out.path);
+    if beside.is_file() {
+        let location = Location::local(&beside)?;
+        if md5_of(&location)? == md5 {
+            return Ok(vec![location]);
+        }
+    }
+    let kept = format!("files/md5/{}/{}", &md5[..2], &md5[2..]);
+    let absolute = std::path::absolute(folder).map_err(|e| Error::io(&name, "cannot be located", e))?;
+    let root = absolute.ancestors().find(|p| p.join(".dvc").is_dir());
+    let mut tried = vec![beside.display().to_string()];
+    if let Some(root) = root {
+        let cached = root.join(".dvc/cache").join(&kept);
+        if cached.is_file() {
+            return checked(Location::local(&cached)?, md5, &out.path);
+        }
+        tried.push(cached.display().to_string());
+        if let Some(url) = dvc_remote(root, out.remote.as_deref()) {
+            let place = if url.contains("://") || url.starts_with('/') {
+                format!("{}/{kept}", url.trim_end_matches('/'))
+            } else {
+                root.join(".dvc").join(&url).join(&kept).display().to_string()
+            };
+            match resolve(&place) {
+                Ok(mut found) => return checked(found.remove(0), md5, &out.path),
+                Err(_) => tried.push(place),
+            }
+        }
+    }
+    Err(Error::data(
+        &name,
+        format!("its data (md5 {md5}) is in none of {}; run `dvc pull`", tried.join(", ")),
+    ))
+}
+
+fn checked(mut location: Location, md5: &str, path: &str) -> Result<Vec<Location>> {
+    if md5_of(&location)? != md5 {
+        return Err(Error::data(&location.name, format!("has not the MD5 {md5} that its .dvc file names")));
+    }
+    // The cache names files by their digest; the format shows in the tracked name.
+    location.name = format!("{} ({path})", location.name);
+    let suffix = Path::new(path).extension().map(|e| e.to_string_lossy().into_owned());
+    if let Some(suffix) = suffix {
+        location.name = format!("{}.{suffix}", location.name);
+    }
+    Ok(vec![location])
+}
+
+fn md5_of(location: &Location) -> Result<String> {
+    let mut hash = md5::Md5::new();
+    let mut at = 0;
+    while at < location.size {
+        let piece = location.read_up_to(at, 4 << 20)?;
+        at += piece.len() as u64;
+        hash.update(&piece);
+    }
+    Ok(hex::encode(hash.finalize()))
+}
+
+/// The address of a remote in `.dvc/config`: the named one, else the default.
+fn dvc_remote(root: &Path, wanted: Option<&str>) -> Option<String> {
+    let mut urls = std::collections::HashMap::new();
+    let mut default = None;
+    for file in ["config", "config.local"] {
+        let Ok(text) = std::fs::read_to_string(root.join(".dvc").join(file)) else { continue };
+        let mut section = String::new();
+        for line in text.lines().map(str::trim) {
+            if let Some(head) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
+                head.trim_matches(['\'', '"']).clone_into(&mut section);
+            } else if let Some((key, value)) = line.split_once('=') {
+                let (key, value) = (key.trim(), value.trim().trim_matches(['\'', '"']));
+                if section == "core" && key == "remote" {
+                    default = Some(value.to_owned());
+                }
+                if let Some(remote) = section.strip_prefix("remote")
+                    && key == "url"
+                {
+                    urls.insert(remote.trim().trim_matches(['\'', '"']).to_owned(), value.to_owned());
+                }
+            }
+        }
+    }
+    urls.remove(wanted.map(str::to_owned).or(default)?.as_str())
+}
+
+#[cfg(feature = "remote")]
+mod remote {
+    //! Object storage, from threads that may wait.
+
+    use std::sync::{Arc, OnceLock};
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use globset::GlobBuilder;
+    use object_store::aws::AmazonS3Builder;
+    use object_store::azure::MicrosoftAzureBuilder;
+    use object_store::gcp::GoogleCloudStorageBuilder;
+    use object_store::path::Path;
+    use object_store::{ObjectStore, ObjectStoreExt, ObjectStoreScheme, RetryConfig};
+
+    use super::{Location, Place};
+    use crate::error::{Error, Result};
+
+    fn runtime() -> Result<&'static tokio::runtime::Runtime> {
+        static RUNTIME: OnceLock<std::io::Result<tokio::runtime::Runtime>> = OnceLock::new();
+        RUNTIME
+            .get_or_init(|| {
+                tokio::runtime::Builder::new_multi_thread()
+                    .worker_threads(2)
+                    .thread_name("object-storage")
+                    .enable_all()
+                    .build()
+            })
+            .as_ref()
+            .map_err(|e| {
+                Error::io("object storage", "cannot start threads", std::io::Error::other(e.to_string()))
+            })
+    }
+
+    /// Waits for object storage on its own threads: the caller's thread may belong to another runtime.
+    fn wait<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T> {
+        let (send, receive) = std::sync::mpsc::sync_channel(1);
+        runtime()?.spawn(async move {
+            let _ = send.send(work.await);
+        });
+        receive.recv().map_err(|_| Error::data("object storage", "the reading thread ended early"))
+    }
+
+    pub fn read(
+        name: &str,
+        store: &Arc<dyn ObjectStore>,
+        path: &Path,
+        offset: u64,
+        length: u64,
+    ) -> Result<Bytes> {
+        if length == 0 {
+            return Ok(Bytes::new());
+        }
+        let (store, path) = (Arc::clone(store), path.clone());
+        let bytes = wait(async move { store.get_range(&path, offset..offset + length).await })?
+            .map_err(|e| failed(name, "cannot be read", e))?;
+        if bytes.len() as u64 != length {
+            return Err(Error::data(name, "the object storage sent less than was asked for"));
+        }
+        Ok(bytes)
+    }
+
+    pub fn resolve(spec: &str) -> Result<Vec<Location>> {
+        let wildcards = spec.find(['*', '?', '[', '{']);
+        // The store is opened for the part that is no pattern.
+        let fixed =
+            &spec[..wildcards.map_or(spec.len(), |at| spec[..at].rfind('/').map_or(at, |slash| slash + 1))];
+        let url =
+            url::Url::parse(fixed).map_err(|e| Error::usage(format!("{spec}: is not an address: {e}")))?;
+        let (store, path) = opened(spec, &url)?;
+        let name = |p: &Path| {
+            let (scheme, rest) = spec.split_once("://").unwrap_or(("", spec));
+            format!("{scheme}://{}/{p}", rest.split('/').next().unwrap_or(""))
+        };
+        if wildcards.is_none() && !spec.ends_with('/') {
+            let (s, p) = (Arc::clone(&store), path.clone());
+            let meta =
+                wait(async move { s.head(&p).await })?.map_err(|e| failed(spec, "cannot be opened", e))?;
+            return Ok(vec![located(store, meta, &name)]);
+        }
+        let matcher = match wildcards {
+            Some(_) => Some(
+                GlobBuilder::new(spec)
+                    .literal_separator(true)
+                    .build()
+                    .map_err(|e| Error::usage(format!("{spec}: is not a glob: {e}")))?
+                    .compile_matcher(),
+            ),
+            None => None,
+        };
+        let s = Arc::clone(&store);
+        let listed = wait(async move {
+            use futures_util::TryStreamExt;
+            s.list(Some(&path)).try_collect::<Vec<_>>().await
+        })?
+        .map_err(|e| failed(spec, "cannot be listed", e))?;
+        let mut out: Vec<Location> = listed
+            .into_iter()
+            .filter(|m| m.size > 0 && matcher.as_ref().is_none_or(|g| g.is_match(name(&m.location))))
+            .map(|m| located(Arc::clone(&store), m, &name))
+            .collect();
+        out.sort_by(|a, b| a.name.cmp(&b.name));
+        if out.is_empty() {
+            return Err(Error::usage(format!("{spec}: names no object")));
+        }
+        Ok(out)
+    }
+
+    fn located(
+        store: Arc<dyn ObjectStore>,
+        meta: object_store::ObjectMeta,
+        name: &dyn Fn(&Path) -> String,
+    ) -> Location {
+        Location {
+            name: name(&meta.location),
+            size: meta.size,
+            version: meta.e_tag.unwrap_or_else(|| meta.last_modified.to_rfc3339()),
+            place: Place::Remote(store, meta.location),
+        }
+    }
+
+    /// The store of an address, with the variables that the clouds' own tools read (`AWS_*`, `GOOGLE_*`, `AZURE_*`).
+    /// What fails for half a minute has failed: a check waits in a pipeline.
+    fn opened(spec: &str, url: &url::Url) -> Result<(Arc<dyn ObjectStore>, Path)> {
+        let retry =
+            RetryConfig { max_retries: 4, retry_timeout: Duration::from_secs(30), ..RetryConfig::default() };
+        let wrong = |e: &dyn std::fmt::Display| Error::usage(format!("{spec}: cannot be opened: {e}"));
+        let (scheme, path) = ObjectStoreScheme::parse(url).map_err(|e| wrong(&e))?;
+        let store: Arc<dyn ObjectStore> = match scheme {
+            ObjectStoreScheme::AmazonS3 => Arc::new(
+                AmazonS3Builder::from_env()
+                    .with_url(url.as_str())
+                    .with_retry(retry)
+                    .build()
+                    .map_err(|e| wrong(&e))?,
+            ),
+            ObjectStoreScheme::GoogleCloudStorage => Arc::new(
+                GoogleCloudStorageBuilder::from_env()
+                    .with_url(url.as_str())
+                    .with_retry(retry)
+                    .build()
+                    .map_err(|e| wrong(&e))?,
+            ),
+            ObjectStoreScheme::MicrosoftAzure => Arc::new(
+                MicrosoftAzureBuilder::from_env()
+                    .with_url(url.as_str())
+                    .with_retry(retry)
+                    .build()
+                    .map_err(|e| wrong(&e))?,
+            ),
+            _ => return Err(wrong(&"s3://, gs:// and az:// are known")),
+        };
+        Ok((store, path))
+    }
+
+    fn failed(name: &str, what: &str, error: object_store::Error) -> Error {
+        Error::io(name, what, std::io::Error::other(error))
+    }
+}

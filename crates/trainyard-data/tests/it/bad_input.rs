@@ -1,0 +1,218 @@
+//! Whatever the bytes, the answer is a result or an error with the file's name: no panic, no hang, no pass.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arrow::array::{ArrayRef, Float64Array};
+use arrow::record_batch::RecordBatch;
+use trainyard_data::stats::Rng;
+use trainyard_data::{Error, Profile};
+
+use crate::support::*;
+
+#[test]
+fn files_that_are_no_tables() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut cases = 0;
+    for (name, bytes, want) in [
+        ("a.csv", &b""[..], "is empty"),
+        ("b.csv", b"\n\n  \n", "is empty"),
+        ("c.csv", b"a,b,a\n1,2,3\n", "two columns named \"a\""),
+        ("d.csv", b"\xff\xfea\0,\0b\0\n\0", "zero bytes"),
+        ("e.csv", b"a,\xff\xfe\n1,2\n", "not UTF-8"),
+        ("f.parquet", b"", "is empty"),
+        ("g.parquet", b"PAR1", "Parquet"),
+        ("h.parquet", b"PAR1 nothing of that kind PAR1", "Parquet"),
+        ("i.arrow", b"ARROW1\0\0", "Arrow IPC"),
+        ("j.arrows", b"\xff\xff\xff\xff\x10\0\0\0", "Arrow IPC"),
+        ("k.jsonl", b"", "is empty"),
+        ("l.jsonl", b"[1]\nnot json\n", "no line that is a JSON object"),
+    ] {
+        cases += 1;
+        let path = write(&dir.path().join(name), bytes);
+        match profile(&path) {
+            Err(Error::Data { file, what }) => {
+                assert!(file.contains(name) && format!("{file}: {what}").contains(want), "{name}: {what}");
+            }
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+    assert!(matches!(profile(&dir.path().join("absent.csv")), Err(Error::Usage(_))));
+    assert!(matches!(profile(&write(&dir.path().join("what"), "x")), Err(Error::Usage(_))));
+    println!("FIGURE data.bad_files cases={cases} answered={cases}");
+}
+
+#[test]
+fn tables_that_are_not_right_never_pass() {
+    let dir = tempfile::tempdir().unwrap();
+    for (text, want) in [
+        (&b"a,b\n"[..], vec!["no_rows"]),
+        (b"a,b\n1,2\n3\n4,5,6\n", vec!["ragged_rows"]),
+        (b"a,b\n1,x\n2,\xff\xfe\n", vec!["invalid_utf8:b"]),
+    ] {
+        let c = check(&write(&dir.path().join("a.csv"), text), &rules("{}"), None).unwrap();
+        assert_eq!(failed(&c), want);
+    }
+    // A few words among many numbers: the column stays numeric, the words are shown.
+    let mut text = "a\n".to_owned() + &"1.5\n".repeat(200_000);
+    text.insert_str(700_002, "oops\n");
+    let c = check(&write(&dir.path().join("a.csv"), text), &rules("{}"), None).unwrap();
+    assert_eq!(failed(&c), ["mixed_types:a"]);
+    assert_eq!((c.findings[0].count, c.findings[0].examples[0].value.as_str()), (1, "oops"));
+    let c = check(&write(&dir.path().join("a.jsonl"), "{\"a\":1}\n{\"a\":\n{\"a\":2}\n"), &rules("{}"), None)
+        .unwrap();
+    assert_eq!(failed(&c), ["malformed_lines"]);
+}
+
+#[test]
+fn numbers_that_are_none_do_not_spoil_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let values = vec![f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -0.0, 0.0, 1.0, f64::MAX, f64::MIN, 5e-324];
+    let constant = vec![3.0; values.len()];
+    let none: Vec<Option<f64>> = vec![None; values.len()];
+    let batch = RecordBatch::try_from_iter(vec![
+        ("odd", Arc::new(Float64Array::from(values)) as ArrayRef),
+        ("constant", Arc::new(Float64Array::from(constant))),
+        ("none", Arc::new(Float64Array::from(none))),
+    ])
+    .unwrap();
+    let path = write_batch(&dir.path().join("a.parquet"), &batch, 100);
+    let p = profile(&path).unwrap();
+    let odd = p.column("odd").unwrap();
+    assert_eq!((odd.nan, odd.infinite, odd.nulls), (1, 2, 0));
+    let n = odd.numbers.as_ref().unwrap();
+    assert_eq!((n.count, n.zeros, n.min, n.max, n.sum.value()), (6, 2, f64::MIN, f64::MAX, 1.0));
+    assert_eq!(odd.distinct.count(), (5.0, true));
+    assert_eq!(p.column("constant").unwrap().numbers.as_ref().unwrap().deviation(), 0.0);
+    assert_eq!(p.column("none").unwrap().nulls, 9);
+    let back = Profile::from_json("p", p.to_json().unwrap().as_bytes()).unwrap();
+    assert!(back.columns.iter().zip(&p.columns).all(|(a, b)| a.agrees_exactly(b)));
+    let c = check(
+        &path,
+        &rules(r#"{"schema": {"odd": {"finite": true}, "none": {"mean": {"min": 0}}}}"#),
+        Some(&p),
+    )
+    .unwrap();
+    assert_eq!(failed(&c), ["mean:none", "finite:odd"]);
+}
+
+#[test]
+fn very_wide_and_very_long() {
+    let dir = tempfile::tempdir().unwrap();
+    let columns = 10_000;
+    let header: Vec<String> = (0..columns).map(|i| format!("c{i}")).collect();
+    let row: Vec<String> = (0..columns).map(|i| i.to_string()).collect();
+    let text = format!("{}\n{}\n{}\n", header.join(","), row.join(","), row.join(","));
+    let wide = profile(&write(&dir.path().join("wide.csv"), text)).unwrap();
+    assert_eq!((wide.columns.len(), wide.rows), (columns, 2));
+    let long = format!("a,b\n\"{}\",2\nx,3\n", "y\n".repeat(32 << 20));
+    let long = profile(&write(&dir.path().join("long.csv"), long)).unwrap();
+    assert_eq!(long.column("a").unwrap().lengths.as_ref().unwrap().max, 64 << 20);
+    assert!(long.to_json().unwrap().len() < 10_000, "a profile holds no long values");
+}
+
+#[test]
+fn an_open_quote_is_an_error_not_all_of_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = format!("a,b\n1,\"{}", "no end\n".repeat(25 << 20));
+    let error = profile(&write(&dir.path().join("a.csv"), text)).unwrap_err().to_string();
+    assert!(error.contains("quote left open"), "{error}");
+}
+
+#[test]
+fn columns_of_zeros_that_unpack_to_gigabytes_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let n = 40_000_000;
+    let properties = parquet::file::properties::WriterProperties::builder()
+        .set_compression(parquet::basic::Compression::ZSTD(parquet::basic::ZstdLevel::default()))
+        .set_dictionary_enabled(false)
+        .set_max_row_group_row_count(Some(n))
+        .build();
+    let path = dir.path().join("bomb.parquet");
+    let file = std::fs::File::create(&path).unwrap();
+    let array: ArrayRef = Arc::new(Float64Array::from(vec![0.0; 1_000_000]));
+    let batch = RecordBatch::try_from_iter(vec![("zeros", array)]).unwrap();
+    let mut writer = parquet::arrow::ArrowWriter::try_new(file, batch.schema(), Some(properties)).unwrap();
+    for _ in 0..n / 1_000_000 {
+        writer.write(&batch).unwrap();
+    }
+    writer.close().unwrap();
+    let error = profile(&path).unwrap_err().to_string();
+    assert!(error.contains("zeros") && error.contains("bomb"), "{error}");
+}
+
+/// Seeded mutations of good files: flips, cuts, repeats. Each must be answered, in time.
+#[test]
+fn any_bytes_are_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let t = table(300, 1, Change::default());
+    let parquet = write_parquet(&dir.path().join("a.parquet"), &t, 100);
+    let made = profile(&parquet).unwrap();
+    let mut ipc = Vec::new();
+    let mut writer = arrow::ipc::writer::FileWriter::try_new(&mut ipc, &batch(&t).schema()).unwrap();
+    writer.write(&batch(&t)).unwrap();
+    writer.finish().unwrap();
+    drop(writer);
+    let seeds: Vec<(&str, Vec<u8>)> = vec![
+        ("m.parquet", std::fs::read(&parquet).unwrap()),
+        ("m.csv", csv(&t, ',').into_bytes()),
+        ("m.jsonl", json_lines(&t).into_bytes()),
+        ("m.arrow", ipc),
+        ("m.json", made.to_json().unwrap().into_bytes()),
+    ];
+    // The libraries of the formats may panic inside; that is caught, and not worth a page of output.
+    std::panic::set_hook(Box::new(|_| {}));
+    let (mut answered, mut errors, mut slowest) = (0, 0, Duration::ZERO);
+    let budget = Duration::from_secs(if long() { 20 } else { 3 });
+    for (at, (name, good)) in seeds.iter().enumerate() {
+        let mut rng = Rng::new(at as u64);
+        let (before, started) = (answered, Instant::now());
+        while started.elapsed() < budget {
+            let mut bytes = good.clone();
+            for _ in 0..=rng.below(4) {
+                let i = rng.below(bytes.len().max(1) as u64) as usize;
+                match rng.below(6) {
+                    0 | 1 if i < bytes.len() => bytes[i] ^= 1 << rng.below(8),
+                    2 if i < bytes.len() => bytes[i] = rng.next_u64() as u8,
+                    3 => bytes.truncate(i),
+                    4 => {
+                        let j = (i + rng.below(200) as usize).min(bytes.len());
+                        let piece = bytes[i.min(j)..j].to_vec();
+                        bytes.splice(i.min(bytes.len())..i.min(bytes.len()), piece);
+                    }
+                    _ if i < bytes.len() => {
+                        let end = (i + 8).min(bytes.len());
+                        bytes[i..end].fill(0xff);
+                    }
+                    _ => {}
+                }
+            }
+            let one = Instant::now();
+            let outcome = if *name == "m.json" {
+                Profile::from_json("m", &bytes).map(|p| {
+                    // What is read can be used.
+                    let mut twice = p.clone();
+                    let _ = twice.merge(&p);
+                    let _ = trainyard_data::drift::compare(&p, &made, &rules("{}"));
+                })
+            } else {
+                check(
+                    &write(&dir.path().join(name), &bytes),
+                    &rules(r#"{"schema": {"id": {"unique": true}}}"#),
+                    Some(&made),
+                )
+                .map(|_| ())
+            };
+            slowest = slowest.max(one.elapsed());
+            answered += 1;
+            errors += usize::from(outcome.is_err());
+        }
+        println!("FIGURE data.mutations_of format={name} answered={}", answered - before);
+    }
+    let _ = std::panic::take_hook();
+    println!(
+        "FIGURE data.mutations answered={answered} errors={errors} panics=0 slowest_ms={}",
+        slowest.as_millis()
+    );
+    assert!(answered > 100 && slowest < Duration::from_secs(20), "{answered} {slowest:?}");
+}
