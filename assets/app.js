@@ -53,6 +53,31 @@ function swap(part, next) {
   if (focused) [...part.querySelectorAll("a")].find((a) => a.getAttribute("href") === focused)?.focus();
 }
 
+// A page with events of its own: curves come as the server draws them, and it says when something else has changed.
+let events;
+function listen() {
+  events?.close();
+  events = null;
+  const path = document.body.dataset.stream;
+  if (!path || document.hidden) return;
+  events = new EventSource(path);
+  events.addEventListener("chart", (event) => redraw(JSON.parse(event.data)));
+  events.addEventListener("changed", () => refresh());
+  events.addEventListener("end", () => {
+    delete document.body.dataset.stream;
+    events?.close();
+    refresh();
+  });
+}
+
+function redraw({ name, html }) {
+  const old = [...document.querySelectorAll("#curves .chart")].find((c) => c.dataset.name === name);
+  // A reader's pointer is on it: the next one will do.
+  if (!old || old.classList.contains("read")) return;
+  const next = new DOMParser().parseFromString(html, "text/html").querySelector(".chart");
+  if (next) old.replaceWith(document.importNode(next, true));
+}
+
 function schedule(every) {
   document.body.dataset.refresh = every;
   clearInterval(timer);
@@ -213,7 +238,9 @@ document.addEventListener("pointermove", (event) => {
   }
   if (at === null) return;
   const head = document.createElement("b");
-  head.textContent = `${chart.dataset.x || "x"} ${short(at)}`;
+  const names = chart.dataset.names?.split(" ");
+  chart.dataset.at = at;
+  head.textContent = names ? `run of ${names[at - 1]}` : `${chart.dataset.x || "x"} ${short(at)}`;
   readout.prepend(head);
   const cross = document.createElementNS(SVG, "path");
   const cx = AREA.left + ((at - x0) / (x1 - x0)) * (AREA.right - AREA.left);
@@ -226,4 +253,59 @@ document.addEventListener("pointermove", (event) => {
 log.start();
 document.querySelectorAll("[data-live]").forEach((part) => { part.served = part.innerHTML; });
 schedule(Number(document.body.dataset.refresh || 0));
-document.addEventListener("visibilitychange", () => { if (!document.hidden && Number(document.body.dataset.refresh)) refresh(); });
+listen();
+document.addEventListener("visibilitychange", () => {
+  // A browser has few connections to one server: hidden pages give theirs back.
+  listen();
+  if (!document.hidden && Number(document.body.dataset.refresh)) refresh();
+});
+
+// A chart whose x axis counts runs leads to them.
+document.addEventListener("click", (event) => {
+  const chart = event.target.closest?.(".chart[data-runs]");
+  const at = chart?.dataset.at;
+  if (at) location.href = `/runs/${encodeURIComponent(chart.dataset.runs.split(" ")[Number(at) - 1])}`;
+});
+
+// Keys: j and k walk the rows of a list, / goes to the search, ? lists them all.
+let prefix = false;
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
+  const typing = event.target.closest("input, select, textarea, dialog[open]");
+  if (typing) {
+    if (event.key === "Escape" && event.target.matches("input")) event.target.blur();
+    return;
+  }
+  const after = prefix;
+  prefix = false;
+  const places = { r: "/", p: "/repos", d: "/deliveries", o: "/pools" };
+  if (after && places[event.key]) {
+    location.href = places[event.key];
+  } else if (event.key === "j" || event.key === "k") {
+    walk(event.key === "j" ? 1 : -1);
+  } else if (event.key === "/") {
+    const field = document.querySelector("[data-search]");
+    if (!field) return;
+    field.focus();
+    field.select();
+  } else if (event.key === "?") {
+    document.getElementById("keys")?.showModal();
+  } else if (event.key === "g") {
+    prefix = true;
+    return;
+  } else if (event.key === "l" && document.getElementById("whole-log")) {
+    location.href = document.getElementById("whole-log").href;
+  } else {
+    return;
+  }
+  event.preventDefault();
+});
+
+function walk(by) {
+  const rows = [...document.querySelectorAll("[data-keys] [data-key]")];
+  if (rows.length === 0) return;
+  const at = rows.indexOf(document.activeElement);
+  const next = rows[at < 0 ? (by > 0 ? 0 : rows.length - 1) : Math.max(0, Math.min(rows.length - 1, at + by))];
+  next.focus();
+  next.closest("li")?.scrollIntoView({ block: "nearest" });
+}

@@ -4,7 +4,6 @@
 //! `TRAINYARD_URL` and `TRAINYARD_TOKEN` name them; there is no option for the token, since others can read command lines.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -12,7 +11,8 @@ use reqwest::{Method, Response};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 
-use crate::config::Config;
+use super::exit::{TimedOut, Unreachable};
+use crate::config::{Config, ConfigError};
 use crate::http::problem::Problem;
 
 #[derive(Debug, Clone, clap::Args)]
@@ -47,9 +47,13 @@ impl Client {
         let from_environment = std::env::var("TRAINYARD_TOKEN").ok().filter(|t| !t.trim().is_empty());
         let (base, token) = match (&place.url, from_environment) {
             (Some(url), Some(token)) => (url.clone(), token),
-            (Some(_), None) => bail!(
-                "set TRAINYARD_TOKEN to a token of that daemon; `trainyard token create` makes one there"
-            ),
+            (Some(_), None) => {
+                return Err(ConfigError(
+                    "set TRAINYARD_TOKEN to a token of that daemon; `trainyard token create` makes one there"
+                        .into(),
+                )
+                .into());
+            }
             (None, token) => {
                 let config = Config::load(&place.config)?;
                 let mut at = config.listen.app;
@@ -103,9 +107,10 @@ impl Client {
         if let Some(body) = body {
             request = request.json(body);
         }
-        let response = request.send().await.with_context(|| {
-            format!("cannot reach the daemon at {}; is `trainyard serve` running?", self.base)
-        })?;
+        let response = request
+            .send()
+            .await
+            .map_err(|error| anyhow::Error::from(error).context(Unreachable(self.base.clone())))?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -133,30 +138,12 @@ impl Client {
                 .await
                 .context("cannot read the daemon's answer")
         });
-        answer.await.context("the daemon did not answer within 60 s")?
+        answer.await.map_err(|_| TimedOut("the daemon did not answer within 60 s".into()))?
     }
 
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<T> {
         self.call(Method::GET, path, None).await
     }
-}
-
-/// 4 for what is not there, 2 for a token that may not; other errors stay errors.
-///
-/// # Errors
-/// Everything that is not a refusal.
-pub fn exit_code(outcome: anyhow::Result<ExitCode>) -> anyhow::Result<ExitCode> {
-    let error = match outcome {
-        Err(error) => error,
-        fine => return fine,
-    };
-    let Some(Refused(problem)) = error.downcast_ref::<Refused>() else { return Err(error) };
-    eprintln!("trainyard: {}", problem.detail);
-    Ok(ExitCode::from(match problem.status {
-        404 => 4,
-        401 | 403 => 2,
-        _ => 1,
-    }))
 }
 
 /// One path segment: ids and names that the caller typed.

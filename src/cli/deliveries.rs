@@ -11,6 +11,7 @@ use clap::Subcommand;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::forge::Forges;
+use crate::http::api::DeliveryJson;
 use crate::intake::{Intake, explain};
 use crate::model::DeliveryState;
 use crate::store::Store;
@@ -38,6 +39,9 @@ enum Command {
     List {
         #[arg(long, default_value_t = 20)]
         limit: i64,
+        /// As the API has them
+        #[arg(long)]
+        json: bool,
     },
     /// One delivery: its headers, its decision, its body
     Show {
@@ -46,6 +50,9 @@ enum Command {
         /// The body alone, byte for byte: `trainyard plan --event` reads it
         #[arg(long)]
         body: bool,
+        /// As the API has it, without the body
+        #[arg(long, conflicts_with = "body")]
+        json: bool,
     },
     /// Decide a delivery again, with the configuration and the forge as they are now
     Replay {
@@ -70,17 +77,27 @@ async fn run_async(args: &Args) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config)?;
     let store = Store::open_beside(&super::store_options(&config, "")?).await?;
     let code = match &args.command {
-        Command::List { limit } => {
+        Command::List { limit, json: true } => {
+            let rows = store.list_deliveries(None, *limit).await?;
+            let rows: Vec<DeliveryJson> = rows.into_iter().map(DeliveryJson::new).collect();
+            println!("{}", serde_json::to_string_pretty(&rows)?);
+            ExitCode::SUCCESS
+        }
+        Command::List { limit, json: false } => {
             for row in store.list_deliveries(None, *limit).await? {
                 println!("{}", line(&row));
             }
             ExitCode::SUCCESS
         }
-        Command::Show { id, body } => match store.find_delivery(id).await? {
+        Command::Show { id, body, json } => match store.find_delivery(id).await? {
             Some(row) if *body => {
                 let bytes =
                     store.delivery_body(&row.id).await?.context("the body was deleted by retention")?;
                 std::io::stdout().write_all(&bytes).context("cannot write the body")?;
+                ExitCode::SUCCESS
+            }
+            Some(row) if *json => {
+                println!("{}", serde_json::to_string_pretty(&DeliveryJson::new(row))?);
                 ExitCode::SUCCESS
             }
             Some(row) => {

@@ -72,36 +72,36 @@ impl Found {
     fn look(dir: &Path) -> Self {
         let has = |name: &str| dir.join(name).exists();
         let mut found = Self::default();
-        let uv = has("uv.lock");
-        if uv {
+        // A system's own Python refuses `pip install` (PEP 668), and Debian has no `python`: a venv in the workspace has both.
+        let mut install: Vec<&'static str> = Vec::new();
+        if has("uv.lock") {
             found.seen.push("uv.lock");
-            found.setup = vec!["pip install --quiet uv", "uv sync --frozen"];
+            // Inexact: uv itself lies in the environment that it fills.
+            install = vec!["pip install --quiet uv", "uv sync --frozen --inexact"];
         } else if has("poetry.lock") {
             found.seen.push("poetry.lock");
-            found.setup = vec!["pip install --quiet poetry", "poetry install --no-interaction"];
+            install = vec!["pip install --quiet poetry", "poetry install --no-interaction"];
         } else if has("requirements.txt") {
             found.seen.push("requirements.txt");
-            found.setup = vec!["pip install --quiet -r requirements.txt"];
+            install = vec!["pip install --quiet -r requirements.txt"];
         } else if has("pyproject.toml") || has("setup.py") {
             found.seen.push(if has("pyproject.toml") { "pyproject.toml" } else { "setup.py" });
-            found.setup = vec!["pip install --quiet ."];
+            install = vec!["pip install --quiet ."];
         }
-        let runner = if uv {
-            "uv run "
-        } else if has("poetry.lock") {
-            "poetry run "
-        } else {
-            ""
-        };
+        if !install.is_empty() {
+            found.setup = vec!["python3 -m venv .venv", ". .venv/bin/activate"];
+            found.setup.append(&mut install);
+        }
+        let python = found.python();
         let script = |names: &[&'static str]| names.iter().copied().find(|n| dir.join(n).is_file());
         if has("dvc.yaml") {
             found.seen.push("dvc.yaml");
-            found.train = Some(format!("{runner}dvc repro"));
+            found.train = Some("dvc repro".to_owned());
         } else if let Some(name) =
             script(&["train.py", "src/train.py", "scripts/train.py", "training/train.py", "main.py"])
         {
             found.seen.push(name);
-            found.train = Some(format!("{runner}python {name}"));
+            found.train = Some(format!("{python} {name}"));
         } else if has("Makefile")
             && std::fs::read_to_string(dir.join("Makefile"))
                 .is_ok_and(|m| m.lines().any(|l| l.starts_with("train:")))
@@ -118,7 +118,7 @@ impl Found {
             "scripts/evaluate.py",
         ]) {
             found.seen.push(name);
-            found.evaluate = Some(format!("{runner}python {name}"));
+            found.evaluate = Some(format!("{python} {name}"));
         }
         if dir.join("tests").is_dir() {
             found.seen.push("tests/");
@@ -131,6 +131,11 @@ impl Found {
         found
     }
 
+    /// An activated environment has a `python`; Debian itself has not.
+    fn python(&self) -> &'static str {
+        if self.setup.is_empty() { "python3" } else { "python" }
+    }
+
     fn file(&self) -> String {
         let mut out = String::from(
             "# What runs when this repository changes. All keys: `trainyard schema --keys`; check it: `trainyard lint`.\n\
@@ -141,7 +146,7 @@ impl Found {
         let _ = writeln!(out, "# when: [{{paths: [\"src/**\", \"*.py\"{extra}]}}]\n");
         out.push_str("defaults:\n  # The container the steps run in; without containers it is ignored.\n  image: \"python:3.12-slim\"\n");
         if self.setup.is_empty() {
-            out.push_str("  # Commands before those of each step:\n  # setup: [\"pip install --quiet -r requirements.txt\"]\n");
+            out.push_str("  # Commands before those of each step:\n  # setup: [\"python3 -m venv .venv\", \". .venv/bin/activate\", \"pip install --quiet -r requirements.txt\"]\n");
         } else {
             out.push_str("  # Commands before those of each step.\n  setup:\n");
             for line in &self.setup {
@@ -150,21 +155,17 @@ impl Found {
         }
         out.push_str("\nsteps:\n");
         if self.tests {
-            let run = self
-                .train
-                .as_deref()
-                .and_then(|t| t.split_once("run "))
-                .map_or(String::new(), |(tool, _)| format!("{tool}run "));
+            let python = self.python();
             let _ = writeln!(
                 out,
-                "  - name: test\n    commands:\n      - {run}python -m pytest -q --junitxml=junit.xml\n    reports: {{junit: junit.xml}}\n"
+                "  - name: test\n    commands:\n      - {python} -m pytest -q --junitxml=junit.xml\n    reports: {{junit: junit.xml}}\n"
             );
         }
         out.push_str("  - name: train\n");
         if self.train.is_none() {
             out.push_str("    # No training script was found: write here how yours is started.\n");
         }
-        let train = self.train.as_deref().unwrap_or("python train.py");
+        let train = self.train.as_deref().unwrap_or("python3 train.py");
         let _ = writeln!(out, "    commands:\n      - {train}");
         out.push_str(
             "    # Once for each seed, so that luck is not taken for progress ($SEED in the command):\n    # matrix: {seed: [1, 2, 3]}\n    \
@@ -206,13 +207,13 @@ mod tests {
     #[test]
     fn every_first_file_lints_clean() {
         let projects: [(&[&str], &str); 8] = [
-            (&[], "python train.py"),
+            (&[], "python3 train.py"),
             (&["requirements.txt", "train.py"], "python train.py"),
             (
                 &["uv.lock", "pyproject.toml", "src/train.py", "src/evaluate.py", "tests/"],
-                "uv run python src/train.py",
+                "python src/train.py",
             ),
-            (&["poetry.lock", "train.py", "tests/"], "poetry run python train.py"),
+            (&["poetry.lock", "train.py", "tests/"], "python train.py"),
             (&["pyproject.toml", "main.py", "params.yaml"], "python main.py"),
             (&["dvc.yaml", "requirements.txt", "train.py"], "dvc repro"),
             (&["Makefile"], "make train"),

@@ -5,13 +5,15 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt;
 use reqwest::Method;
 
-use super::client::{Client, Place, Refused, exit_code, segment};
+use super::client::{Client, Place, Refused, segment};
+use super::exit::NotFound;
+use super::style::colours;
 use crate::http::api::{AttemptJson, RunDetail, StepJson};
 use crate::http::follow::LogEnd;
 use crate::http::terminal::{Style, for_terminal, lines};
@@ -19,7 +21,7 @@ use crate::model::{EndClass, StepState};
 
 /// Print the log of a run's step
 ///
-/// Exit status with --follow: 0 when the step succeeded, 1 otherwise.
+/// Exit status with --follow: 0 when the step succeeded, 1 otherwise. Into a file or pipe go the bytes as stored.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -34,13 +36,12 @@ pub struct Args {
     /// Stay until the step ends
     #[arg(short, long)]
     follow: bool,
+    /// One JSON object for each line: `{"line": 1, "text": "…"}`
+    #[arg(long, conflicts_with = "follow")]
+    json: bool,
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    exit_code(run_command(args).await)
-}
-
-async fn run_command(args: Args) -> anyhow::Result<ExitCode> {
     let client = Client::new(&args.place)?;
     let path = format!("/runs/{}", segment(&args.run)?);
     let mut run: RunDetail = client.get(&path).await?;
@@ -51,11 +52,14 @@ async fn run_command(args: Args) -> anyhow::Result<ExitCode> {
             break attempt.uid.clone();
         }
         if !args.follow || run.run.state.is_terminal() {
-            bail!("step {} has no log: it is {}", step.name, step.state);
+            return Err(NotFound(format!("step {} has no log: it is {}", step.name, step.state)).into());
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
         run = client.get(&path).await?;
     };
+    if args.json {
+        return json_lines(&client, &uid).await;
+    }
     let mut printer = Printer::new();
     if args.follow {
         follow(&client, &uid, &mut printer).await
@@ -71,20 +75,46 @@ async fn run_command(args: Args) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// The log by its numbered lines, without colours.
+async fn json_lines(client: &Client, uid: &str) -> anyhow::Result<ExitCode> {
+    #[derive(serde::Deserialize)]
+    struct Part {
+        text: String,
+    }
+    #[derive(serde::Deserialize)]
+    struct Window {
+        lines: Vec<Vec<Part>>,
+    }
+    let mut from = 0;
+    loop {
+        let path = format!("/attempts/{}/log/lines?from={from}&count=1000", segment(uid)?);
+        let window: Window = client.get(&path).await?;
+        if window.lines.is_empty() {
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mut out = std::io::stdout().lock();
+        for line in window.lines {
+            from += 1;
+            let text: String = line.into_iter().map(|part| part.text).collect();
+            writeln!(out, "{}", serde_json::json!({"line": from, "text": text}))
+                .context("cannot write the log")?;
+        }
+    }
+}
+
 fn pick<'a>(steps: &'a [StepJson], name: Option<&str>) -> anyhow::Result<&'a StepJson> {
     if let Some(name) = name {
         let names: Vec<&str> = steps.iter().map(|s| s.name.as_str()).collect();
-        return steps
-            .iter()
-            .find(|s| s.name == name)
-            .with_context(|| format!("the run has no step {name:?}; it has {}", names.join(", ")));
+        return steps.iter().find(|s| s.name == name).ok_or_else(|| {
+            NotFound(format!("the run has no step {name:?}; it has {}", names.join(", "))).into()
+        });
     }
     let first = |states: &[StepState]| steps.iter().find(|s| states.contains(&s.state));
     first(&[StepState::Failed, StepState::Errored])
         .or_else(|| first(&[StepState::Running]))
         .or_else(|| steps.iter().rev().find(|s| !s.attempts.is_empty()))
         .or_else(|| steps.first())
-        .context("the run has no steps")
+        .ok_or_else(|| NotFound("the run has no steps".into()).into())
 }
 
 fn try_of(step: &StepJson, number: Option<i64>) -> anyhow::Result<Option<&AttemptJson>> {
@@ -92,9 +122,10 @@ fn try_of(step: &StepJson, number: Option<i64>) -> anyhow::Result<Option<&Attemp
         None => Ok(step.attempts.last()),
         Some(n) => {
             let found = step.attempts.iter().find(|a| a.number == n);
-            found
-                .map(Some)
-                .with_context(|| format!("step {} has no try {n}; it has {}", step.name, step.attempts.len()))
+            found.map(Some).ok_or_else(|| {
+                let have = step.attempts.len();
+                NotFound(format!("step {} has no try {n}; it has {have}", step.name)).into()
+            })
         }
     }
 }
@@ -172,6 +203,7 @@ async fn events(
 /// Where the log goes.
 struct Printer {
     terminal: bool,
+    colours: bool,
     style: Style,
     /// The unfinished last line.
     rest: Vec<u8>,
@@ -179,7 +211,12 @@ struct Printer {
 
 impl Printer {
     fn new() -> Self {
-        Self { terminal: std::io::stdout().is_terminal(), style: Style::default(), rest: Vec::new() }
+        Self {
+            terminal: std::io::stdout().is_terminal(),
+            colours: colours(),
+            style: Style::default(),
+            rest: Vec::new(),
+        }
     }
 
     fn print(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
@@ -190,7 +227,7 @@ impl Printer {
         self.rest.extend_from_slice(bytes);
         let got = lines(&self.rest, &mut self.style);
         for line in &got.full {
-            writeln!(out, "{}", for_terminal(line, true)).context("cannot write the log")?;
+            writeln!(out, "{}", for_terminal(line, self.colours)).context("cannot write the log")?;
         }
         self.rest.drain(..got.full_bytes);
         Ok(())

@@ -1,13 +1,16 @@
 //! The command line: parses, wires the rooms together, prints. One file per command.
 //!
-//! Exit codes: 0 done, 1 a run, gate or check failed, 2 wrong use or configuration, 4 not found, 130 interrupted.
+//! Exit codes stand in [`exit`].
 
 mod agent;
 mod client;
+mod completions;
 mod daemon;
 mod data;
 mod deliveries;
 mod demo;
+mod doctor;
+mod exit;
 mod init;
 mod lint;
 mod logs;
@@ -17,6 +20,7 @@ mod run_local;
 mod runs;
 mod schema;
 mod serve;
+mod style;
 mod token;
 
 use std::future::Future;
@@ -46,7 +50,9 @@ enum Command {
     Lint(lint::Args),
     /// Show what an event would do, from the files of this directory.
     Plan(plan::Args),
-    /// Runs: list, show, cancel, release.
+    /// Look for what is wrong with an installation, and say how to mend it.
+    Doctor(doctor::Args),
+    /// Runs: list, show, wait, diff, cancel, release.
     Runs(runs::Args),
     /// Print a step's log, or follow it.
     Logs(logs::Args),
@@ -60,6 +66,8 @@ enum Command {
     Data(data::Args),
     /// Print the JSON Schema of the pipeline file.
     Schema(schema::Args),
+    /// Print a completion script for a shell.
+    Completions(completions::Args),
     /// First process of an attempt; executors start it.
     #[command(hide = true)]
     Agent(agent::Args),
@@ -77,7 +85,7 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("trainyard: {error:#}");
-            ExitCode::from(if error.is::<crate::config::ConfigError>() { 2 } else { 1 })
+            ExitCode::from(exit::code(&error))
         }
     }
 }
@@ -108,6 +116,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Deliveries(args) => deliveries::run(&args),
         Command::Data(args) => data::run(&args),
         Command::Schema(args) => schema::run(&args),
+        Command::Doctor(args) => block_on(doctor::run(args)),
+        Command::Completions(args) => Ok(completions::run(&args)),
         Command::Agent(args) => agent::run(&args),
     }
 }

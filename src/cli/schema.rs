@@ -1,4 +1,4 @@
-//! `trainyard schema`: the grammar for editors, and the pages that are made from it.
+//! `trainyard schema`: the grammar for editors, the description of the API, and the pages that are made from it.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -14,6 +14,9 @@ pub struct Args {
     /// Print the tables of all keys instead (a part of docs/pipeline.md)
     #[arg(long)]
     keys: bool,
+    /// Print the API as OpenAPI 3.1 instead (docs/openapi.json)
+    #[arg(long, conflicts_with_all = ["keys", "errors"])]
+    api: bool,
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -22,6 +25,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn text(args: &Args) -> anyhow::Result<String> {
+    if args.api {
+        return Ok(serde_json::to_string_pretty(&serde_json::to_value(
+            crate::http::api::openapi::openapi(),
+        )?)? + "\n");
+    }
     if args.errors {
         return Ok(pipeline::codes_page());
     }

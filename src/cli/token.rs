@@ -6,7 +6,7 @@ use clap::Subcommand;
 use reqwest::Method;
 use serde_json::json;
 
-use super::client::{Client, Place, exit_code, segment};
+use super::client::{Client, Place, segment};
 use crate::http::api::{Done, TokenJson};
 use crate::http::text::{instant, shown_cut};
 use crate::store::tokens::Scope;
@@ -34,7 +34,11 @@ enum Command {
         repo: Option<String>,
     },
     /// Every token, without its text
-    List,
+    List {
+        /// The API's answer
+        #[arg(long)]
+        json: bool,
+    },
     /// End a token and the logins made with it
     Revoke {
         /// From `trainyard token list`
@@ -43,10 +47,6 @@ enum Command {
 }
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    exit_code(run_command(args).await)
-}
-
-async fn run_command(args: Args) -> anyhow::Result<ExitCode> {
     let client = Client::new(&args.place)?;
     match args.command {
         Command::Create { name, scope, repo } => {
@@ -55,8 +55,12 @@ async fn run_command(args: Args) -> anyhow::Result<ExitCode> {
             eprintln!("token {} of scope {}; it is shown this once:", made.id, made.scope);
             println!("{}", made.token.unwrap_or_default());
         }
-        Command::List => {
+        Command::List { json } => {
             let tokens: Vec<TokenJson> = client.get("/tokens").await?;
+            if json {
+                println!("{}", serde_json::to_string_pretty(&tokens)?);
+                return Ok(ExitCode::SUCCESS);
+            }
             for t in tokens {
                 let state = t.revoked_ms.map_or("live".to_owned(), |at| format!("revoked {}", instant(at)));
                 let bound = if t.repo.is_some() { "one repository" } else { "all" };

@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::auth::{Guard, guard, login, logout};
+use super::log_index::LogIndexes;
 use super::problem::Problem;
 use super::serve::{Limits, serve};
 use super::{App, api, assets, follow, pages};
@@ -78,12 +79,20 @@ pub fn routes() -> Vec<Route> {
         row("POST", "/logout", Public, Page, false, post(logout)),
         row("GET", "/", Read, Page, false, get(pages::runs::list)),
         row("GET", "/runs/{run}", Read, Page, false, get(pages::run::show)),
+        row("GET", "/runs/{run}/log", Read, Page, false, get(pages::log::show)),
+        row("GET", "/runs/{run}/stream", Read, Page, false, get(pages::stream::stream)),
+        row("GET", "/repos", Read, Page, false, get(pages::repos::list)),
+        row("GET", "/repos/{*repo}", Read, Page, false, get(pages::repos::show)),
+        row("GET", "/pulls/{number}/{*repo}", Read, Page, false, get(pages::repos::pull)),
         row("POST", "/runs/{run}/cancel", Run, Page, false, post(pages::run::cancel)),
         row("POST", "/runs/{run}/release", Run, Page, false, post(pages::run::release)),
         row("GET", "/deliveries", Read, Page, true, get(pages::deliveries::list)),
         row("GET", "/deliveries/{delivery}", Read, Page, true, get(pages::deliveries::show)),
         row("GET", "/pools", Read, Page, false, get(pages::pools::show)),
         row("GET", "/api/v1/whoami", Read, Api, false, get(api::whoami)),
+        row("GET", "/api/v1/openapi.json", Public, Api, false, get(api::openapi::description)),
+        row("GET", "/api/v1/repos", Read, Api, false, get(api::repos)),
+        row("GET", "/api/v1/trend", Read, Api, false, get(api::trend)),
         row("GET", "/api/v1/runs", Read, Api, false, get(api::runs)),
         row("GET", "/api/v1/runs/{run}", Read, Api, false, get(api::run)),
         row("GET", "/api/v1/runs/{run}/steps", Read, Api, false, get(api::steps)),
@@ -91,10 +100,15 @@ pub fn routes() -> Vec<Route> {
         row("GET", "/api/v1/runs/{run}/params", Read, Api, false, get(api::params)),
         row("GET", "/api/v1/runs/{run}/artifacts", Read, Api, false, get(api::artifacts)),
         row("GET", "/api/v1/runs/{run}/comparisons", Read, Api, false, get(api::comparisons)),
+        row("GET", "/api/v1/runs/{run}/plan", Read, Api, false, get(api::plan)),
+        row("GET", "/api/v1/runs/{run}/diff", Read, Api, false, get(api::diff)),
         row("POST", "/api/v1/runs/{run}/cancel", Run, Api, false, post(api::cancel)),
         row("POST", "/api/v1/runs/{run}/release", Run, Api, false, post(api::release)),
         row("GET", "/api/v1/attempts/{attempt}/log", Read, Api, false, get(follow::download)),
         row("GET", "/api/v1/attempts/{attempt}/log/stream", Read, Api, false, get(follow::stream)),
+        row("GET", "/api/v1/attempts/{attempt}/log/index", Read, Api, false, get(api::log_index)),
+        row("GET", "/api/v1/attempts/{attempt}/log/lines", Read, Api, false, get(api::log_lines)),
+        row("GET", "/api/v1/attempts/{attempt}/log/search", Read, Api, false, get(api::log_search)),
         row("GET", "/api/v1/attempts/{attempt}/artifact", Read, Api, false, get(api::artifact)),
         row("GET", "/api/v1/deliveries", Read, Api, true, get(api::deliveries)),
         row("GET", "/api/v1/deliveries/{delivery}", Read, Api, true, get(api::delivery)),
@@ -117,6 +131,7 @@ pub struct WebParts {
     /// Reached over https: cookies are `Secure`.
     pub secure: bool,
     followers: Mutex<HashMap<String, usize>>,
+    pub log_indexes: LogIndexes,
 }
 
 impl Deref for Web {
@@ -136,7 +151,13 @@ impl Web {
     pub fn new(app: App) -> Self {
         let public_origin = origin_of(&app.config.public_url);
         let secure = public_origin.starts_with("https://");
-        Self(Arc::new(WebParts { app, public_origin, secure, followers: Mutex::default() }))
+        Self(Arc::new(WebParts {
+            app,
+            public_origin,
+            secure,
+            followers: Mutex::default(),
+            log_indexes: LogIndexes::default(),
+        }))
     }
 
     /// # Errors
@@ -197,6 +218,13 @@ pub fn router(app: App) -> Router {
                 pages::problem(&problem)
             }
         })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this address takes other methods; `Allow` names them",
+            )
+            .into_response()
+        })
         .layer(DefaultBodyLimit::max(64 << 10))
         .layer(from_fn_with_state(web.clone(), every_answer))
         .with_state(web)
@@ -212,7 +240,10 @@ pub async fn serve_app(listener: TcpListener, app: App, shutdown: CancellationTo
 /// that every answer carries unless it chose its own.
 async fn every_answer(State(web): State<Web>, request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
-    let mut response = if own_host(&web.public_origin, host) {
+    let target = request.uri().path_and_query().map_or("", |p| p.as_str());
+    let mut response = if target.contains("%00") {
+        Problem::new(StatusCode::NOT_FOUND, "nothing here has a NUL in its name").into_response()
+    } else if own_host(&web.public_origin, host) {
         next.run(request).await
     } else {
         Problem::new(

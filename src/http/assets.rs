@@ -22,11 +22,13 @@ struct Asset {
 pub struct Urls {
     pub style: &'static str,
     pub script: &'static str,
+    /// Script of the log page.
+    pub log: &'static str,
     pub icon: &'static str,
 }
 
-fn all() -> &'static [Asset; 3] {
-    static ALL: OnceLock<[Asset; 3]> = OnceLock::new();
+fn all() -> &'static [Asset; 4] {
+    static ALL: OnceLock<[Asset; 4]> = OnceLock::new();
     ALL.get_or_init(|| {
         let make = |stem: &str, extension: &str, kind, bytes: &'static [u8]| {
             let digest = hex::encode(Sha256::digest(bytes));
@@ -36,16 +38,17 @@ fn all() -> &'static [Asset; 3] {
         [
             make("app", "css", "text/css; charset=utf-8", include_bytes!("../../assets/app.css")),
             make("app", "js", "text/javascript; charset=utf-8", include_bytes!("../../assets/app.js")),
+            make("log", "js", "text/javascript; charset=utf-8", include_bytes!("../../assets/log.js")),
             make("icon", "svg", "image/svg+xml", include_bytes!("../../assets/icon.svg")),
         ]
     })
 }
 
 pub fn urls() -> Urls {
-    static URLS: OnceLock<[String; 3]> = OnceLock::new();
-    let [style, script, icon] =
+    static URLS: OnceLock<[String; 4]> = OnceLock::new();
+    let [style, script, log, icon] =
         URLS.get_or_init(|| std::array::from_fn(|i| format!("/assets/{}", all()[i].name)));
-    Urls { style, script, icon }
+    Urls { style, script, log, icon }
 }
 
 /// `GET /assets/{name}`

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Extension;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -17,8 +17,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::Receiver;
 
 use super::api::attempt_for;
+use super::api::openapi::Refusals;
 use super::app::{Follower, Web};
 use super::auth::Who;
+use super::extract::{Path, Query};
 use super::live::Hint;
 use super::logs::{self, LogError};
 use super::problem::Problem;
@@ -77,23 +79,41 @@ pub async fn tail(web: &Web, uid: &AttemptUid, log_bytes: i64, max: usize) -> Re
     Ok(Tail { lines, next, left_out })
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct LogQuery {
     /// Byte offset; 0 when absent.
     #[serde(default)]
+    #[param(minimum = 0)]
     from: i64,
     /// `lines`: styled text for the dashboard; absent: the bytes, base64.
     #[serde(default, rename = "as")]
+    #[param(pattern = "^lines$")]
     form: Option<String>,
 }
 
-/// `GET /api/v1/attempts/{attempt}/log?from=`: the bytes as stored, as a download.
+impl LogQuery {
+    fn check(&self) -> Result<(), Problem> {
+        if self.from < 0 || self.form.as_deref().is_some_and(|form| form != "lines") {
+            return Err(Problem::bad_request("from must be 0 or more, and `as` can only be lines"));
+        }
+        Ok(())
+    }
+}
+
+/// A log's bytes as stored
+///
+/// Always a download, never shown in place.
+#[utoipa::path(get, path = "/api/v1/attempts/{attempt}/log", tag = "logs",
+    params(("attempt" = String, Path, description = "The attempt's uid"), LogQuery),
+    responses((status = 200, description = "The bytes", body = String, content_type = "text/plain"), Refusals))]
 pub async fn download(
     State(web): State<Web>,
     Extension(who): Extension<Who>,
     Path(uid): Path<String>,
     Query(query): Query<LogQuery>,
 ) -> Result<Response, Problem> {
+    query.check()?;
     let found = attempt_for(&web, &who, &uid).await?;
     let uid = found.attempt.uid.clone();
     let end = found.attempt.log_bytes;
@@ -153,9 +173,13 @@ struct Follow {
     _place: Follower,
 }
 
-/// `GET /api/v1/attempts/{attempt}/log/stream`: server-sent events `log` (data: base64 of the bytes; id: offset after
-/// them), `gap` (data: bytes that are gone), `end`. With `as=lines`, `lines` instead of `log`: complete lines move the id,
+/// Follows a log
+///
+/// Server-sent events `log` (data: base64 of the bytes; id: offset after them), `gap` (data: bytes that are gone), `end`. With `as=lines`, `lines` instead of `log`: complete lines move the id,
 /// an unfinished one is sent again until it ends. `Last-Event-ID` wins over `from`.
+#[utoipa::path(get, path = "/api/v1/attempts/{attempt}/log/stream", tag = "logs",
+    params(("attempt" = String, Path, description = "The attempt's uid"), LogQuery),
+    responses((status = 200, description = "Until the attempt ends", body = Object, content_type = "text/event-stream"), Refusals))]
 pub async fn stream(
     State(web): State<Web>,
     Extension(who): Extension<Who>,
@@ -163,6 +187,7 @@ pub async fn stream(
     Query(query): Query<LogQuery>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    query.check()?;
     let found = attempt_for(&web, &who, &uid).await?;
     let last: Option<i64> =
         headers.get("last-event-id").and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());

@@ -9,7 +9,7 @@ use crate::blob::BlobError;
 use crate::store::StoreError;
 
 /// What went wrong. `detail` says what to do next and holds nothing that the caller may not see.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Problem {
     #[serde(rename = "type")]
     pub kind: String,

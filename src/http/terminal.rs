@@ -10,7 +10,7 @@ use super::text::push_visible;
 const LINE_MAX: usize = 16 * 1024;
 
 /// A stretch of one style. `class` is empty or holds names such as `f1 bo`.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct Span {
     pub class: String,
     pub text: String,

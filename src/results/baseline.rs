@@ -133,8 +133,8 @@ impl Chooser<'_> {
         let filter = RunFilter {
             repo: Some(self.repo.id.clone()),
             branch: Some(branch.to_owned()),
-            state: None,
             pipeline: Some(self.candidate.pipeline.clone()),
+            ..RunFilter::default()
         };
         let runs: Vec<RunRow> = self
             .store

@@ -38,7 +38,7 @@ macro_rules! select_repo {
 }
 
 impl RepoRow {
-    fn read(row: &impl Fields) -> Result<Self, StoreError> {
+    pub(super) fn read(row: &impl Fields) -> Result<Self, StoreError> {
         Ok(Self {
             id: row.get("id")?,
             forge: row.get("forge")?,
@@ -148,6 +148,18 @@ impl Store {
             select_pull!("repo_id = $1 AND head_sha = $2 AND open ORDER BY number"),
             repo,
             sha
+        )
+    }
+
+    /// The newest open pull requests of a repository.
+    pub async fn open_pulls(&self, repo: &RepoId, limit: i64) -> Result<Vec<PullRow>, StoreError> {
+        let mut conn = self.read().await?;
+        all!(
+            conn,
+            PullRow::read,
+            select_pull!("repo_id = $1 AND open ORDER BY number DESC LIMIT $2"),
+            repo,
+            limit
         )
     }
 

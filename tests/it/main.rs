@@ -14,6 +14,7 @@ mod architecture;
 mod baseline;
 mod dashboard;
 mod data_cli;
+mod doctor;
 mod drive;
 mod executor_conformance;
 mod fake_forge;

@@ -1,17 +1,22 @@
 //! Webhook deliveries as received, and looking at one again.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-use super::{Answer, Done, PAGE, PAGE_MAX, PageQuery};
+use super::openapi::Refusals;
+use super::{Answer, Done, PageQuery, listed};
 use crate::clock::Millis;
 use crate::http::app::Web;
+use crate::http::extract::{Path, Query};
 use crate::http::problem::Problem;
 use crate::model::{DeliveryRowId, DeliveryState};
 use crate::store::deliveries::DeliveryRow;
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct DeliveryJson {
     pub id: String,
     pub forge: String,
@@ -27,7 +32,7 @@ pub struct DeliveryJson {
 }
 
 impl DeliveryJson {
-    fn new(row: DeliveryRow) -> Self {
+    pub fn new(row: DeliveryRow) -> Self {
         Self {
             id: row.id.to_string(),
             forge: row.forge,
@@ -44,27 +49,36 @@ impl DeliveryJson {
     }
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct DeliveriesJson {
     pub deliveries: Vec<DeliveryJson>,
     pub next: Option<String>,
 }
 
-/// `GET /api/v1/deliveries?before=&limit=`
-pub async fn deliveries(State(web): State<Web>, Query(query): Query<PageQuery>) -> Answer<DeliveriesJson> {
-    let limit = query.limit.unwrap_or(PAGE).clamp(1, PAGE_MAX);
-    let rows = web.app.store.list_deliveries(query.before.as_deref(), limit).await?;
+/// Lists webhook deliveries, newest first
+#[utoipa::path(get, path = "/api/v1/deliveries", tag = "deliveries", params(PageQuery), responses((status = 200, description = "Newest first", body = DeliveriesJson), Refusals))]
+pub async fn deliveries(
+    State(web): State<Web>,
+    Query(query): Query<PageQuery>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let (cursor, limit) = query.check()?;
+    let rows = web.app.store.list_deliveries(cursor, limit).await?;
     let next = (rows.len() as i64 == limit).then(|| rows.last().map(|r| r.id.to_string())).flatten();
-    Ok(Json(DeliveriesJson { deliveries: rows.into_iter().map(DeliveryJson::new).collect(), next }))
+    let asked = [("limit", limit.to_string()), ("cursor", next.clone().unwrap_or_default())];
+    let answer = DeliveriesJson { deliveries: rows.into_iter().map(DeliveryJson::new).collect(), next };
+    Ok(listed(&headers, &answer, "/api/v1/deliveries", &asked))
 }
 
-/// `GET /api/v1/deliveries/{delivery}`: by our id or the forge's.
+/// One webhook delivery
+#[utoipa::path(get, path = "/api/v1/deliveries/{delivery}", tag = "deliveries", params(("delivery" = String, Path, description = "Our id, or the forge's delivery id")), responses((status = 200, description = "One delivery", body = DeliveryJson), Refusals))]
 pub async fn delivery(State(web): State<Web>, Path(id): Path<String>) -> Answer<DeliveryJson> {
     let row = web.app.store.find_delivery(&id).await?.ok_or_else(|| Problem::not_found("delivery"))?;
     Ok(Json(DeliveryJson::new(row)))
 }
 
-/// `POST /api/v1/deliveries/{delivery}/replay`
+/// Looks at a delivery again
+#[utoipa::path(post, path = "/api/v1/deliveries/{delivery}/replay", tag = "deliveries", params(("delivery" = String, Path, description = "Our id, or the forge's delivery id")), responses((status = 200, description = "It will be looked at again", body = Done), Refusals))]
 pub async fn replay(State(web): State<Web>, Path(id): Path<String>) -> Answer<Done> {
     let row = web.app.store.find_delivery(&id).await?.ok_or_else(|| Problem::not_found("delivery"))?;
     let changed = web

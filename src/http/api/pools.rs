@@ -3,12 +3,14 @@
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::Answer;
+use super::openapi::Refusals;
 use crate::http::app::Web;
 use crate::http::problem::Problem;
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct PoolJson {
     pub name: String,
     pub executor: String,
@@ -40,7 +42,8 @@ pub async fn pool_rows(web: &Web) -> Result<Vec<PoolJson>, Problem> {
     Ok(web.app.config.pools().into_iter().map(row).collect())
 }
 
-/// `GET /api/v1/pools`
+/// The pools and what is taken of them
+#[utoipa::path(get, path = "/api/v1/pools", tag = "pools", responses((status = 200, description = "By name", body = Vec<PoolJson>), Refusals))]
 pub async fn pools(State(web): State<Web>) -> Answer<Vec<PoolJson>> {
     pool_rows(&web).await.map(Json)
 }

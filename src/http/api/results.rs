@@ -3,15 +3,19 @@
 use axum::Extension;
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
-use axum::http::header;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use utoipa::openapi::{ObjectBuilder, OneOfBuilder, RefOr, Schema, Type};
+use utoipa::{IntoParams, ToSchema};
 
-use super::{Answer, attempt_for, run_for};
+use super::openapi::Refusals;
+use super::{Answer, attempt_for, has, run_for};
 use crate::clock::Millis;
 use crate::http::app::Web;
 use crate::http::auth::{self, Who};
+use crate::http::extract::{Path, Query};
 use crate::http::problem::Problem;
 use crate::model::metric::float;
 use crate::model::{ComparisonState, Verdict};
@@ -22,31 +26,43 @@ pub const POINTS_MAX: i64 = 20_000;
 /// Points of one curve, where nobody asked for a single metric; of a longer one, every nth.
 pub const CURVE_POINTS: i64 = 1000;
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct MetricsJson {
     pub points: Vec<PointJson>,
     /// More points than one answer holds: ask for a single `name`.
     pub truncated: bool,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct PointJson {
     pub name: String,
     pub step_name: String,
     /// A number, or `nan`, `inf`, `-inf`.
     #[serde(with = "float")]
+    #[schema(schema_with = number_or_word)]
     pub value: f64,
     pub training_step: Option<i64>,
     pub at_ms: Millis,
 }
 
-#[derive(Debug, Deserialize)]
+fn number_or_word() -> RefOr<Schema> {
+    let number = ObjectBuilder::new().schema_type(Type::Number);
+    let word = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["nan", "inf", "-inf"]));
+    OneOfBuilder::new().item(number).item(word).into()
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct MetricsQuery {
+    /// One metric, with all its points.
     #[serde(default)]
     name: Option<String>,
 }
 
-/// `GET /api/v1/runs/{run}/metrics?name=`: without a name, long curves come thinned.
+/// Metric points of a run
+///
+/// Without a name, long curves come thinned.
+#[utoipa::path(get, path = "/api/v1/runs/{run}/metrics", tag = "results", params(("run" = String, Path, description = "The run's id, or its first eight or more characters"), MetricsQuery), responses((status = 200, description = "Points in the order they were reported", body = MetricsJson), Refusals))]
 pub async fn metrics(
     State(web): State<Web>,
     Extension(who): Extension<Who>,
@@ -70,14 +86,15 @@ pub async fn metrics(
     Ok(Json(MetricsJson { points, truncated }))
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct ParamJson {
     pub step_name: String,
     pub name: String,
     pub value: String,
 }
 
-/// `GET /api/v1/runs/{run}/params`
+/// Parameters as reported
+#[utoipa::path(get, path = "/api/v1/runs/{run}/params", tag = "results", params(("run" = String, Path, description = "The run's id, or its first eight or more characters")), responses((status = 200, description = "By step and name", body = Vec<ParamJson>), Refusals))]
 pub async fn params(
     State(web): State<Web>,
     Extension(who): Extension<Who>,
@@ -88,7 +105,7 @@ pub async fn params(
     Ok(Json(rows.into_iter().map(|(step_name, name, value)| ParamJson { step_name, name, value }).collect()))
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct ArtifactJson {
     pub attempt: String,
     pub path: String,
@@ -96,7 +113,8 @@ pub struct ArtifactJson {
     pub sha256: String,
 }
 
-/// `GET /api/v1/runs/{run}/artifacts`
+/// Files that the steps left
+#[utoipa::path(get, path = "/api/v1/runs/{run}/artifacts", tag = "results", params(("run" = String, Path, description = "The run's id, or its first eight or more characters")), responses((status = 200, description = "Of the last try of each step", body = Vec<ArtifactJson>), Refusals))]
 pub async fn artifacts(
     State(web): State<Web>,
     Extension(who): Extension<Who>,
@@ -113,22 +131,32 @@ pub async fn artifacts(
     Ok(Json(rows.into_iter().map(json).collect()))
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct ArtifactQuery {
+    /// As the list of artifacts has it.
     path: String,
 }
 
-/// `GET /api/v1/attempts/{attempt}/artifact?path=`: always a download, never shown in place.
+/// One artifact's bytes
+///
+/// Always a download, never shown in place.
+#[utoipa::path(get, path = "/api/v1/attempts/{attempt}/artifact", tag = "results", params(("attempt" = String, Path, description = "The attempt's uid"), ArtifactQuery), responses((status = 200, description = "The bytes", body = Vec<u8>, content_type = "application/octet-stream"), (status = 304, description = "The caller has it"), Refusals))]
 pub async fn artifact(
     State(web): State<Web>,
     Extension(who): Extension<Who>,
     Path(uid): Path<String>,
     Query(query): Query<ArtifactQuery>,
+    asked: HeaderMap,
 ) -> Result<Response, Problem> {
     let found = attempt_for(&web, &who, &uid).await?;
     let rows = web.app.store.artifacts_of_attempt(&found.attempt.uid).await?;
     let row =
         rows.into_iter().find(|r| r.path == query.path).ok_or_else(|| Problem::not_found("artifact"))?;
+    let etag = format!("\"{}\"", row.sha256);
+    if has(&asked, &etag) {
+        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, etag)]).into_response());
+    }
     let stream = web.app.blobs.stream(&row.blob_key).await?;
     let name = row.path.rsplit('/').next().unwrap_or_default();
     let plain: String =
@@ -142,12 +170,12 @@ pub async fn artifact(
         (header::CONTENT_LENGTH, row.bytes.to_string()),
         (header::CONTENT_DISPOSITION, disposition),
         (header::CONTENT_SECURITY_POLICY, "default-src 'none'; sandbox".to_owned()),
-        (header::ETAG, format!("\"{}\"", row.sha256)),
+        (header::ETAG, etag),
     ];
     Ok((headers, Body::from_stream(stream)).into_response())
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct ComparisonJson {
     pub id: String,
     pub target: String,
@@ -156,11 +184,14 @@ pub struct ComparisonJson {
     pub rules: String,
     pub state: ComparisonState,
     pub verdict: Option<Verdict>,
+    /// Verdict, reasons and metrics; empty while it is pending.
+    #[schema(value_type = Object)]
     pub result: serde_json::Value,
     pub updated_ms: Millis,
 }
 
-/// `GET /api/v1/runs/{run}/comparisons`
+/// The run held against its baselines
+#[utoipa::path(get, path = "/api/v1/runs/{run}/comparisons", tag = "results", params(("run" = String, Path, description = "The run's id, or its first eight or more characters")), responses((status = 200, description = "One for each pull request or branch", body = Vec<ComparisonJson>), Refusals))]
 pub async fn comparisons(
     State(web): State<Web>,
     Extension(who): Extension<Who>,

@@ -3,23 +3,29 @@
 use std::collections::BTreeMap;
 
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
-use super::{Answer, Done, PAGE, PAGE_MAX, json_body};
+use super::openapi::Refusals;
+use super::{Answer, Done, json_body, listed, tagged};
 use crate::clock::Millis;
 use crate::http::app::Web;
 use crate::http::auth::Who;
+use crate::http::extract::{Path, Query};
 use crate::http::problem::Problem;
+use crate::http::summary::{self, Summary};
 use crate::http::text;
-use crate::model::{AttemptState, AttemptUid, EndClass, RunState, Sha, StepState};
+use crate::model::{AttemptState, AttemptUid, EndClass, RunId, RunState, Sha, StepState, Verdict};
 use crate::store::attempts::AttemptRow;
-use crate::store::lists::RunFilter;
+use crate::store::lists::{RunFilter, RunListItem};
 use crate::store::pulls::RepoRow;
 use crate::store::runs::{RunRow, RunView, StepRow};
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct RunJson {
     pub id: String,
     pub repo: String,
@@ -37,12 +43,16 @@ pub struct RunJson {
     pub created_ms: Millis,
     pub started_ms: Option<Millis>,
     pub ended_ms: Option<Millis>,
+    /// The worst verdict of its comparisons; null while there is none.
+    pub verdict: Option<Verdict>,
+    /// Its primary metric in a few words: `accuracy 0.84 (+0.012)`.
+    pub headline: String,
     /// The dashboard's page.
     pub url: String,
 }
 
 impl RunJson {
-    fn new(web: &Web, run: &RunRow, repo: &str) -> Self {
+    fn new(web: &Web, run: &RunRow, repo: &str, summary: Option<&Summary>) -> Self {
         Self {
             id: run.id.to_string(),
             repo: repo.to_owned(),
@@ -60,12 +70,14 @@ impl RunJson {
             created_ms: run.created_ms,
             started_ms: run.started_ms,
             ended_ms: run.ended_ms,
+            verdict: summary.map(|s| s.verdict),
+            headline: summary.map(|s| s.headline.clone()).unwrap_or_default(),
             url: format!("{}/runs/{}", web.app.config.public_url.trim_end_matches('/'), run.id),
         }
     }
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct StepJson {
     pub name: String,
     pub state: StepState,
@@ -76,7 +88,7 @@ pub struct StepJson {
     pub attempts: Vec<AttemptJson>,
 }
 
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct AttemptJson {
     pub uid: String,
     pub number: i64,
@@ -162,42 +174,78 @@ pub async fn attempt_for(web: &Web, who: &Who, uid: &str) -> Result<FoundAttempt
     Ok(FoundAttempt { attempt, run })
 }
 
-#[derive(Debug, Default, Deserialize)]
+/// Filters and page of the list of runs.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub struct RunsQuery {
+    /// `owner/name`, or `forge:owner/name`.
     #[serde(default)]
     pub repo: Option<String>,
     #[serde(default)]
     pub branch: Option<String>,
+    /// A run's state, e.g. `failed`.
     #[serde(default)]
+    #[param(value_type = Option<RunState>)]
     pub state: Option<String>,
     #[serde(default)]
     pub pipeline: Option<String>,
+    /// The login behind the head commit's push.
     #[serde(default)]
-    pub before: Option<String>,
+    pub author: Option<String>,
+    /// Number of a pull request: the runs that were compared for it.
     #[serde(default)]
+    #[param(value_type = Option<i64>, minimum = 1)]
+    pub pull: Option<String>,
+    /// `next` of the page before; absent: the first page.
+    #[serde(default)]
+    #[param(pattern = "^([^\\u0000]* )?[0-9a-f-]{36}$", max_length = 400)]
+    pub cursor: Option<String>,
+    /// Rows of one page; 50 when absent.
+    #[serde(default)]
+    #[param(minimum = 1, maximum = 200)]
     pub limit: Option<i64>,
 }
 
 impl RunsQuery {
-    pub fn limit(&self) -> i64 {
-        self.limit.unwrap_or(PAGE).clamp(1, PAGE_MAX)
+    /// # Errors
+    /// A limit or a cursor that no page has.
+    pub fn page(&self) -> Result<(Option<&str>, i64), Problem> {
+        super::page(self.cursor.as_deref(), self.limit)
+    }
+
+    /// What was asked for, by parameter; what was not is empty.
+    pub fn asked(&self) -> [(&'static str, String); 6] {
+        let given = |text: &Option<String>| text.as_deref().unwrap_or_default().trim().to_owned();
+        [
+            ("repo", given(&self.repo)),
+            ("branch", given(&self.branch)),
+            ("state", given(&self.state)),
+            ("pipeline", given(&self.pipeline)),
+            ("author", given(&self.author)),
+            ("pull", given(&self.pull)),
+        ]
     }
 
     /// None: the filter names a repository that is not there or not to be seen, so the list is empty.
+    ///
+    /// # Errors
+    /// A state or a number that is none.
     pub async fn filter(&self, web: &Web, who: &Who) -> Result<Option<RunFilter>, Problem> {
-        let given = |text: &Option<String>| text.clone().filter(|t| !t.is_empty());
-        let mut filter = RunFilter {
-            repo: who.repo.clone(),
-            branch: given(&self.branch),
-            pipeline: given(&self.pipeline),
-            state: None,
-        };
-        if let Some(state) = given(&self.state) {
+        let [repo, branch, state, pipeline, author, pull] =
+            self.asked().map(|(_, text)| (!text.is_empty()).then_some(text));
+        let mut filter =
+            RunFilter { repo: who.repo.clone(), branch, pipeline, author, ..RunFilter::default() };
+        if let Some(state) = state {
             let words: Vec<&str> = RunState::ALL.iter().map(|s| s.word()).collect();
             let wrong = |_| Problem::bad_request(format!("state must be one of {}", words.join(", ")));
             filter.state = Some(state.parse().map_err(wrong)?);
         }
-        if let Some(name) = given(&self.repo) {
+        if let Some(number) = pull {
+            let number = number.trim_start_matches('#').parse::<i64>().ok().filter(|n| *n > 0);
+            filter.pull =
+                Some(number.ok_or_else(|| Problem::bad_request("pull must be a pull request's number"))?);
+        }
+        if let Some(name) = repo {
             match web.app.store.find_repo(&name).await? {
                 Some(repo) if who.sees(&repo.id) => filter.repo = Some(repo.id),
                 _ => return Ok(None),
@@ -207,50 +255,64 @@ impl RunsQuery {
     }
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct RunsJson {
     pub runs: Vec<RunJson>,
-    /// `before` of the next page.
+    /// `cursor` of the next page.
     pub next: Option<String>,
 }
 
-/// `GET /api/v1/runs?repo=&branch=&state=&pipeline=&before=&limit=`
+/// Lists runs, newest first
+#[utoipa::path(get, path = "/api/v1/runs", tag = "runs", params(RunsQuery), responses((status = 200, description = "Newest first", body = RunsJson), Refusals))]
 pub async fn runs(
     State(web): State<Web>,
     Extension(who): Extension<Who>,
     Query(query): Query<RunsQuery>,
-) -> Answer<RunsJson> {
-    let Some(filter) = query.filter(&web, &who).await? else {
-        return Ok(Json(RunsJson { runs: Vec::new(), next: None }));
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let (cursor, limit) = query.page()?;
+    let items = match query.filter(&web, &who).await? {
+        Some(filter) => web.app.store.list_runs(filter, cursor, limit).await?,
+        None => Vec::new(),
     };
-    let limit = query.limit();
-    let items = web.app.store.list_runs(filter, query.before.as_deref(), limit).await?;
+    let ids: Vec<RunId> = items.iter().map(|i| i.run.id.clone()).collect();
+    let summaries = summary::of_runs(&web.app.store, &ids).await?;
     let next = (items.len() as i64 == limit).then(|| items.last().map(|i| i.run.id.to_string())).flatten();
-    let runs = items.iter().map(|item| RunJson::new(&web, &item.run, item.repo.as_str())).collect();
-    Ok(Json(RunsJson { runs, next }))
+    let json =
+        |item: &RunListItem| RunJson::new(&web, &item.run, item.repo.as_str(), summaries.get(&item.run.id));
+    let mut asked = query.asked().to_vec();
+    asked.push(("limit", limit.to_string()));
+    asked.push(("cursor", next.clone().unwrap_or_default()));
+    let answer = RunsJson { runs: items.iter().map(json).collect(), next };
+    Ok(listed(&headers, &answer, "/api/v1/runs", &asked))
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct RunDetail {
     #[serde(flatten)]
     pub run: RunJson,
     pub steps: Vec<StepJson>,
 }
 
-/// `GET /api/v1/runs/{run}`
+/// One run with its steps
+#[utoipa::path(get, path = "/api/v1/runs/{run}", tag = "runs", params(("run" = String, Path, description = "The run's id, or its first eight or more characters")), responses((status = 200, description = "The run with its steps and their tries", body = RunDetail), Refusals))]
 pub async fn run(
     State(web): State<Web>,
     Extension(who): Extension<Who>,
     Path(id): Path<String>,
-) -> Answer<RunDetail> {
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let FoundRun { view, repo } = run_for(&web, &who, &id).await?;
-    Ok(Json(RunDetail {
-        run: RunJson::new(&web, &view.run, repo.name.as_str()),
+    let summary = summary::worst(&web.app.store.comparisons_of(&view.run.id).await?);
+    let answer = RunDetail {
+        run: RunJson::new(&web, &view.run, repo.name.as_str(), summary.as_ref()),
         steps: view.steps.iter().map(|s| step_json(s, &view.attempts)).collect(),
-    }))
+    };
+    Ok(tagged(&headers, &answer))
 }
 
-/// `GET /api/v1/runs/{run}/steps`
+/// The steps of a run
+#[utoipa::path(get, path = "/api/v1/runs/{run}/steps", tag = "runs", params(("run" = String, Path, description = "The run's id, or its first eight or more characters")), responses((status = 200, description = "In graph order", body = Vec<StepJson>), Refusals))]
 pub async fn steps(
     State(web): State<Web>,
     Extension(who): Extension<Who>,
@@ -260,14 +322,15 @@ pub async fn steps(
     Ok(Json(view.steps.iter().map(|s| step_json(s, &view.attempts)).collect()))
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CancelAsk {
     #[serde(default)]
     pub reason: String,
 }
 
-/// `POST /api/v1/runs/{run}/cancel` `{reason?}`
+/// Asks a run to stop
+#[utoipa::path(post, path = "/api/v1/runs/{run}/cancel", tag = "runs", params(("run" = String, Path, description = "The run's id, or its first eight or more characters")), request_body = Option<CancelAsk>, responses((status = 200, description = "What changed", body = Done), Refusals))]
 pub async fn cancel(
     State(web): State<Web>,
     Extension(who): Extension<Who>,
@@ -293,14 +356,16 @@ pub async fn cancel_run(web: &Web, who: &Who, run: &RunRow, reason: &str) -> Res
     Ok(Done { changed, detail: detail.into() })
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReleaseAsk {
     /// The full commit id that was looked at: the release binds to it.
+    #[schema(pattern = "^([0-9a-f]{40}|[0-9a-f]{64})$")]
     pub sha: String,
 }
 
-/// `POST /api/v1/runs/{run}/release` `{sha}`
+/// Lets a held run go, for the one commit that was looked at
+#[utoipa::path(post, path = "/api/v1/runs/{run}/release", tag = "runs", params(("run" = String, Path, description = "The run's id, or its first eight or more characters")), request_body = ReleaseAsk, responses((status = 200, description = "What changed", body = Done), Refusals))]
 pub async fn release(
     State(web): State<Web>,
     Extension(who): Extension<Who>,
@@ -313,8 +378,11 @@ pub async fn release(
 }
 
 pub async fn release_run(web: &Web, who: &Who, run: &RunRow, sha: &str) -> Result<Done, Problem> {
-    let sha =
-        Sha::parse(sha.trim()).map_err(|e| Problem::bad_request(format!("{e}; give the full commit id")))?;
+    let sha = sha.trim();
+    if !sha.is_empty() && sha.bytes().all(|b| b == b'0') {
+        return Err(Problem::conflict("this id means no commit; the run is of another one"));
+    }
+    let sha = Sha::parse(sha).map_err(|e| Problem::bad_request(format!("{e}; give the full commit id")))?;
     let now = web.app.clock.now_ms();
     match web.app.store.release_run(&run.id, &sha, &who.actor(), now).await? {
         Ok(()) => {

@@ -1,34 +1,39 @@
 //! API tokens, and who a token says one is.
 
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
+use super::openapi::Refusals;
 use super::{Answer, Done, json_body};
 use crate::clock::Millis;
 use crate::http::app::Web;
 use crate::http::auth::{self, Who};
+use crate::http::extract::Path;
 use crate::http::problem::Problem;
 use crate::http::text;
 use crate::model::RepoId;
+use crate::store::pulls::RepoRow;
 use crate::store::tokens::{Scope, TokenRow};
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct WhoAmI {
     pub name: String,
     pub scope: Option<Scope>,
     pub repo: Option<String>,
 }
 
-/// `GET /api/v1/whoami`
+/// Who the caller is
+#[utoipa::path(get, path = "/api/v1/whoami", tag = "tokens", responses((status = 200, description = "The caller", body = WhoAmI), Refusals))]
 pub async fn whoami(Extension(who): Extension<Who>) -> Json<WhoAmI> {
     Json(WhoAmI { name: who.name, scope: who.scope, repo: who.repo.map(|r| r.to_string()) })
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct TokenJson {
     pub id: String,
     pub name: String,
@@ -56,15 +61,18 @@ impl TokenJson {
     }
 }
 
-/// `GET /api/v1/tokens`
+/// Every API token, without its text
+#[utoipa::path(get, path = "/api/v1/tokens", tag = "tokens", responses((status = 200, description = "Without their text", body = Vec<TokenJson>), Refusals))]
 pub async fn tokens(State(web): State<Web>) -> Answer<Vec<TokenJson>> {
     let rows = web.app.store.tokens().await?;
     Ok(Json(rows.into_iter().map(|row| TokenJson::new(row, None)).collect()))
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TokenAsk {
+    /// Who uses it.
+    #[schema(pattern = "[^\\s]")]
     pub name: String,
     pub scope: Scope,
     /// `owner/name`; absent: every repository.
@@ -72,7 +80,16 @@ pub struct TokenAsk {
     pub repo: Option<String>,
 }
 
-/// `POST /api/v1/tokens` `{name, scope, repo?}`
+/// No repository's name holds a NUL, and Postgres takes no text with one.
+async fn find(web: &Web, text: &str) -> Result<Option<RepoRow>, Problem> {
+    if text.contains('\0') {
+        return Ok(None);
+    }
+    Ok(web.app.store.find_repo(text).await?)
+}
+
+/// Makes an API token
+#[utoipa::path(post, path = "/api/v1/tokens", tag = "tokens", request_body = TokenAsk, responses((status = 201, description = "With its text, this once", body = TokenJson), Refusals))]
 pub async fn create_token(
     State(web): State<Web>,
     Extension(who): Extension<Who>,
@@ -87,11 +104,12 @@ pub async fn create_token(
         None => None,
         Some(text) => {
             let unknown = || {
-                Problem::bad_request(
+                Problem::new(
+                    StatusCode::NOT_FOUND,
                     "no delivery has come from that repository yet; write owner/name as the forge does",
                 )
             };
-            Some(web.app.store.find_repo(text).await?.ok_or_else(unknown)?.id)
+            Some(find(&web, text).await?.ok_or_else(unknown)?.id)
         }
     };
     let (row, text) =
@@ -100,7 +118,8 @@ pub async fn create_token(
     Ok((StatusCode::CREATED, Json(TokenJson::new(row, Some(text)))).into_response())
 }
 
-/// `DELETE /api/v1/tokens/{token}`
+/// Ends a token and the logins made with it
+#[utoipa::path(delete, path = "/api/v1/tokens/{token}", tag = "tokens", params(("token" = String, Path, description = "The token's id")), responses((status = 200, description = "Revoked", body = Done), Refusals))]
 pub async fn revoke_token(
     State(web): State<Web>,
     Extension(who): Extension<Who>,

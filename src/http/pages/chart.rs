@@ -20,6 +20,8 @@ pub struct Series {
     pub label: String,
     /// Drawn behind the others, dashed.
     pub baseline: bool,
+    /// One of the eight colours; None: the next one.
+    pub colour: Option<usize>,
     /// By x. A y that is not finite breaks the curve.
     pub points: Vec<(f64, f64)>,
 }
@@ -36,6 +38,9 @@ pub struct Chart {
     /// `x0 x1 y0 y1` of the plotted area's values, for the crosshair.
     pub domain: String,
     pub broken: bool,
+    /// What the whole numbers of the x axis stand for, for the crosshair, and the runs they lead to; space-separated.
+    pub names: String,
+    pub runs: String,
     pub summary: String,
 }
 
@@ -105,7 +110,7 @@ pub fn draw(name: &str, x_name: &'static str, mut series: Vec<Series>) -> Option
                 "baseline".to_owned()
             } else {
                 colour += 1;
-                format!("s{}", (colour - 1) % 8)
+                format!("s{}", s.colour.unwrap_or(colour - 1) % 8)
             };
             let mut path = String::new();
             let mut pen_down = false;
@@ -155,6 +160,8 @@ pub fn draw(name: &str, x_name: &'static str, mut series: Vec<Series>) -> Option
         curves,
         domain: format!("{} {} {} {}", compact(x0), compact(x1), compact(y0), compact(y1)),
         broken,
+        names: String::new(),
+        runs: String::new(),
     })
 }
 
@@ -222,7 +229,7 @@ mod tests {
     use super::*;
 
     fn series(points: &[(f64, f64)]) -> Series {
-        Series { label: "train".into(), baseline: false, points: points.to_vec() }
+        Series { label: "train".into(), baseline: false, colour: None, points: points.to_vec() }
     }
 
     #[test]

@@ -2,14 +2,15 @@
 
 use askama::Template;
 use axum::Extension;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::response::Response;
 
 use super::{Shell, render};
 use crate::clock::Millis;
-use crate::http::api::{PAGE, PageQuery};
+use crate::http::api::PageQuery;
 use crate::http::app::Web;
 use crate::http::auth::Who;
+use crate::http::extract::{Path, Query};
 use crate::http::problem::Problem;
 use crate::http::text::{self, Shown, shown, shown_cut, shown_lines};
 use crate::store::deliveries::DeliveryRow;
@@ -54,17 +55,18 @@ impl Row {
     }
 }
 
-/// `GET /deliveries?before=`
+/// `GET /deliveries?cursor=`
 pub async fn list(
     State(web): State<Web>,
     Extension(who): Extension<Who>,
     Query(query): Query<PageQuery>,
 ) -> Result<Response, Problem> {
     let now = web.app.clock.now_ms();
-    let rows = web.app.store.list_deliveries(query.before.as_deref(), PAGE).await?;
-    let next = (rows.len() as i64 == PAGE).then(|| rows.last().map(|r| r.id.to_string())).flatten();
+    let (cursor, limit) = query.check()?;
+    let rows = web.app.store.list_deliveries(cursor, limit).await?;
+    let next = (rows.len() as i64 == limit).then(|| rows.last().map(|r| r.id.to_string())).flatten();
     let rows = rows.iter().map(|r| Row::new(r, now)).collect();
-    let refresh = if query.before.is_none() { 3000 } else { 0 };
+    let refresh = if cursor.is_none() { 3000 } else { 0 };
     render(&ListPage { shell: Shell::new("deliveries", &who, "/deliveries", refresh), rows, next })
 }
 

@@ -18,6 +18,8 @@ pub struct Graph {
     pub height: i64,
     pub nodes: Vec<Node>,
     pub edges: Vec<Edge>,
+    /// How long the longest chain of steps took; empty before the run has one.
+    pub critical: String,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +32,8 @@ pub struct Node {
     pub position: i64,
     pub state: &'static str,
     pub took: String,
+    /// On the chain of steps that the run had to wait for.
+    pub critical: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +41,7 @@ pub struct Edge {
     pub path: String,
     /// The step it comes from ended well.
     pub done: bool,
+    pub critical: bool,
 }
 
 impl Node {
@@ -80,6 +85,8 @@ pub fn lay_out(plan: &Plan, steps: &[StepRow], now_ms: i64) -> Option<Graph> {
         let x = MARGIN + depth[i] as i64 * (NODE_WIDTH + GAP_X);
         (x, (height - used) / 2 + rows[i] * (NODE_HEIGHT + GAP_Y))
     };
+    let chain = critical(plan, steps);
+    let on_chain = |name: &str| chain.iter().any(|s| s.name == name);
     let mut nodes = Vec::new();
     let mut edges = Vec::new();
     for step in steps {
@@ -93,6 +100,7 @@ pub fn lay_out(plan: &Plan, steps: &[StepRow], now_ms: i64) -> Option<Graph> {
             position: step.position,
             state: step.state.word(),
             took: took(step, now_ms),
+            critical: on_chain(&step.name),
         });
         for need in plan.steps[i].needs.iter().filter_map(|n| index(&n.step)).filter(|n| *n < i) {
             let (from_x, from_y) = place(need);
@@ -103,11 +111,58 @@ pub fn lay_out(plan: &Plan, steps: &[StepRow], now_ms: i64) -> Option<Graph> {
             edges.push(Edge {
                 path: format!("M{x1} {y1}C{} {y1} {} {y2} {x2} {y2}", x1 + bend, x2 - bend),
                 done,
+                critical: on_chain(&step.name) && on_chain(&plan.steps[need].name),
             });
         }
     }
     let width = MARGIN * 2 + columns as i64 * (NODE_WIDTH + GAP_X) - GAP_X;
-    Some(Graph { width, height, nodes, edges })
+    let critical = match (chain.first(), chain.last()) {
+        (Some(first), Some(last)) if chain.len() > 1 => {
+            let from = first.started_ms.unwrap_or_default();
+            duration(last.ended_ms.unwrap_or(now_ms) - from)
+        }
+        _ => String::new(),
+    };
+    Some(Graph { width, height, nodes, edges, critical })
+}
+
+/// The steps that the run had to wait for, first one first: from the step that ended last (or still runs) back over the need that
+/// ended last, each time.
+fn critical<'a>(plan: &Plan, steps: &'a [StepRow]) -> Vec<&'a StepRow> {
+    let ended = |s: &StepRow| s.ended_ms.unwrap_or(i64::MAX);
+    let mut chain = Vec::new();
+    let mut at = steps.iter().filter(|s| s.started_ms.is_some()).max_by_key(|s| ended(s));
+    while let Some(step) = at {
+        chain.push(step);
+        let needs = plan.steps.iter().find(|s| s.name == step.name).map_or(&[][..], |s| &s.needs[..]);
+        at = steps
+            .iter()
+            .filter(|s| s.position < step.position && s.started_ms.is_some())
+            .filter(|s| needs.iter().any(|n| n.step == s.name))
+            .max_by_key(|s| ended(s));
+    }
+    chain.reverse();
+    chain
+}
+
+/// When a step waited for its pool and when it ran, as parts of the run's time in thousandths.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Bar {
+    pub waited_from: i64,
+    pub from: i64,
+    pub width: i64,
+    pub waited: i64,
+}
+
+/// None before it started.
+pub fn bar(step: &StepRow, run: &crate::store::runs::RunRow, now_ms: i64) -> Option<Bar> {
+    let zero = run.started_ms?;
+    let whole = (run.ended_ms.unwrap_or(now_ms) - zero).max(1);
+    let part = |ms: i64| ((ms - zero).clamp(0, whole) * 1000) / whole;
+    let from = part(step.started_ms?);
+    let waited_from = part(step.ready_ms.unwrap_or(step.started_ms?)).min(from);
+    let to = part(step.ended_ms.unwrap_or(now_ms));
+    Some(Bar { waited_from, from, width: (to - from).max(4), waited: from - waited_from })
 }
 
 /// How long a step took or has been going; its state in a word before it started.

@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 
 use super::chart::{self, Chart, Series};
+use crate::http::api::trend_values;
+use crate::http::summary::outcome;
 use crate::http::text::{self, Shown, shown, shown_cut};
 use crate::model::metric::Goal;
-use crate::model::outcome::{Change, MetricOutcome, Outcome};
+use crate::model::outcome::{Change, MetricOutcome};
 use crate::model::{ComparisonState, Plan};
 use crate::store::attempts::StoredMetric;
 use crate::store::comparisons::ComparisonRow;
+use crate::store::lists::TrendItem;
 
 const ROWS: usize = 100;
 const CHARTS: usize = 24;
@@ -42,20 +45,6 @@ pub struct Row {
     pub verdict: &'static str,
     /// The gate in words; without a comparison the step that said the value.
     pub gate: Shown,
-}
-
-/// What a comparison came to, when it has come to something.
-fn outcome(row: &ComparisonRow) -> Option<Outcome> {
-    serde_json::from_value(row.result.clone()).ok()
-}
-
-/// `accuracy 0.84 (+0.012)`: the primary metric in a few words.
-pub fn headline(row: &ComparisonRow) -> String {
-    let Some(outcome) = outcome(row) else { return String::new() };
-    let Some(metric) = outcome.primary() else { return String::new() };
-    let Some(value) = metric.candidate.as_ref() else { return String::new() };
-    let delta = metric.delta.map(|d| format!(" ({})", text::signed(d))).unwrap_or_default();
-    format!("{} {}{delta}", shown_cut(&metric.name, 24), text::number(value.value()))
 }
 
 fn goal(goal: Goal, assumed: bool) -> (&'static str, &'static str) {
@@ -140,7 +129,7 @@ pub fn tables(comparisons: &[ComparisonRow], own: &[StoredMetric]) -> Vec<Table>
     let mut tables: Vec<Table> = comparisons
         .iter()
         .map(|row| {
-            let result = outcome(row);
+            let result = outcome(&row.result);
             let against = match row.target.split_once(':') {
                 Some(("pr", number)) => format!("Metrics for #{number}"),
                 Some(("branch", name)) => format!("Metrics on {name}"),
@@ -188,7 +177,17 @@ fn by_name(metrics: &[StoredMetric]) -> BTreeMap<&str, Curves<'_>> {
     out
 }
 
-fn series(curves: &Curves<'_>, by_step: bool, baseline: bool) -> Vec<Series> {
+/// The metrics of one run, to be drawn.
+pub struct Drawn<'a> {
+    /// In the legend before the step's name; may be empty.
+    pub label: &'a str,
+    pub baseline: bool,
+    /// All its curves in one colour; None: each in its own.
+    pub colour: Option<usize>,
+    pub metrics: &'a [StoredMetric],
+}
+
+fn series(curves: &Curves<'_>, by_step: bool, of: &Drawn<'_>) -> Vec<Series> {
     curves
         .iter()
         .take(CURVES)
@@ -202,44 +201,83 @@ fn series(curves: &Curves<'_>, by_step: bool, baseline: bool) -> Vec<Series> {
                 })
                 .collect();
             points.sort_by(|a, b| a.0.total_cmp(&b.0));
-            let label = if baseline { format!("baseline {step}") } else { (*step).to_owned() };
-            Series { label, baseline, points }
+            let label = if of.label.is_empty() { (*step).to_owned() } else { format!("{} {step}", of.label) };
+            Series { label, baseline: of.baseline, colour: of.colour, points }
         })
         .collect()
 }
 
-/// Curves of the metrics that have several points: those that the report plots first, then the primary, then by name. Says how many
-/// were left out.
-pub fn charts(plan: &Plan, own: &[StoredMetric], base: &[StoredMetric]) -> (Vec<Chart>, usize) {
-    let (own, base) = (by_name(own), by_name(base));
+/// Curves of the metrics of which some run has several points: those that the report plots first, then the primary, then by
+/// name. Says how many were left out.
+pub fn charts(plan: &Plan, drawn: &[Drawn<'_>]) -> (Vec<Chart>, usize) {
+    let by_run: Vec<(&Drawn<'_>, BTreeMap<&str, Curves<'_>>)> =
+        drawn.iter().map(|d| (d, by_name(d.metrics))).collect();
     let rank = |name: &str| {
         let plot = plan.report.plots.iter().position(|p| p == name);
         let primary = plan.metrics.primary.as_deref() == Some(name);
         (plot.unwrap_or(usize::MAX), !primary, !name.contains("loss"))
     };
-    let mut names: Vec<&str> = own.keys().copied().collect();
+    let own = by_run.iter().filter(|(d, _)| !d.baseline);
+    let mut names: Vec<&str> = own.flat_map(|(_, metrics)| metrics.keys().copied()).collect();
     names.sort_by_key(|name| (rank(name), *name));
-    let mut drawn = Vec::new();
+    names.dedup();
+    let mut charts = Vec::new();
     let mut cut = 0;
     for name in names {
-        let curves = &own[name];
-        if curves.values().all(|points| points.len() < 2) {
+        let of_name: Vec<(&Drawn<'_>, &Curves<'_>)> =
+            by_run.iter().filter_map(|(d, metrics)| Some((*d, metrics.get(name)?))).collect();
+        let own = || of_name.iter().filter(|(d, _)| !d.baseline).flat_map(|(_, curves)| curves.values());
+        if own().all(|points| points.len() < 2) {
             continue;
         }
-        if drawn.len() == CHARTS {
+        if charts.len() == CHARTS {
             cut += 1;
             continue;
         }
-        let by_step = curves.values().flatten().all(|m| m.point.step.is_some());
-        let mut all = series(curves, by_step, false);
-        if let Some(before) = base.get(name)
-            && before.values().flatten().all(|m| m.point.step.is_some()) == by_step
-        {
-            all.extend(series(before, by_step, true));
-        }
-        drawn.extend(chart::draw(name, if by_step { "step" } else { "seconds" }, all));
+        let stepped = |curves: &Curves<'_>| curves.values().flatten().all(|m| m.point.step.is_some());
+        let by_step = own().flatten().all(|m| m.point.step.is_some());
+        let fits = of_name.into_iter().filter(|(d, curves)| !d.baseline || stepped(curves) == by_step);
+        let all = fits.flat_map(|(d, curves)| series(curves, by_step, d)).collect();
+        charts.extend(chart::draw(name, if by_step { "step" } else { "seconds" }, all));
     }
-    (drawn, cut)
+    (charts, cut)
+}
+
+/// A run before its baseline.
+pub fn against<'a>(own: &'a [StoredMetric], base: &'a [StoredMetric]) -> [Drawn<'a>; 2] {
+    let drawn = |label, baseline, metrics| Drawn { label, baseline, colour: None, metrics };
+    [drawn("", false, own), drawn("baseline", true, base)]
+}
+
+/// How the metrics of a branch went, from run to run: one chart each, the primary first. `items` are newest first.
+pub fn trends(items: &[TrendItem]) -> (Vec<Chart>, usize) {
+    let mut order: Vec<String> = Vec::new();
+    let mut points: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
+    for (at, item) in items.iter().rev().enumerate() {
+        for metric in trend_values(item) {
+            if !points.contains_key(&metric.name) {
+                order.push(metric.name.clone());
+            }
+            let value = metric.value.unwrap_or(f64::NAN);
+            points.entry(metric.name).or_default().push((at as f64 + 1.0, value));
+        }
+    }
+    let names: Vec<&str> = items.iter().rev().map(|i| i.head_sha.short()).collect();
+    let runs: Vec<&str> = items.iter().rev().map(|i| i.run.as_str()).collect();
+    let mut charts = Vec::new();
+    for name in order {
+        let label = shown_cut(&name, 40).to_string();
+        let series =
+            Series { label, baseline: false, colour: None, points: points.remove(&name).unwrap_or_default() };
+        charts.extend(chart::draw(&name, "run", vec![series]).map(|chart| Chart {
+            names: names.join(" "),
+            runs: runs.join(" "),
+            ..chart
+        }));
+    }
+    let cut = charts.len().saturating_sub(CHARTS);
+    charts.truncate(CHARTS);
+    (charts, cut)
 }
 
 #[cfg(test)]
@@ -293,7 +331,7 @@ mod tests {
             wait_until_ms: 0,
             updated_ms: 0,
         };
-        assert_eq!(headline(&row), "accuracy 0.8 (−0.04)");
+        assert_eq!(crate::http::summary::headline(&row), "accuracy 0.8 (−0.04)");
         let table = &tables(&[row], &[])[0];
         assert_eq!((table.title.as_str(), table.word), ("Metrics for #7", "fail"));
         let r = &table.rows[0];
@@ -321,7 +359,8 @@ mod tests {
             .flat_map(|name| (0..3).map(|i| metric("train", 0, name, Some(i), i as f64)))
             .chain([metric("eval", 1, "once", None, 1.0)])
             .collect();
-        let (charts, cut) = charts(&plan, &own, &own);
+        let drawn = |label, baseline| Drawn { label, baseline, colour: None, metrics: &own };
+        let (charts, cut) = charts(&plan, &[drawn("", false), drawn("baseline", true)]);
         let names: Vec<&str> = charts.iter().map(|c| c.name.as_str()).collect();
         assert_eq!((names, cut), (vec!["z", "a"], 0));
         assert_eq!(charts[0].curves.len(), 2);

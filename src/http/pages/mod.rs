@@ -8,21 +8,24 @@ pub mod chart;
 pub mod deliveries;
 pub mod graph;
 pub mod icons;
+pub mod log;
 pub mod metrics;
 pub mod pools;
 pub mod report;
+pub mod repos;
 pub mod run;
 pub mod runs;
+pub mod stream;
 
 use askama::Template;
 use axum::Extension;
-use axum::extract::Query;
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use serde::Deserialize;
 
 use super::assets::{self, Urls};
 use super::auth::{Who, escape_query, safe_next};
+use super::extract::Query;
 use super::problem::Problem;
 use super::text::{Shown, shown};
 
@@ -36,6 +39,8 @@ pub struct Shell {
     here: String,
     /// How often the live parts are fetched again; 0: never.
     refresh_ms: u32,
+    /// Path of the events of this page; empty: none.
+    stream: String,
 }
 
 impl Shell {
@@ -47,7 +52,13 @@ impl Shell {
             signed_in: who.signed_in(),
             here: escape_query(here),
             refresh_ms,
+            stream: String::new(),
         }
+    }
+    /// The page has events of its own; fetching it again is only for what they do not tell.
+    pub fn streaming(mut self, path: String) -> Self {
+        self.stream = path;
+        self
     }
     fn bare() -> Self {
         Self {
@@ -57,6 +68,7 @@ impl Shell {
             signed_in: false,
             here: "/".into(),
             refresh_ms: 0,
+            stream: String::new(),
         }
     }
 }

@@ -178,7 +178,12 @@ fn xychart(source: &str) -> Option<Chart> {
             let gap =
                 to.map_or(1.0, |to| if ys.len() > 1 { (to - from) / (ys.len() - 1) as f64 } else { 1.0 });
             let points = ys.iter().enumerate().map(|(i, y)| (from + i as f64 * gap, *y)).collect();
-            series.push(Series { label: format!("line {}", series.len() + 1), baseline: false, points });
+            series.push(Series {
+                label: format!("line {}", series.len() + 1),
+                baseline: false,
+                colour: None,
+                points,
+            });
         }
     }
     chart::draw(&title, "", series)

@@ -2,7 +2,7 @@
 
 use askama::Template;
 use askama::filters::Safe;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::{Extension, Form};
 use serde::Deserialize;
@@ -16,6 +16,7 @@ use crate::clock::Millis;
 use crate::http::api::{self, FoundRun, run_for};
 use crate::http::app::Web;
 use crate::http::auth::{Who, escape_query};
+use crate::http::extract::{Path, Query};
 use crate::http::follow;
 use crate::http::problem::Problem;
 use crate::http::terminal::Span;
@@ -44,6 +45,7 @@ struct Page {
     short_id: String,
     title: Shown,
     repo: Shown,
+    repo_path: String,
     repo_query: String,
     pipeline: Shown,
     pipeline_query: String,
@@ -138,6 +140,7 @@ struct Step {
     name: Shown,
     state: &'static str,
     took: String,
+    bar: Option<graph::Bar>,
     place: Shown,
     reason: Shown,
     notes: Vec<Shown>,
@@ -163,7 +166,7 @@ pub struct RunQuery {
 }
 
 /// The step whose log says most right now: the one that went wrong, the one that runs, the last that ran.
-fn telling(steps: &[StepRow]) -> Option<&StepRow> {
+pub fn telling(steps: &[StepRow]) -> Option<&StepRow> {
     let first = |states: &[StepState]| steps.iter().find(|s| states.contains(&s.state));
     first(&[StepState::Failed, StepState::Errored])
         .or_else(|| first(&[StepState::Running]))
@@ -172,16 +175,20 @@ fn telling(steps: &[StepRow]) -> Option<&StepRow> {
 }
 
 /// Web pages of a repository at its forge.
-struct ForgeLinks(Option<String>);
+pub struct ForgeLinks(Option<String>);
 
 impl ForgeLinks {
-    fn new(web: &Web, repo: &RepoRow) -> Self {
+    pub fn new(web: &Web, repo: &RepoRow) -> Self {
         let base = web.app.config.forge.get(&repo.forge).map(|f| f.url.trim_end_matches('/').to_owned());
         // Only what is certainly a web address becomes a link.
         let base = base.filter(|b| b.starts_with("https://") || b.starts_with("http://"));
         Self(base.map(|b| format!("{b}/{}", repo.name)))
     }
-    fn at(&self, kind: &str, what: &str) -> Option<String> {
+    /// The repository itself.
+    pub fn home(&self) -> Option<String> {
+        self.0.clone()
+    }
+    pub fn at(&self, kind: &str, what: &str) -> Option<String> {
         self.0.as_ref().map(|base| format!("{base}/{kind}/{}", escape_query(what)))
     }
 }
@@ -227,7 +234,7 @@ pub async fn show(
         None => (Vec::new(), Vec::new()),
     };
     let tables = metrics::tables(&comparisons, &own);
-    let (charts, charts_cut) = metrics::charts(&run.plan, &own, &base_metrics);
+    let (charts, charts_cut) = metrics::charts(&run.plan, &metrics::against(&own, &base_metrics));
     let (params, params_cut) = params(&store.run_params(&run.id).await?, &base_params);
     let (artifacts, artifacts_cut) = artifacts(store.run_artifacts(&run.id).await?, &view);
 
@@ -239,16 +246,16 @@ pub async fn show(
 
     let mut pulls = store.open_pulls_with_head(&run.repo_id, &run.head_sha).await?;
     pulls.truncate(PULLS);
-    let pulls = pulls.into_iter().filter_map(|p| {
-        let url = links.at("pull", &p.pull.number.to_string())?;
-        Some(Pull { number: p.pull.number, title: shown_cut(&p.pull.title, 120), url })
+    let pulls = pulls.into_iter().map(|p| {
+        let url = format!("/pulls/{}/{}", p.pull.number, escape_query(repo.name.as_str()));
+        Pull { number: p.pull.number, title: shown_cut(&p.pull.title, 120), url }
     });
     let open = !run.state.is_terminal();
     let unsettled = waiting || comparisons.iter().any(|c| c.state == crate::model::ComparisonState::Pending);
     // Statuses, comparisons and the comment follow the run's end.
     let just_ended = run.ended_ms.is_some_and(|at| now - at < 120_000);
     let refresh = if open {
-        1500
+        10_000 // what its events do not tell: how long ago things were
     } else if unsettled || just_ended {
         3000
     } else {
@@ -260,12 +267,17 @@ pub async fn show(
     };
     let here = format!("/runs/{}", run.id);
     render(&Page {
-        shell: Shell::new("runs", &who, &here, refresh),
+        shell: if open {
+            Shell::new("runs", &who, &here, refresh).streaming(format!("{here}/stream"))
+        } else {
+            Shell::new("runs", &who, &here, refresh)
+        },
         id: run.id.to_string(),
 
         short_id: run.id.as_str().chars().take(13).collect(),
         title: title(&run.message),
         repo: shown(repo.name.as_str()),
+        repo_path: escape_query(repo.name.as_str()),
         repo_query: escape_query(repo.name.as_str()),
         pipeline: shown_cut(&run.pipeline, 80),
         pipeline_query: escape_query(&run.pipeline),
@@ -331,6 +343,7 @@ impl Step {
             name: shown_cut(&step.name, 100),
             state: step.state.word(),
             took: if step.started_ms.is_some() { graph::took(step, now) } else { String::new() },
+            bar: graph::bar(step, &view.run, now),
             place: shown(&place),
             reason: shown_cut(reason, 500),
             notes: last.map_or(Vec::new(), |a| a.notes.iter().take(10).map(|n| shown_cut(n, 200)).collect()),

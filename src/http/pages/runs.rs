@@ -1,22 +1,21 @@
 //! `/`: the list of runs.
 
-use std::collections::HashMap;
-
 use askama::Template;
 use axum::Extension;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::Response;
 
-use super::metrics::headline;
 use super::{Shell, render};
 use crate::clock::Millis;
 use crate::http::api::RunsQuery;
 use crate::http::app::Web;
 use crate::http::auth::{Who, escape_query};
+use crate::http::extract::Query;
 use crate::http::problem::Problem;
+use crate::http::summary::{self, Summary};
 use crate::http::text::{self, Shown, shown, shown_cut};
-use crate::model::{RunId, RunState, Verdict};
-use crate::store::comparisons::ComparisonRow;
+use crate::model::{RunId, RunState};
+use crate::store::Store;
 use crate::store::lists::RunListItem;
 
 #[derive(Template)]
@@ -26,8 +25,12 @@ struct Page {
     states: Vec<&'static str>,
     filter: Filter,
     filtered: bool,
+    /// What is filtered by, each with the address of the list without it.
+    chips: Vec<Chip>,
     runs: Vec<Item>,
     next: Option<String>,
+    /// This is not the first page: the address of that one.
+    first: Option<String>,
 }
 
 struct Filter {
@@ -35,46 +38,41 @@ struct Filter {
     repo: Shown,
     branch: Shown,
     pipeline: Shown,
+    author: Shown,
+    pull: Shown,
 }
 
-struct Item {
-    id: String,
-    state: &'static str,
-    title: Shown,
-    repo: Shown,
-    repo_query: String,
-    pipeline: Shown,
-    generation: i64,
-    sha: String,
-    actor: Shown,
-    branch: Shown,
-    branch_query: String,
-    verdict: Option<VerdictMark>,
-    took: String,
-    age: String,
-    created: String,
-    created_long: String,
+struct Chip {
+    key: &'static str,
+    value: Shown,
+    without: String,
 }
 
-struct VerdictMark {
-    word: &'static str,
-    /// `accuracy 0.84 (+0.012)`
-    headline: String,
-}
-
-/// The worst verdict speaks for the run.
-fn worst(rows: &[ComparisonRow]) -> Option<VerdictMark> {
-    let rank = |v: Verdict| match v {
-        Verdict::Fail => 2,
-        Verdict::Inconclusive => 1,
-        Verdict::Pass => 0,
-    };
-    let row = rows.iter().filter(|r| r.verdict.is_some()).max_by_key(|r| r.verdict.map_or(0, rank))?;
-    Some(VerdictMark { word: row.verdict?.word(), headline: headline(row) })
+/// One run as a row of a list.
+pub struct Item {
+    pub id: String,
+    pub state: &'static str,
+    pub title: Shown,
+    pub repo: Shown,
+    pub repo_path: String,
+    pub repo_query: String,
+    pub pipeline: Shown,
+    pub generation: i64,
+    pub sha: String,
+    pub actor: Shown,
+    pub actor_query: String,
+    pub branch: Shown,
+    pub branch_query: String,
+    pub verdict: &'static str,
+    pub headline: String,
+    pub took: String,
+    pub age: String,
+    pub created: String,
+    pub created_long: String,
 }
 
 impl Item {
-    fn new(item: &RunListItem, comparisons: &[ComparisonRow], now: Millis) -> Self {
+    fn new(item: &RunListItem, summary: Option<&Summary>, now: Millis) -> Self {
         let run = &item.run;
         let took = match (run.started_ms, run.ended_ms) {
             (Some(from), Some(to)) => text::duration(to - from),
@@ -86,20 +84,30 @@ impl Item {
             state: run.state.word(),
             title: title(&run.message),
             repo: shown(item.repo.as_str()),
+            repo_path: escape_query(item.repo.as_str()),
             repo_query: escape_query(item.repo.as_str()),
             pipeline: shown_cut(&run.pipeline, 60),
             generation: run.generation,
             sha: run.head_sha.short().to_owned(),
             actor: shown_cut(&run.actor, 40),
+            actor_query: escape_query(&run.actor),
             branch: shown_cut(&run.branch, 40),
             branch_query: escape_query(&run.branch),
-            verdict: worst(comparisons),
+            verdict: summary.map_or("", |s| s.verdict.word()),
+            headline: summary.map(|s| s.headline.clone()).unwrap_or_default(),
             took,
             age: text::ago(run.created_ms, now),
             created: text::rfc3339(run.created_ms),
             created_long: text::instant(run.created_ms),
         }
     }
+}
+
+/// Rows of a list, with their verdicts.
+pub async fn items(store: &Store, runs: &[RunListItem], now: Millis) -> Result<Vec<Item>, Problem> {
+    let ids: Vec<RunId> = runs.iter().map(|i| i.run.id.clone()).collect();
+    let summaries = summary::of_runs(store, &ids).await?;
+    Ok(runs.iter().map(|i| Item::new(i, summaries.get(&i.run.id), now)).collect())
 }
 
 /// A commit message's first line as a run's title.
@@ -110,6 +118,16 @@ pub fn title(message: &str) -> Shown {
     }
 }
 
+/// `/?key=value&…` of what is not empty.
+fn address(asked: &[(&'static str, String)]) -> String {
+    let pairs: Vec<String> = asked
+        .iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(key, value)| format!("{key}={}", escape_query(value)))
+        .collect();
+    if pairs.is_empty() { "/".to_owned() } else { format!("/?{}", pairs.join("&")) }
+}
+
 /// `GET /`
 pub async fn list(
     State(web): State<Web>,
@@ -117,45 +135,46 @@ pub async fn list(
     Query(query): Query<RunsQuery>,
 ) -> Result<Response, Problem> {
     let now = web.app.clock.now_ms();
-    let limit = query.limit();
-    let items = match query.filter(&web, &who).await? {
-        Some(filter) => web.app.store.list_runs(filter, query.before.as_deref(), limit).await?,
+    let (cursor, limit) = query.page()?;
+    let found = match query.filter(&web, &who).await? {
+        Some(filter) => web.app.store.list_runs(filter, cursor, limit).await?,
         None => Vec::new(),
     };
-    let ids: Vec<RunId> = items.iter().map(|i| i.run.id.clone()).collect();
-    let mut by_run: HashMap<RunId, Vec<ComparisonRow>> = HashMap::new();
-    for row in web.app.store.comparisons_of_runs(&ids).await? {
-        by_run.entry(row.candidate.clone()).or_default().push(row);
-    }
-    let none = Vec::new();
-    let runs: Vec<Item> =
-        items.iter().map(|i| Item::new(i, by_run.get(&i.run.id).unwrap_or(&none), now)).collect();
-    let given = |text: &Option<String>| text.clone().unwrap_or_default();
-    let asked = [
-        ("repo", given(&query.repo)),
-        ("branch", given(&query.branch)),
-        ("state", given(&query.state)),
-        ("pipeline", given(&query.pipeline)),
-    ];
-    let mut here: Vec<String> = asked
-        .iter()
-        .filter(|(_, v)| !v.is_empty())
-        .map(|(k, v)| format!("{k}={}", escape_query(v)))
-        .collect();
-    let filtered = !here.is_empty();
-    let back = if here.is_empty() { "/".to_owned() } else { format!("/?{}", here.join("&")) };
-    let next = (items.len() as i64 == limit).then(|| items.last()).flatten().map(|last| {
-        here.push(format!("before={}", last.run.id));
-        format!("/?{}", here.join("&"))
+    let runs = items(&web.app.store, &found, now).await?;
+    let asked = query.asked();
+    let here = address(&asked);
+    let more = (found.len() as i64 == limit).then(|| found.last()).flatten();
+    let next = more.map(|last| {
+        let mut all = asked.to_vec();
+        all.push(("cursor", last.run.id.to_string()));
+        if limit != crate::http::api::PAGE {
+            all.push(("limit", limit.to_string()));
+        }
+        address(&all)
     });
-    let [repo, branch, state, pipeline] = asked.map(|(_, v)| v);
+    let chips = asked.iter().filter(|(_, value)| !value.is_empty()).map(|(key, value)| {
+        let rest: Vec<_> = asked.iter().filter(|(other, _)| other != key).cloned().collect();
+        Chip { key, value: shown_cut(value, 60), without: address(&rest) }
+    });
+    let chips: Vec<Chip> = chips.collect();
+    let first = cursor.map(|_| here.clone());
+    let [repo, branch, state, pipeline, author, pull] = asked.map(|(_, v)| v);
     render(&Page {
         // Older pages do not move under the reader.
-        shell: Shell::new("runs", &who, &back, if query.before.is_none() { 2500 } else { 0 }),
+        shell: Shell::new("runs", &who, &here, if cursor.is_none() { 2500 } else { 0 }),
         states: RunState::ALL.iter().map(|s| s.word()).collect(),
-        filter: Filter { state, repo: shown(&repo), branch: shown(&branch), pipeline: shown(&pipeline) },
-        filtered,
+        filter: Filter {
+            state,
+            repo: shown(&repo),
+            branch: shown(&branch),
+            pipeline: shown(&pipeline),
+            author: shown(&author),
+            pull: shown(&pull),
+        },
+        filtered: !chips.is_empty(),
+        chips,
         runs,
         next,
+        first,
     })
 }

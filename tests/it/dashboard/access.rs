@@ -58,7 +58,9 @@ async fn call(at: &Dashboard, seeded: &Seeded, route: &Route) -> (String, String
         .replace("{name}", &style)
         .replace("{run}", seeded.candidate.as_str())
         .replace("{attempt}", seeded.ended.as_str())
-        .replace("{delivery}", &seeded.delivery);
+        .replace("{delivery}", &seeded.delivery)
+        .replace("{*repo}", "ada/churn")
+        .replace("{number}", "7");
     if path.contains("{token}") {
         at.token("short-lived", Scope::Read, None).await;
         let tokens = at.app.store.tokens().await.unwrap();
@@ -66,8 +68,12 @@ async fn call(at: &Dashboard, seeded: &Seeded, route: &Route) -> (String, String
         path = path.replace("{token}", &live.id);
     }
     assert!(!path.contains('{'), "say here how to call {} {}", route.method, route.path);
-    if path.ends_with("/artifact") {
-        path.push_str("?path=out/model.bin");
+    match path.rsplit('/').next() {
+        Some("artifact") => path.push_str("?path=out/model.bin"),
+        Some("search") => path.push_str("?q=epoch"),
+        Some("trend") => path.push_str("?repo=ada/churn"),
+        Some("diff") => path = format!("{path}?with={}", seeded.base),
+        _ => {}
     }
     let sha = at.place.view(&seeded.candidate).await.run.head_sha;
     let body = match (route.method, route.path) {
@@ -103,7 +109,8 @@ fn expected(route: &Route, caller: Caller) -> &'static [u16] {
     if scope < need || (route.whole && caller.bound()) {
         return &[403];
     }
-    if caller == Caller::OtherRepo && (route.path.contains("{run}") || route.path.contains("{attempt}")) {
+    let one = ["{run}", "{attempt}", "{*repo}", "/trend"];
+    if caller == Caller::OtherRepo && one.iter().any(|part| route.path.contains(part)) {
         return &[404];
     }
     FINE
@@ -191,12 +198,19 @@ async fn lists_and_filters_show_a_bound_token_its_own_repository_only() {
         "/api/v1/runs?state=succeeded",
         "/api/v1/runs?limit=200",
         "/",
+        "/repos",
+        "/api/v1/repos",
+        "/?author=grace",
+        "/?repo=ada/churn&pull=7",
         "/?repo=ada/churn",
         "/?branch=main",
     ] {
         let text = at.get(path, &seeded.tokens.other).await.text();
         assert!(
-            !text.contains("ada/churn</a>") && !text.contains("\"repo\":\"ada/churn\""),
+            !text.contains("ada/churn</a>")
+                && !text.contains("/repos/ada/churn\"")
+                && !text.contains("\"name\":\"ada/churn\"")
+                && !text.contains("\"repo\":\"ada/churn\""),
             "{path}: {text}"
         );
         assert!(!text.contains(seeded.candidate.as_str()), "{path}");

@@ -17,6 +17,7 @@ async fn pages_live_in_a_browser_and_run_nobody_elses_script() {
     let module = npm("playwright-core");
     assert!(Path::new("/usr/bin/chromium").exists(), "chromium is not installed: run make setup");
     let at = Dashboard::new(true).await;
+    let long = at.history().await;
     let seeded = at.seed().await;
     let runs = at.get("/api/v1/runs?pipeline=hostile", "").await.json();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -33,6 +34,8 @@ async fn pages_live_in_a_browser_and_run_nobody_elses_script() {
         "candidate": seeded.candidate.as_str(),
         "hostile": runs["runs"][0]["id"],
         "held": seeded.held.as_str(),
+        "long": long.as_str(),
+        "axe": npm("@axe-core/playwright").join("package.json"),
         "delivery": seeded.delivery,
         "token": seeded.tokens.run,
     });
@@ -49,7 +52,7 @@ async fn pages_live_in_a_browser_and_run_nobody_elses_script() {
         }
     };
     let output = tokio::select! {
-        output = tokio::time::timeout(Duration::from_secs(150), browser) => output.expect("the browser took over 150 s").unwrap(),
+        output = tokio::time::timeout(Duration::from_secs(240), browser) => output.expect("the browser took over 240 s").unwrap(),
         () = produce => unreachable!("it produces for ever"),
     };
     let text = String::from_utf8_lossy(&output.stdout);
@@ -80,6 +83,20 @@ async fn pages_live_in_a_browser_and_run_nobody_elses_script() {
     assert!(string("cancelled").contains("cancelled by token runner"));
     assert!(number("plainLines") > 0 && number("plainCurves") > 3, "the page works without its script");
 
+    assert!(number("chartEvents") > 2, "curves come by events: {saw:#}");
+    assert_eq!(string("logLines"), "120,000 lines");
+    assert!(string("errorLine").contains("Traceback"), "{}", string("errorLine"));
+    assert!(string("linkedLine").contains("step  60000"), "{}", string("linkedLine"));
+    assert_eq!(string("searchHits"), "1 of 1 lines");
+    assert!(string("searchMark").contains("OutOfMemoryError"));
+    assert!(number("windowRows") < 120, "only a window is in the page: {} rows", number("windowRows"));
+    assert_eq!(string("foldedNext"), "+ python train.py --batch 4096");
+    assert_eq!(saw["keyboard"], json!(["runs", "filter", "help", "list"]));
+    assert!(number("trendCharts") == 2 && number("trendTicks") == 16);
+    assert!(number("pullCurves") >= 9, "three runs over each other: {}", number("pullCurves"));
+    assert_eq!(string("filteredTo"), "1");
+    assert_eq!(saw["axe"], json!([]), "accessibility, serious or critical");
+    println!("FIGURE axe pages={} rules_passed={} serious=0", number("axePages"), number("axePasses"));
     assert_eq!(number("dialogs"), 0);
     for key in ["violations", "errors", "overflow", "requests"] {
         assert_eq!(saw[key], json!([]), "{key}");

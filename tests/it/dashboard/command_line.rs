@@ -73,7 +73,38 @@ async fn the_readers_talk_to_a_daemon() {
     shell.good(&["runs", "cancel", seeded.held.as_str(), "--reason", "not now"]).await;
     assert!(at.place.view(&seeded.held).await.run.cancel_request.unwrap().ends_with(": not now"));
     assert_eq!(shell.code(&["runs", "show", "00000000-0000"]).await.0, 4);
-    assert_eq!(shell.code(&["logs", seeded.base.as_str(), "nothing"]).await.0, 1);
+    assert_eq!(shell.code(&["logs", seeded.base.as_str(), "nothing"]).await.0, 4);
+    assert!(
+        list.contains("fail") && list.contains("accuracy 0.847"),
+        "the verdict stands in the list: {list}"
+    );
+    let of_pull = shell.good(&["runs", "list", "--repo", "ada/churn", "--pull", "7"]).await;
+    assert_eq!(of_pull.lines().count(), 1, "{of_pull}");
+    let diff = shell.good(&["runs", "diff", seeded.base.as_str(), seeded.candidate.as_str()]).await;
+    assert!(
+        diff.contains("learning_rate") && diff.contains("0.01 → 0.1") && diff.contains("whole run"),
+        "{diff}"
+    );
+    let (code, _) = shell.code(&["runs", "wait", seeded.candidate.as_str(), "--exit-code"]).await;
+    assert_eq!(code, 3, "it succeeded and is worse");
+    shell.good(&["runs", "wait", seeded.candidate.as_str()]).await;
+    assert_eq!(shell.code(&["runs", "wait", seeded.live.as_str(), "--timeout", "1"]).await.0, 124);
+    for read in [
+        &["runs", "list", "--json"][..],
+        &["runs", "show", seeded.live.as_str(), "--json"],
+        &["runs", "diff", seeded.base.as_str(), seeded.candidate.as_str(), "--json"],
+        &["runs", "wait", seeded.base.as_str(), "--json"],
+        &["token", "list", "--json"],
+    ] {
+        let text = shell.good(read).await;
+        assert!(serde_json::from_str::<serde_json::Value>(&text).is_ok(), "{read:?}: {text}");
+    }
+    let lines = shell.good(&["logs", seeded.candidate.as_str(), "train (seed=1)", "--json"]).await;
+    let last: serde_json::Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    assert_eq!(last, serde_json::json!({"line": 42, "text": "saved out/model.bin"}));
+    for shell_name in ["bash", "zsh", "fish"] {
+        assert!(shell.good(&["completions", shell_name]).await.contains("trainyard"));
+    }
 
     // Into a pipe go the bytes as stored.
     let whole = at.get(&format!("/api/v1/attempts/{}/log", seeded.ended), &seeded.tokens.read).await.body;
@@ -92,6 +123,11 @@ async fn the_readers_talk_to_a_daemon() {
     let whole = at.get(&format!("/api/v1/attempts/{}/log", seeded.running), &seeded.tokens.read).await.body;
     assert!(output.stdout == whole, "{}", String::from_utf8_lossy(&output.stderr));
 
+    let mut wrong = shell.command(&["runs", "list"]);
+    wrong.env("TRAINYARD_TOKEN", "ty_api_wrong");
+    assert_eq!(wrong.output().await.unwrap().status.code(), Some(5));
+    assert_eq!(shell.code(&["runs", "list", "--limit", "0"]).await.0, 2);
+
     let token = shell.good(&["token", "create", "laptop", "--scope", "run", "--repo", "ADA/churn"]).await;
     assert!(auth::is_token(token.trim()), "{token}");
     let listed = shell.good(&["token", "list"]).await;
@@ -103,6 +139,6 @@ async fn the_readers_talk_to_a_daemon() {
     stop.cancel();
     serving.await.unwrap();
     let (code, said) = shell.code(&["runs", "list"]).await;
-    assert_eq!(code, 1);
+    assert_eq!(code, 6);
     assert!(said.contains("is `trainyard serve` running?"), "{said}");
 }

@@ -184,3 +184,73 @@ async fn followers_are_counted_and_let_go() {
     assert_eq!(open(&seeded.tokens.read).await.status(), 200);
     println!("FAULT F32.cap followers=32 refused=1");
 }
+
+/// Windows, search and sections of a long log: the server reads what it shows and not much more.
+#[tokio::test]
+async fn a_window_into_a_long_log() {
+    let at = Dashboard::new(false).await;
+    let seeded = at.seed().await;
+    let token = &seeded.tokens.read;
+    let target: usize =
+        if std::env::var("TRAINYARD_LONG").is_ok_and(|v| v == "1") { 2 << 30 } else { 24 << 20 };
+    let start = at.app.store.attempt(&seeded.running).await.unwrap().unwrap().log_bytes;
+    // The attempt has said some lines already.
+    let before = at.get(&format!("/api/v1/attempts/{}/log/index", seeded.running), token).await.json();
+    let first = before["lines"].as_i64().unwrap();
+    let line = |n: i64| format!("line {n:>10} of a training that goes on for days\n");
+    let mut n = 0;
+    let mut written = 0;
+    while written < target {
+        let mut piece = String::new();
+        while piece.len() < 4 << 20 {
+            piece += &line(n);
+            n += 1;
+        }
+        written += piece.len();
+        at.log(&seeded.running, piece).await;
+    }
+    let lines_of = async |from: i64, count: i64| {
+        let path = format!("/api/v1/attempts/{}/log/lines?from={from}&count={count}", seeded.running);
+        let answer = at.get(&path, token).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let json = answer.json();
+        let text = |l: &serde_json::Value| {
+            l.as_array().unwrap().iter().map(|s| s["text"].as_str().unwrap()).collect::<String>()
+        };
+        json["lines"].as_array().unwrap().iter().map(text).collect::<Vec<String>>()
+    };
+    let clock = std::time::Instant::now();
+    let mut total = 0;
+    while total < first + n {
+        let index = at.get(&format!("/api/v1/attempts/{}/log/index", seeded.running), token).await.json();
+        let now = index["lines"].as_i64().unwrap();
+        assert!(now > total, "the index grows");
+        total = now;
+    }
+    let cold_ms = clock.elapsed().as_millis();
+    assert_eq!(total, first + n);
+    let mut random = rand::rngs::StdRng::seed_from_u64(7);
+    let mut slowest = Duration::ZERO;
+    for _ in 0..40 {
+        let from = random.random_range(0..n - 200);
+        let clock = std::time::Instant::now();
+        let got = lines_of(first + from, 200).await;
+        slowest = slowest.max(clock.elapsed());
+        assert_eq!(got.len(), 200);
+        for (i, text) in got.iter().enumerate() {
+            assert_eq!(*text, line(from + i as i64).trim_end());
+        }
+    }
+    let wanted = format!("{:>10}", n - 3).replace(' ', "%20");
+    let path =
+        format!("/api/v1/attempts/{}/log/search?q={wanted}&from={}", seeded.running, first + n - 10_000);
+    let found = at.get(&path, token).await.json();
+    assert_eq!(found["lines"], serde_json::json!([first + n - 3]));
+    assert!(found["next"].is_null());
+    println!(
+        "FIGURE log_window bytes={} lines={} index_cold_ms={cold_ms} window_worst_ms={}",
+        start as usize + written,
+        total,
+        slowest.as_millis()
+    );
+}

@@ -5,6 +5,7 @@ mod access;
 mod browser;
 mod command_line;
 mod logs;
+mod openapi;
 mod seed;
 
 use std::sync::Arc;

@@ -359,6 +359,113 @@ impl Dashboard {
         Seeded { base, candidate, live, held, others, ended, running, delivery, tokens }
     }
 
+    /// What came before: sixteen compared runs of the default branch, two earlier tries of the pull request, and a run that
+    /// failed with a log of 120,000 lines. Returns that run. To be called before [`Self::seed`].
+    pub async fn history(&self) -> RunId {
+        let repo = self.repo_named("42", "ada/churn").await;
+        let make = |n: u64, branch: &str, message: &str, actor: &str| NewRun {
+            branch: branch.into(),
+            message: message.into(),
+            actor: actor.into(),
+            plan: graph(),
+            concurrency: None,
+            ..new_run(&repo, &digest(n), RunState::Queued)
+        };
+        const WORK: [&str; 8] = [
+            "Drop the postcode, which leaks the label",
+            "Balance the batches",
+            "Read the snapshot of October",
+            "Clip outliers of tenure",
+            "Use AdamW",
+            "Encode the plan as one-hot",
+            "Warm up for three epochs",
+            "Pin scikit-learn",
+        ];
+        for n in 0..16usize {
+            let (run, _) = self.run(make(100 + n as u64, "main", WORK[n % 8], "ada"), vec![]).await;
+            let test = self.start(&run, 0, vec![]).await;
+            self.clock.advance(60_000);
+            self.end(&run, 0, &test, EndClass::Succeeded, "").await;
+            let up = n as f64 / 16.0;
+            let accuracy = 0.79 + 0.07 * (1.0 - (-3.0 * up).exp()) + (n as f64 * 2.3).sin() * 0.006;
+            let verdict = match n {
+                5 => Verdict::Fail,
+                0 | 9 => Verdict::Inconclusive,
+                _ => Verdict::Pass,
+            };
+            self.finish(&run, RunState::Succeeded, "").await;
+            self.judged(&run, "branch:main", verdict, accuracy, 34.0 - 2.0 * up + (n as f64).cos()).await;
+            self.clock.advance(5_400_000);
+        }
+        for (n, best) in [(130, 0.82), (131, 0.836)] {
+            let mut request = pull(7, &digest(n));
+            request.head_branch = "faster".into();
+            let message = if n == 130 { "Try a rate of 0.3" } else { "Try a rate of 0.2" };
+            let (run, _) = self.run(make(n, "faster", message, "grace"), vec![(repo.clone(), request)]).await;
+            self.trained(&run, best, if n == 130 { "0.3" } else { "0.2" }, 90_000).await;
+            self.finish(&run, RunState::Succeeded, "").await;
+            self.judged(&run, "pr:7", Verdict::Fail, best, 33.0).await;
+            self.clock.advance(1_800_000);
+        }
+        let (long, _) = self.run(make(140, "big-batch", "Try a batch of 4096", "lin"), vec![]).await;
+        let test = self.start(&long, 0, vec![]).await;
+        self.log(&test, "+ pytest -q\n42 passed in 3.18s\n").await;
+        self.clock.advance(9_000);
+        self.end(&long, 0, &test, EndClass::Succeeded, "").await;
+        let train = self.start(&long, 1, vec![0]).await;
+        let mut text = String::from(
+            "+ pip install --quiet -r requirements.txt\n::group::Environment\nPython 3.12.7\ntorch 2.9.1+cu128\n\u{1b}[33mwarning\u{1b}[0m: cuDNN autotune is on\n::endgroup::\n+ python train.py --batch 4096\n",
+        );
+        for n in 7..120_000 {
+            text += &match n {
+                99_998 => "Traceback (most recent call last):\n".to_owned(),
+                99_999 => "  File \"train.py\", line 88, in <module>\n".to_owned(),
+                100_000 => "\u{1b}[31mtorch.cuda.OutOfMemoryError\u{1b}[0m: CUDA out of memory. Tried to allocate 2.00 GiB\n".to_owned(),
+                _ => format!("step {n:>6}  loss \u{1b}[36m{:.5}\u{1b}[0m  {:>5.1} samples/s\n", 2.0 / f64::from(n).sqrt(), 900.0 + f64::from(n % 37)),
+            };
+        }
+        for piece in text.as_bytes().chunks(3 << 20) {
+            self.log(&train, piece.to_vec()).await;
+        }
+        self.clock.advance(240_000);
+        self.end(&long, 1, &train, EndClass::Failed, "`python train.py --batch 4096` exited with 1").await;
+        self.finish(
+            &long,
+            RunState::Failed,
+            "step train (seed=1) failed: `python train.py --batch 4096` exited with 1",
+        )
+        .await;
+        self.clock.advance(3_600_000);
+        long
+    }
+
+    async fn judged(&self, run: &RunId, target: &str, verdict: Verdict, accuracy: f64, latency: f64) {
+        let now = self.clock.now_ms();
+        let metric = |name: &str, goal: &str, value: f64, primary: bool| {
+            json!({"name": name, "goal": goal, "assumed": false, "primary": primary,
+                "candidate": {"step": "eval", "mean": value, "values": [{"member": "", "value": value}]},
+                "baseline": null, "delta": null, "relative": null, "better": null, "gate": null})
+        };
+        let metrics =
+            [metric("accuracy", "max", accuracy, true), metric("latency_ms", "min", latency, false)];
+        let row = ComparisonRow {
+            id: ComparisonId::generate(now),
+            candidate: run.clone(),
+            baseline: None,
+            baseline_note: "no baseline".into(),
+            target: target.into(),
+            gates_digest: "g".into(),
+            rules: "point-1".into(),
+            state: ComparisonState::Final,
+            verdict: Some(verdict),
+            result: json!({"rules": "point-1", "verdict": verdict.word(), "reasons": [], "metrics": metrics}),
+            created_ms: now,
+            wait_until_ms: now,
+            updated_ms: now,
+        };
+        self.app.store.put_comparison(row, vec![], now).await.unwrap();
+    }
+
     /// One more epoch of a running training: a log line and two points.
     pub async fn epoch(&self, uid: &AttemptUid, epoch: i64) {
         let points = curve(epoch, 1, 0.87);

@@ -210,5 +210,8 @@ pub async fn repositories_and_pulls_are_as_last_seen(at: &Place) {
     assert_eq!(with_head.iter().map(|p| p.pull.number).collect::<Vec<_>>(), [1]);
     let onto = at.store.open_pulls_onto(&id, "main").await.unwrap();
     assert_eq!(onto.iter().map(|p| p.pull.number).collect::<Vec<_>>(), [1, 3]);
+    let open = at.store.open_pulls(&id, 9).await.unwrap();
+    assert_eq!(open.iter().map(|p| p.pull.number).collect::<Vec<_>>(), [3, 1]);
+    assert_eq!(at.store.open_pulls(&id, 1).await.unwrap().len(), 1);
     assert_eq!(at.store.pull(&id, 9).await.unwrap(), None);
 }

@@ -4,6 +4,7 @@ use futures_util::future::join_all;
 use serde_json::json;
 use trainyard::model::{ComparisonId, ComparisonState, RepoId, RunId, RunState, Verdict};
 use trainyard::store::comparisons::ComparisonRow;
+use trainyard::store::lists::RunFilter;
 use trainyard::store::outbox::{Desire, OutboxKind, OutboxState};
 use trainyard::store::retention::Retention;
 use trainyard::store::tokens::{Scope, TokenRow};
@@ -71,6 +72,13 @@ pub async fn comparisons_follow_their_question(at: &Place) {
     let live = at.store.comparisons_of(&run).await.unwrap();
     assert_eq!(live.iter().map(|c| c.target.as_str()).collect::<Vec<_>>(), ["branch:main", "pr:1"]);
     assert_ne!(live[1].id, first.id);
+    let view = at.store.run_view(&run).await.unwrap().unwrap().run;
+    let trend = at.store.trend(&view.repo_id, "main", 9).await.unwrap();
+    assert_eq!(trend.iter().map(|t| (&t.run, &t.result)).collect::<Vec<_>>(), [(&run, &live[0].result)]);
+    assert!(at.store.trend(&view.repo_id, "dev", 9).await.unwrap().is_empty());
+    let of_pull = RunFilter { repo: Some(view.repo_id), pull: Some(1), ..RunFilter::default() };
+    let listed = at.store.list_runs(of_pull, None, 9).await.unwrap();
+    assert_eq!(listed.iter().map(|i| &i.run.id).collect::<Vec<_>>(), [&run]);
     assert_eq!(at.store.comparisons_of_runs(&[base.clone(), run.clone()]).await.unwrap(), live);
     assert_eq!(at.store.comparisons_of_runs(&[]).await.unwrap(), []);
     assert_eq!(

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use trainyard::model::{RunId, RunState, StepState};
+use trainyard::model::{RepoId, RunId, RunState, StepState};
 use trainyard::store::StoreError;
 use trainyard::store::lists::RunFilter;
 use trainyard::store::runs::{Applied, NewRun, RunChange, StepMove};
@@ -163,7 +163,19 @@ pub async fn runs_are_listed_in_pages(at: &Place) {
         list(RunFilter { pipeline: Some("leave".into()), ..all.clone() }, None, 9).await,
         [] as [i64; 0]
     );
-    assert_eq!(list(RunFilter { repo: Some(repo), ..all.clone() }, None, 1).await, [4]);
+    assert_eq!(list(RunFilter { repo: Some(repo.clone()), ..all.clone() }, None, 1).await, [4]);
+    assert_eq!(list(RunFilter { author: Some("ada".into()), ..all.clone() }, None, 2).await, [4, 3]);
+    assert_eq!(list(RunFilter { author: Some("eve".into()), ..all.clone() }, None, 2).await, [] as [i64; 0]);
+    let of_pull = RunFilter { repo: Some(repo.clone()), pull: Some(7), ..all.clone() };
+    assert_eq!(list(of_pull, None, 9).await, [] as [i64; 0]);
+
+    let repos = at.store.list_repos(None, "", 10).await.unwrap();
+    assert_eq!(repos.len(), 1);
+    assert_eq!(repos[0].newest.as_ref().map(|m| (&m.id, m.state)), Some((&ids[4], RunState::Queued)));
+    assert_eq!(repos[0].main.as_ref().map(|m| (&m.id, m.state)), Some((&ids[3], RunState::Errored)));
+    let behind = format!("ada/churn {repo}");
+    assert!(at.store.list_repos(None, &behind, 10).await.unwrap().is_empty());
+    assert!(at.store.list_repos(Some(&RepoId::from_text("other")), "", 10).await.unwrap().is_empty());
     assert_eq!(at.store.list_runs(all, None, 1).await.unwrap()[0].repo.as_str(), "ada/churn");
     assert_eq!(at.store.count_runs().await.unwrap(), [(RunState::Errored, 1), (RunState::Queued, 4)]);
 }

@@ -1,0 +1,523 @@
+//! `trainyard doctor`: looks for what is wrong with an installation. Each line is OK, WARN or FAIL, with what to do. It changes
+//! nothing but a test object in the blob store, which it deletes again.
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use secrecy::ExposeSecret;
+use serde::Serialize;
+
+use super::style::{colours, word};
+use crate::blob::Blobs;
+use crate::clock::{Clock, SystemClock};
+use crate::config::{Config, ForgeConfig, ForgeKind};
+use crate::executor::local::StepUser;
+use crate::http::text::{ago, bytes, shown_cut};
+use crate::store::Store;
+
+/// Look for what is wrong with an installation, and say how to mend it
+///
+/// Run it as the daemon's user, on its machine. 0: nothing failed; 1: something did.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The daemon's configuration
+    #[arg(
+        long,
+        env = "TRAINYARD_CONFIG",
+        default_value = "/etc/trainyard/trainyard.toml",
+        value_name = "FILE"
+    )]
+    config: PathBuf,
+    /// Ask no forge: nothing is sent to the network
+    #[arg(long)]
+    offline: bool,
+    /// The lines as a JSON array
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+enum Mark {
+    Ok,
+    Warn,
+    Fail,
+}
+
+#[derive(Debug, Serialize)]
+struct Line {
+    mark: Mark,
+    about: String,
+    says: String,
+    /// What to do; empty when it is well.
+    fix: String,
+}
+
+#[derive(Default)]
+struct Report(Vec<Line>);
+
+impl Report {
+    fn ok(&mut self, about: impl Display, says: impl Display) {
+        self.push(Mark::Ok, about, says, "");
+    }
+    fn warn(&mut self, about: impl Display, says: impl Display, fix: impl Display) {
+        self.push(Mark::Warn, about, says, fix);
+    }
+    fn fail(&mut self, about: impl Display, says: impl Display, fix: impl Display) {
+        self.push(Mark::Fail, about, says, fix);
+    }
+    fn push(&mut self, mark: Mark, about: impl Display, says: impl Display, fix: impl Display) {
+        let clean = |text: String| shown_cut(&text, 600).to_string();
+        self.0.push(Line {
+            mark,
+            about: about.to_string(),
+            says: clean(says.to_string()),
+            fix: fix.to_string(),
+        });
+    }
+}
+
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let mut report = Report::default();
+    match Config::load(&args.config) {
+        Err(error) => report.fail(
+            "configuration",
+            error,
+            "mend the file; `config/trainyard.example.toml` has every key",
+        ),
+        Ok(config) => {
+            report.ok("configuration", args.config.display());
+            look(&mut report, &config, args.offline).await;
+        }
+    }
+    let failed = report.0.iter().any(|line| line.mark == Mark::Fail);
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report.0)?);
+    } else {
+        for line in &report.0 {
+            let mark = match line.mark {
+                Mark::Ok => "OK",
+                Mark::Warn => "WARN",
+                Mark::Fail => "FAIL",
+            };
+            println!("{}  {:<18}  {}", word(mark, 4, colours()), line.about, line.says);
+            if !line.fix.is_empty() {
+                println!("{:<4}  {:<18}  → {}", "", "", line.fix);
+            }
+        }
+    }
+    Ok(ExitCode::from(u8::from(failed)))
+}
+
+async fn look(report: &mut Report, config: &Config, offline: bool) {
+    secrets(report, config);
+    directory(report, config);
+    let store = database(report, config).await;
+    blobs(report, config).await;
+    git(report);
+    let running = listeners(report, config).await;
+    pools(report, config);
+    step_user(report, config);
+    for (name, forge) in &config.forge {
+        if offline {
+            report.warn(
+                format!("forge {name}"),
+                "not asked",
+                "run it without --offline to check token and clock",
+            );
+        } else {
+            ask_forge(report, config, name, forge).await;
+        }
+    }
+    if let Some(store) = store {
+        webhooks(report, config, &store).await;
+        store.close().await;
+    }
+    if !running {
+        report.warn(
+            "daemon",
+            "it does not run",
+            "start it: `systemctl start trainyard`, or `trainyard serve`",
+        );
+    }
+}
+
+fn secrets(report: &mut Report, config: &Config) {
+    let before = report.0.len();
+    let mut read = 0;
+    for (name, forge) in &config.forge {
+        for hook in &forge.hook {
+            match hook.read_secrets(name, forge.kind) {
+                Ok(all) => read += all.len(),
+                Err(error) => report.fail("secrets", error, "the daemon does not start like this"),
+            }
+        }
+    }
+    for repository in &config.repository {
+        for (name, source) in &repository.secrets {
+            match source.read() {
+                Ok(_) => read += 1,
+                Err(error) => report.fail(
+                    "secrets",
+                    format!("secret {name} of {}: {error}", repository.name),
+                    "the daemon does not start like this",
+                ),
+            }
+        }
+    }
+    if report.0.len() == before {
+        report.ok("secrets", format!("{read} can be read"));
+    }
+}
+
+fn directory(report: &mut Report, config: &Config) {
+    let dir = &config.data_dir;
+    match std::fs::metadata(dir) {
+        Err(error) => {
+            report.fail(
+                "data directory",
+                format!("{}: {error}", dir.display()),
+                "make it, owned by the daemon's user, mode 0700",
+            );
+            return;
+        }
+        Ok(meta) => {
+            use std::os::unix::fs::MetadataExt;
+            let own = nix::unistd::geteuid().as_raw();
+            let mode = meta.mode() & 0o777;
+            if meta.uid() != own && own != 0 {
+                report.fail(
+                    "data directory",
+                    format!("{} belongs to uid {}", dir.display(), meta.uid()),
+                    "run this as the daemon's user, or chown it",
+                );
+            } else if mode & 0o077 != 0 {
+                report.warn(
+                    "data directory",
+                    format!("{} has mode {mode:o}", dir.display()),
+                    format!("chmod 700 {}", dir.display()),
+                );
+            } else {
+                report.ok("data directory", dir.display());
+            }
+        }
+    }
+    for (about, place) in [("disk", config.data_dir.clone()), ("workspaces", config.workspace())] {
+        space(report, about, &place);
+    }
+}
+
+/// Room and inodes of the file system that holds `place`, or its nearest parent that is there.
+fn space(report: &mut Report, about: &str, place: &Path) {
+    let Some(there) = place.ancestors().find(|p| p.exists()) else { return };
+    let Ok(fs) = nix::sys::statvfs::statvfs(there) else {
+        report.warn(
+            about,
+            format!("cannot look at {}", there.display()),
+            "check that its file system is mounted",
+        );
+        return;
+    };
+    let size = fs.fragment_size() as u128;
+    let free = (fs.blocks_available() as u128 * size) as u64;
+    let all = (fs.blocks() as u128 * size).max(1) as u64;
+    let (inodes, free_inodes) = (fs.files() as u64, fs.files_available() as u64);
+    // Some file systems (btrfs) have no fixed number of inodes.
+    let few = |share: u64| inodes > 0 && free_inodes < inodes / share;
+    let says = format!(
+        "{} of {} free{} ({})",
+        bytes(free as i64),
+        bytes(all as i64),
+        if inodes > 0 { format!(", {free_inodes} inodes") } else { String::new() },
+        there.display()
+    );
+    if free < 512 << 20 || few(100) {
+        report.fail(about, says, "make room: webhooks are refused when nothing can be stored; `retention` in the configuration says what is kept");
+    } else if free < 5 << 30 || few(20) {
+        report.warn(about, says, "make room soon, or shorten `retention` in the configuration");
+    } else {
+        report.ok(about, says);
+    }
+}
+
+async fn database(report: &mut Report, config: &Config) -> Option<Store> {
+    let url = config.database_url();
+    let plain = url.split_once('@').map_or(url.clone(), |(_, host)| format!("postgres at {host}"));
+    let options = match super::store_options(config, "") {
+        Ok(options) => options,
+        Err(error) => {
+            report.fail("database", error, "name the password's file or variable in the configuration");
+            return None;
+        }
+    };
+    match Store::open_beside(&options).await {
+        Err(error) => {
+            report.fail(
+                "database",
+                format!("{plain}: {error}"),
+                "start the daemon once, as the same user; for Postgres check host, user and password",
+            );
+            None
+        }
+        Ok(store) => match store.count_runs().await {
+            Ok(states) => {
+                let runs: i64 = states.iter().map(|(_, n)| n).sum();
+                report.ok("database", format!("{plain}, {runs} runs"));
+                Some(store)
+            }
+            Err(error) => {
+                report.fail(
+                    "database",
+                    error,
+                    "it is of another version, or damaged: start the version that wrote it, or restore a backup",
+                );
+                None
+            }
+        },
+    }
+}
+
+async fn blobs(report: &mut Report, config: &Config) {
+    let tried = async {
+        let blobs = Blobs::open(config)?;
+        let key = format!("doctor/{}", std::process::id());
+        blobs.put(&key, bytes::Bytes::from_static(b"trainyard doctor")).await?;
+        let back = blobs.get(&key).await?;
+        blobs.delete(&[key]).await?;
+        anyhow::ensure!(&back[..] == b"trainyard doctor", "what was read is not what was written");
+        anyhow::Ok(())
+    };
+    match tried.await {
+        Ok(()) => report.ok("blobs", "wrote, read and deleted an object"),
+        Err(error) => report.fail(
+            "blobs",
+            format!("{error:#}"),
+            "check owner, mode and room of the directory; for a bucket its name, region and credentials",
+        ),
+    }
+}
+
+fn git(report: &mut Report) {
+    match std::process::Command::new("git").arg("--version").output() {
+        Ok(out) if out.status.success() => report.ok("git", String::from_utf8_lossy(&out.stdout).trim()),
+        Ok(out) => report.fail("git", format!("ends with {}", out.status), "install git 2.30 or newer"),
+        Err(error) => report.fail("git", error, "install git: steps get their source with it"),
+    }
+}
+
+/// Does the daemon answer?
+async fn listeners(report: &mut Report, config: &Config) -> bool {
+    let http = client();
+    let ready = match &http {
+        Some(http) => http.get(format!("http://{}/readyz", config.listen.ops)).send().await.ok(),
+        None => None,
+    };
+    let running = ready.is_some();
+    if let Some(ready) = ready {
+        if ready.status().is_success() {
+            report.ok("daemon", format!("ready, by http://{}/readyz", config.listen.ops));
+        } else {
+            report.fail(
+                "daemon",
+                format!("it runs and is not ready ({})", ready.status()),
+                "its log says why",
+            );
+        }
+    }
+    let all = [
+        ("listen.hooks", config.listen.hooks),
+        ("listen.app", config.listen.app),
+        ("listen.agent", config.listen.agent),
+        ("listen.ops", config.listen.ops),
+    ];
+    for (name, address) in all {
+        let connected =
+            tokio::time::timeout(Duration::from_secs(3), tokio::net::TcpStream::connect(address)).await;
+        match (running, matches!(connected, Ok(Ok(_)))) {
+            (true, true) => report.ok(name, format!("{address} answers")),
+            (true, false) => report.fail(
+                name,
+                format!("nothing answers at {address}"),
+                "restart the daemon; its log says which address it could not take",
+            ),
+            (false, true) => report.fail(
+                name,
+                format!("{address} is taken by another process"),
+                "stop that one, or choose another port",
+            ),
+            (false, false) => report.ok(name, format!("{address} is free")),
+        }
+    }
+    running
+}
+
+fn pools(report: &mut Report, config: &Config) {
+    let cards = std::fs::read_dir("/dev")
+        .map(|all| {
+            all.flatten()
+                .filter(|e| {
+                    e.file_name()
+                        .to_str()
+                        .and_then(|n| n.strip_prefix("nvidia"))
+                        .is_some_and(|n| n.parse::<u32>().is_ok())
+                })
+                .count()
+        })
+        .unwrap_or(0);
+    let mut wanted = 0;
+    for (name, pool) in config.pools() {
+        let says = format!("{} executor, {} slots, {} GPUs", pool.executor, pool.slots, pool.gpus);
+        if pool.executor == "local" {
+            wanted = wanted.max(pool.gpus as usize);
+        }
+        if pool.executor == "local" && pool.gpus as usize > cards {
+            report.warn(
+                format!("pool {name}"),
+                format!("{says}; this machine shows {cards}"),
+                "set `gpus` to what is there, or install the driver",
+            );
+        } else {
+            report.ok(format!("pool {name}"), says);
+        }
+    }
+}
+
+fn step_user(report: &mut Report, config: &Config) {
+    match &config.executor.local.user {
+        None => report.warn(
+            "step user",
+            "steps run as the daemon's own user",
+            "set executor.local.user to a user of their own; until then only repositories with `trusted = true` run here",
+        ),
+        Some(user) => match StepUser::lookup(user) {
+            Ok(_) if nix::unistd::geteuid().is_root() => report.ok("step user", user),
+            Ok(_) => report.ok("step user", format!("{user}; the daemon needs SETUID, SETGID, CHOWN and KILL")),
+            Err(error) => report.fail("step user", format!("{error:#}"), format!("useradd --system {user}")),
+        },
+    }
+}
+
+fn client() -> Option<reqwest::Client> {
+    reqwest::Client::builder()
+        .timeout(Duration::from_secs(10))
+        .redirect(reqwest::redirect::Policy::none())
+        .user_agent(concat!("trainyard/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .ok()
+}
+
+/// The token, what it may do in each repository that is named, and the clock.
+async fn ask_forge(report: &mut Report, config: &Config, name: &str, forge: &ForgeConfig) {
+    let about = format!("forge {name}");
+    let token = match forge.token.read() {
+        Ok(token) => token,
+        Err(error) => return report.fail(about, error, "make a token and name it in the configuration"),
+    };
+    let Some(http) = client() else { return };
+    if forge.kind != ForgeKind::Github {
+        return report.warn(
+            about,
+            "its token is not checked by this version",
+            "open a pull request and look at the status",
+        );
+    }
+    let api = forge.api_url();
+    let get = async |path: &str| {
+        http.get(format!("{api}{path}"))
+            .bearer_auth(token.expose_secret())
+            .header("accept", "application/vnd.github+json")
+            .send()
+            .await
+    };
+    let limit = match get("/rate_limit").await {
+        Err(error) => {
+            return report.fail(
+                about,
+                format!("cannot reach {api}: {error}"),
+                "check the network, a proxy, and api_url",
+            );
+        }
+        Ok(answer) => answer,
+    };
+    match limit.status().as_u16() {
+        200 => report.ok(&about, format!("{api} takes the token")),
+        401 => {
+            return report.fail(
+                about,
+                "it refuses the token",
+                "the token is wrong, expired or revoked: make a new one",
+            );
+        }
+        404 => report.ok(&about, format!("{api} answers; it has no rate limits")),
+        code => return report.fail(about, format!("it answers {code}"), "check api_url"),
+    }
+    clock(report, &limit);
+    let hooked = forge.hook.iter().filter_map(|hook| hook.repository.as_deref());
+    let named = config.repository.iter().filter(|r| r.forge == name).map(|r| r.name.as_str());
+    let mut repositories: Vec<&str> = hooked.chain(named).collect();
+    repositories.sort_unstable();
+    repositories.dedup();
+    for repository in repositories {
+        let about = format!("token, {repository}");
+        match get(&format!("/repos/{repository}")).await {
+            Ok(answer) if answer.status().is_success() => {
+                let body: serde_json::Value = answer.json().await.unwrap_or_default();
+                if body["permissions"]["push"].as_bool() == Some(false) {
+                    report.fail(about, "it may read and not write", "give it `Commit statuses: write` and `Pull requests: write`");
+                } else {
+                    report.ok(about, "it may read and write");
+                }
+            }
+            Ok(answer) => report.fail(
+                about,
+                format!("the forge answers {}", answer.status()),
+                "give the token access to this repository: Contents read, Commit statuses write, Pull requests write",
+            ),
+            Err(error) => report.fail(about, error, "check the network"),
+        }
+    }
+}
+
+fn clock(report: &mut Report, answer: &reqwest::Response) {
+    let date = answer.headers().get("date").and_then(|v| v.to_str().ok());
+    let Some(there) = date.and_then(|d| jiff::fmt::rfc2822::parse(d).ok()) else { return };
+    let off = (SystemClock.now_ms() - there.timestamp().as_millisecond()) / 1000;
+    if off.abs() > 30 {
+        report.fail(
+            "clock",
+            format!("{off} s away from the forge's"),
+            "set it, and let ntp or chrony keep it: signatures with times are refused",
+        );
+    } else {
+        report.ok("clock", format!("{off} s away from the forge's"));
+    }
+}
+
+/// A webhook cannot be tried from here: what arrived says whether it works.
+async fn webhooks(report: &mut Report, config: &Config, store: &Store) {
+    let now = SystemClock.now_ms();
+    let rows = match store.list_deliveries(None, 500).await {
+        Ok(rows) => rows,
+        Err(error) => return report.fail("webhooks", error, "see the line about the database"),
+    };
+    for (name, forge) in &config.forge {
+        for hook in &forge.hook {
+            let about = format!("hook {}", hook.id);
+            let own: Vec<_> = rows.iter().filter(|r| r.forge == *name && r.hook_id == hook.id).collect();
+            let ping = own.iter().find(|r| r.event == "ping");
+            match (own.first(), ping) {
+                (None, _) => report.warn(
+                    about,
+                    "nothing has arrived yet",
+                    format!("add the webhook at the forge: <public address>/hooks/{}/{}; its ping should show up here", forge.kind.word(), hook.id),
+                ),
+                (Some(last), ping) => {
+                    let ping = ping.map_or(String::new(), |p| format!(", the last ping {}", ago(p.received_ms, now)));
+                    report.ok(about, format!("the last delivery came {}{ping}", ago(last.received_ms, now)));
+                }
+            }
+        }
+    }
+}
