@@ -102,6 +102,7 @@ pub struct Folder {
 
 impl Folder {
     /// The folder that this entry is.
+    #[must_use]
     pub fn child(&self, entry: &TreeEntry) -> Self {
         let path =
             if self.path.is_empty() { entry.name.clone() } else { format!("{}/{}", self.path, entry.name) };

@@ -30,7 +30,7 @@ impl Scheme {
     }
 
     /// The proof of a request, if it has exactly one of each header that belongs to it.
-    pub fn proof<'a>(self, headers: &'a HeaderMap) -> Option<Proof<'a>> {
+    pub fn proof(self, headers: &HeaderMap) -> Option<Proof<'_>> {
         Some(match self {
             Self::Github => Proof::Github(only(headers, "x-hub-signature-256")?),
             // A wrong Forgejo header is not rescued by a right Gitea one.

@@ -58,7 +58,7 @@ pub(super) fn router(inner: Arc<Inner>) -> Router {
 }
 
 #[derive(Deserialize)]
-struct Page {
+struct Asked {
     page: Option<usize>,
     limit: Option<usize>,
     per_page: Option<usize>,
@@ -68,7 +68,7 @@ struct Page {
     r#ref: Option<String>,
 }
 
-impl Page {
+impl Asked {
     /// (how many to skip, how many to show)
     fn window(&self, most: usize) -> (usize, usize) {
         let size = self.limit.or(self.per_page).unwrap_or(most).clamp(1, most);
@@ -82,7 +82,7 @@ async fn repository(
     Path((owner, name)): Path<(String, String)>,
 ) -> Answer {
     let (name, _) = Repository { owner, name }.open(&inner, &caller)?;
-    ok(inner.with_repo(&name, |at, repo, state| repo_shape(at, repo, state))?)
+    ok(inner.with_repo(&name, repo_shape)?)
 }
 
 async fn commit(
@@ -100,7 +100,7 @@ async fn tree(
     Extract(inner): Extract<Arc<Inner>>,
     caller: Caller,
     Path((owner, name, id)): Path<(String, String, String)>,
-    Query(page): Query<Page>,
+    Query(page): Query<Asked>,
 ) -> Answer {
     let (name, git) = Repository { owner, name }.open(&inner, &caller)?;
     let id = Sha::parse(&id).map_err(|_| not_found())?;
@@ -126,7 +126,7 @@ async fn contents(
     Extract(inner): Extract<Arc<Inner>>,
     caller: Caller,
     Path((owner, name, path)): Path<(String, String, String)>,
-    Query(page): Query<Page>,
+    Query(page): Query<Asked>,
 ) -> Answer {
     let (name, git) = Repository { owner, name }.open(&inner, &caller)?;
     let commit = git.resolve(&page.r#ref.unwrap_or_default()).await.ok_or_else(not_found)?;
@@ -170,7 +170,7 @@ async fn commits(
     Extract(inner): Extract<Arc<Inner>>,
     caller: Caller,
     Path((owner, name)): Path<(String, String)>,
-    Query(page): Query<Page>,
+    Query(page): Query<Asked>,
 ) -> Answer {
     let (name, git) = Repository { owner, name }.open(&inner, &caller)?;
     let from = git.resolve(page.sha.as_deref().unwrap_or_default()).await.ok_or_else(not_found)?;
@@ -215,7 +215,7 @@ async fn pulls(
     Extract(inner): Extract<Arc<Inner>>,
     caller: Caller,
     Path((owner, name)): Path<(String, String)>,
-    Query(page): Query<Page>,
+    Query(page): Query<Asked>,
 ) -> Answer {
     let (name, _) = Repository { owner, name }.open(&inner, &caller)?;
     let (skip, size) = page.window(MAX_PAGE);

@@ -38,6 +38,7 @@ pub(super) type Listed = (CommitInfo, Vec<(String, String)>);
 
 /// What a webhook tells, before a forge's words are put to it.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, by reference")]
 pub(super) enum Happened<'a> {
     Ping,
     Pushed {

@@ -425,12 +425,12 @@ struct NoteBody {
     project: Object<Project>,
     #[serde(default)]
     project_id: Option<u64>,
-    object_attributes: Object<Note>,
+    object_attributes: Object<NotePart>,
     merge_request: Object<NotedMergeRequest>,
 }
 
 #[derive(Deserialize)]
-struct Note {
+struct NotePart {
     id: u64,
     note: String,
     #[serde(default)]

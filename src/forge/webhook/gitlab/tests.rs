@@ -139,6 +139,7 @@ fn push_body() -> Value {
     })
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "tables read better so")]
 fn merge_request_body(action: &str, changes: Value) -> Value {
     json!({
         "object_kind": "merge_request", "user": {"id": 7, "username": "ann"}, "project": project(), "changes": changes,
