@@ -85,9 +85,10 @@ async fn run(case: Case, namespace: &Namespace, deadline: bool) -> Result<f64, S
             }
             Observation::Running | Observation::Pending { .. } => {
                 let ready = last == Observation::Running || case.what == "no autoscaler";
-                if let (Some(words), true) = (deed, ready) {
+                // A Job is there a moment before its pod.
+                let pod = if ready && deed.is_some() { pod_of(namespace, &launch) } else { String::new() };
+                if let (Some(words), false) = (deed, pod.is_empty()) {
                     deed = None;
-                    let pod = pod_of(namespace, &launch);
                     let words = words
                         .replace("NAMESPACE", &namespace.0)
                         .replace("POD", &pod)
@@ -125,7 +126,7 @@ fn pod_of(namespace: &Namespace, launch: &Launch) -> String {
         "-l",
         &label,
         "-o",
-        "jsonpath={.items[0].metadata.name}",
+        "jsonpath={.items[*].metadata.name}",
     ])
 }
 
