@@ -6,7 +6,7 @@
 //! for what chance alone would make of them at these sizes.
 //!
 //! Numbers are compared by their counts between the baseline's edges, merged until each bin holds at least a
-//! thirty-second of the values and five expected ones; categories by their counts, those with less than five expected
+//! thirty-second of the values and ten expected ones; categories by their counts, those with less than five expected
 //! on either side as one; texts of many values by counts of their hashes.
 
 use serde::Serialize;
@@ -311,11 +311,11 @@ fn distance_of_bins(edges: &[f64], a: &[u64], b: &[u64], low: f64, high: f64) ->
     sum
 }
 
-/// Neighbouring bins merged until each holds a thirty-second of all values and five expected ones on each side.
+/// Neighbouring bins merged until each holds a thirty-second of all values and ten expected ones on each side.
 fn pooled_neighbours(counts: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
     let (n, m) = counts.iter().fold((0, 0), |(n, m), c| (n + c.0, m + c.1));
     let total = (n + m) as f64;
-    let expected = 5.0 * total / n.min(m).max(1) as f64;
+    let expected = 10.0 * total / n.min(m).max(1) as f64;
     let least = expected.max(total / 32.0 * 0.75);
     let mut out: Vec<(u64, u64)> = Vec::new();
     let mut open = (0, 0);

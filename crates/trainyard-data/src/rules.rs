@@ -302,7 +302,8 @@ pub struct DriftRules {
 impl Default for DriftRules {
     fn default() -> Self {
         Self {
-            alpha: 0.01,
+            // Half of the 1 % of false alarms that are promised for a lone column.
+            alpha: 0.005,
             min_shift: 0.1,
             min_psi: 0.1,
             min_v: 0.1,
