@@ -21,6 +21,20 @@ pub type Kept = String;
 /// Calls `each` with every file (or link) below `root/below`, by its path relative to `root`. Links to directories are
 /// not entered, `.git` at the top neither.
 pub fn walk(root: &Path, below: &str, each: &mut impl FnMut(&str)) {
+    walk_some(root, below, &mut |_| true, &mut |path| {
+        each(path);
+        true
+    });
+}
+
+/// The same, where `enter` chooses directories (by their names; the one at the top called `.git` is never entered) and `each`
+/// ends the walk with false.
+pub fn walk_some(
+    root: &Path,
+    below: &str,
+    enter: &mut dyn FnMut(&str) -> bool,
+    each: &mut dyn FnMut(&str) -> bool,
+) {
     let mut todo = vec![below.to_owned()];
     while let Some(dir) = todo.pop() {
         let Ok(entries) = std::fs::read_dir(root.join(&dir)) else { continue };
@@ -29,13 +43,13 @@ pub fn walk(root: &Path, below: &str, each: &mut impl FnMut(&str)) {
             else {
                 continue;
             };
-            let path = if dir.is_empty() { name } else { format!("{dir}/{name}") };
+            let path = if dir.is_empty() { name.clone() } else { format!("{dir}/{name}") };
             if kind.is_dir() {
-                if path != ".git" {
+                if path != ".git" && enter(&name) {
                     todo.push(path);
                 }
-            } else {
-                each(&path);
+            } else if !each(&path) {
+                return;
             }
         }
     }
@@ -115,16 +129,21 @@ fn fixed_part(pattern: &str) -> String {
     parts[..parts.len() - usize::from(whole)].join("/")
 }
 
-/// Uploads one file. Tries again while the daemon is away.
+/// Uploads one file of the tree under its own path. Tries again while the daemon is away.
 ///
 /// # Errors
 /// The file cannot be read, the daemon refuses it, or the attempt has ended ([`Fault::Gone`]).
 pub async fn upload(client: &Client, root: &Path, path: &str) -> anyhow::Result<()> {
     let real =
         std::fs::canonicalize(root.join(path)).with_context(|| format!("cannot read the artifact {path}"))?;
+    upload_as(client, &real, path).await
+}
+
+/// The same for a file of any place, under a path of its own.
+pub async fn upload_as(client: &Client, real: &Path, path: &str) -> anyhow::Result<()> {
     let mut backoff = Backoff::default();
     loop {
-        let real = real.clone();
+        let real = real.to_owned();
         let (digest, bytes, executable, file) = tokio::task::spawn_blocking(move || digest(&real))
             .await?
             .with_context(|| format!("cannot read the artifact {path}"))?;

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::client::{Backoff, Client, Fault};
-use super::collect::{Collectors, Found};
+use super::collect::{Collectors, Found, Wanted};
 use super::mask::Masker;
 use super::outcome::{Outcome, Signs};
 use super::process::{self, Limits, Output, Stop};
@@ -27,7 +27,7 @@ use super::protocol::{
 use super::script::{self, Places};
 use super::source::{Fetch, NoSource};
 use super::spool::Spool;
-use super::{artifacts, inputs, logs, metrics, outcome, paths, proc};
+use super::{artifacts, inputs, logs, metrics, mlflow, outcome, paths, proc};
 use crate::clock::SystemClock;
 use crate::model::EndClass;
 
@@ -365,7 +365,7 @@ impl Attempt {
             locked(&spool).say(note);
         }
         let places = Places::below(&self.dir, self.dir.join("src"));
-        let (outcome, mut found) = self.work(&places, &masker, &spool).await;
+        let (outcome, mut found, tracking) = self.work(&places, &masker, &spool).await;
         let mut outcome = Outcome { reason: masker.mask_str(&outcome.reason), ..outcome };
         write_result(&self.dir, &outcome);
 
@@ -376,6 +376,9 @@ impl Attempt {
         }
         found.notes.extend(masker.notes().iter().cloned());
         let kept = self.keep(&places, outcome.clone(), &mut found, &spool).await;
+        if let (EndClass::Succeeded, Some(server)) = (kept.class, &tracking) {
+            self.keep_logged(server, &mut found).await;
+        }
         if kept != outcome {
             outcome = Outcome { reason: masker.mask_str(&kept.reason), ..kept };
             write_result(&self.dir, &outcome);
@@ -400,17 +403,31 @@ impl Attempt {
     }
 
     /// Source, inputs, commands, metrics. What is returned says how the commands ended.
-    async fn work(&self, places: &Places, masker: &Masker, spool: &SharedSpool) -> (Outcome, Found) {
+    async fn work(
+        &self,
+        places: &Places,
+        masker: &Masker,
+        spool: &SharedSpool,
+    ) -> (Outcome, Found, Option<mlflow::Server>) {
         let found = || Found::new(masker.clone(), Arc::new(SystemClock));
         let timeout = Duration::from_millis(self.spec.timeout_ms.max(0) as u64);
         let deadline = Instant::now() + timeout;
         match self.prepare(places, deadline, spool).await {
             Ok(()) => {}
-            Err(outcome) => return (outcome, found()),
+            Err(outcome) => return (outcome, found(), None),
         }
         let (done, is_done) = watch::channel(false);
-        let collectors = Collectors::new(places, &self.spec.metric_files);
-        let (client, first) = (self.client.clone(), found());
+        let wanted = Wanted {
+            files: self.spec.metric_files.clone(),
+            junit: self.spec.junit.clone(),
+            patterns: self.spec.metric_patterns.clone(),
+        };
+        let (mut collectors, mut scanner) = Collectors::new(places, &wanted);
+        let (client, mut first) = (self.client.clone(), found());
+        let tracking = self.tracking(places, &mut first).await;
+        if let Some(server) = &tracking {
+            collectors.add(Box::new(server.runs()));
+        }
         let metrics = tokio::spawn(async move { metrics::ship(&client, collectors, first, is_done).await });
 
         let oom_before = proc::oom_kills();
@@ -419,11 +436,20 @@ impl Attempt {
             grace: Duration::from_millis(self.spec.grace_ms.max(0) as u64),
             stop: self.stopped.clone(),
         };
-        let ended = process::supervise(self.command(places), limits, |output| match output {
-            Output::Bytes(bytes) => locked(spool).push(bytes),
+        let command = self.command(places, tracking.as_ref());
+        let ended = process::supervise(command, limits, |output| match output {
+            Output::Bytes(bytes) => {
+                locked(spool).push(bytes);
+                if let Some(scanner) = &mut scanner {
+                    scanner.push(bytes);
+                }
+            }
             Output::Tick => locked(spool).flush(),
         })
         .await;
+        if let Some(scanner) = &mut scanner {
+            scanner.finish();
+        }
         let outcome = match ended {
             Ok(ended) => {
                 let mut spool = locked(spool);
@@ -460,7 +486,30 @@ impl Attempt {
                 found
             }
         };
-        (outcome, found)
+        (outcome, found, tracking)
+    }
+
+    /// The step's MLflow endpoint, unless the step brings one of its own. Without one the step runs all the same.
+    async fn tracking(&self, places: &Places, found: &mut Found) -> Option<mlflow::Server> {
+        if mlflow::has_own_server(self.spec.env.keys().chain(self.spec.secrets.keys())) {
+            found.passed_over(
+                "mlflow",
+                "the tracking endpoint",
+                "the step sets MLFLOW_TRACKING_URI itself".into(),
+            );
+            return None;
+        }
+        match mlflow::Server::start(&places.mlflow).await {
+            Ok(server) => Some(server),
+            Err(error) => {
+                found.passed_over(
+                    "mlflow",
+                    "the tracking endpoint",
+                    format!("it could not be opened: {error}"),
+                );
+                None
+            }
+        }
     }
 
     async fn prepare(&self, places: &Places, deadline: Instant, spool: &SharedSpool) -> Result<(), Outcome> {
@@ -558,15 +607,30 @@ impl Attempt {
         env
     }
 
-    fn command(&self, places: &Places) -> Command {
+    fn command(&self, places: &Places, tracking: Option<&mlflow::Server>) -> Command {
         let mut command = Command::new("/bin/sh");
         command
             .arg("-e")
             .arg(&places.script)
             .current_dir(&places.source)
             .env_clear()
-            .envs(self.environment(places));
+            .envs(self.environment(places))
+            .envs(tracking.map(|server| server.environment(&self.spec.env)).unwrap_or_default());
         command
+    }
+
+    /// Uploads what was logged as MLflow artifacts. Nobody asked for them by name, so what cannot be kept is only noted.
+    async fn keep_logged(&self, server: &mlflow::Server, found: &mut Found) {
+        let mut stopped = self.stopped.clone();
+        for (file, path) in server.artifacts() {
+            let uploaded = tokio::select! {
+                uploaded = artifacts::upload_as(&self.client, &file, &path) => uploaded,
+                _ = stopped.wait_for(Option::is_some) => return,
+            };
+            if let Err(error) = uploaded {
+                found.note(format!("{error:#}"));
+            }
+        }
     }
 
     /// Uploads artifacts: all of them after a success, the checkpoint when there is one to resume from.
@@ -679,6 +743,7 @@ impl Attempt {
             reason: outcome.reason.clone(),
             outputs: found.outputs,
             notes: found.notes,
+            sources: found.sources,
             log_lost_bytes: lost as i64,
         };
         let (begun, mut backoff) = (Instant::now(), Backoff::default());

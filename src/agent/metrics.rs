@@ -13,7 +13,7 @@ use crate::model::MetricPoint;
 
 const BATCH: usize = 2_000;
 /// While so many points wait, files are not read further: they are the better memory.
-const MAX_WAITING: usize = 50_000;
+const MAX_WAITING: usize = super::collect::ROOM;
 const POLL: Duration = Duration::from_millis(500);
 
 /// Follows the collectors until `done` turns true, and then until every point is stored.

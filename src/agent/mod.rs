@@ -11,6 +11,7 @@ pub mod inputs;
 pub mod logs;
 pub mod mask;
 pub mod metrics;
+pub mod mlflow;
 pub mod outcome;
 pub mod paths;
 pub mod proc;

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{EndClass, MetricPoint, Sha};
+use crate::model::{EndClass, MetricPoint, MetricSource, Sha};
 
 pub const PROTOCOL: u32 = 1;
 
@@ -98,6 +98,12 @@ pub struct Spec {
     /// Globs of what to keep.
     pub artifacts: Vec<String>,
     pub metric_files: Vec<String>,
+    /// Regular expressions for metrics in what the commands print.
+    #[serde(default)]
+    pub metric_patterns: Vec<String>,
+    /// Where the step leaves a JUnit report.
+    #[serde(default)]
+    pub junit: Option<String>,
     pub checkpoint: Option<String>,
     pub timeout_ms: i64,
     /// Between SIGTERM and SIGKILL.
@@ -161,7 +167,10 @@ pub struct Finished {
     /// One sentence for people.
     pub reason: String,
     pub outputs: BTreeMap<String, String>,
-    /// Metric sources found, and those passed over and why.
+    /// Sentences for people: what was left out, and why.
     pub notes: Vec<String>,
+    /// Where metrics came from, and what was passed over and why.
+    #[serde(default)]
+    pub sources: Vec<MetricSource>,
     pub log_lost_bytes: i64,
 }

@@ -32,6 +32,8 @@ pub struct Places {
     /// `$TRAINYARD_METRICS`: a directory for metric files that do not belong into the source tree.
     pub metrics: PathBuf,
     pub script: PathBuf,
+    /// What is logged to the attempt's MLflow endpoint.
+    pub mlflow: PathBuf,
 }
 
 impl Places {
@@ -43,6 +45,7 @@ impl Places {
             output: dir.join("out/output"),
             metrics: dir.join("out/metrics"),
             script: dir.join("script.sh"),
+            mlflow: dir.join("out/mlflow"),
         }
     }
 

@@ -1,6 +1,9 @@
 //! `trainyard run`: the steps of a pipeline, here and now, in the working tree, with no daemon.
 //!
-//! The same script, environment, masking and metric collection as in an attempt; what differs is said.
+//! The same script, environment, masking and metric collection as in an attempt; what differs is said. Gates that need no
+//! baseline are judged.
+
+mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -13,20 +16,21 @@ use anyhow::{Context as _, bail};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::agent::collect::{Collectors, Found};
+use crate::agent::collect::{Collectors, Found, Wanted};
 use crate::agent::mask::Masker;
 use crate::agent::outcome::{self, Outcome, Signs};
 use crate::agent::process::{self, Limits, Output, Stop};
 use crate::agent::script::{self, Places};
-use crate::agent::{artifacts, paths};
+use crate::agent::{artifacts, mlflow, paths};
 use crate::clock::SystemClock;
 use crate::model::plan::StepSpec;
-use crate::model::{EndClass, MetricPoint, Plan};
+use crate::model::{EndClass, Plan};
 use crate::pipeline;
 
 /// Run steps here, without a daemon
 ///
-/// Exit status: 0 when all steps succeeded, 1 when one did not, 2 when the pipeline is not valid.
+/// Exit status: 0 when all steps succeeded and no gate failed, 1 when one did, 2 when the pipeline is not valid. Gates that
+/// need a baseline are not judged here.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Step to run, with the steps it needs; all steps when left out
@@ -158,6 +162,9 @@ impl Here<'_> {
                 outcome.reason,
                 begun.elapsed().as_secs_f64()
             ));
+            for source in &found.sources {
+                say(&report::source(source));
+            }
             for note in &found.notes {
                 say(note);
             }
@@ -166,9 +173,12 @@ impl Here<'_> {
             }
             reports.push((step.name.as_str(), found.points));
         }
-        print!("{}", table(&reports));
+        print!("{}", report::table(&reports));
+        let whole = bad.is_empty() && steps.len() == self.plan.steps.len();
+        let (gates, good) = report::gates(self.plan, &reports, whole);
+        print!("{gates}");
         std::io::stdout().flush()?;
-        Ok(match (stopped.borrow().is_some(), bad.is_empty()) {
+        Ok(match (stopped.borrow().is_some(), bad.is_empty() && good) {
             (true, _) => ExitCode::from(130),
             (false, true) => ExitCode::SUCCESS,
             (false, false) => ExitCode::from(1),
@@ -210,7 +220,17 @@ impl Here<'_> {
         std::fs::write(&places.script, script::text(&step.setup, &step.commands))?;
 
         let mut found = Found::new(masker.clone(), Arc::new(SystemClock));
-        let mut collectors = Collectors::new(&places, &self.plan.metrics.files);
+        let wanted = Wanted {
+            files: self.plan.metrics.files.clone(),
+            junit: step.junit.clone(),
+            patterns: self.plan.metrics.patterns.clone(),
+        };
+        let (mut collectors, mut scanner) = Collectors::new(&places, &wanted);
+        let tracking = self.tracking(step, &places, &env, &mut found).await;
+        if let Some(server) = &tracking {
+            collectors.add(Box::new(server.runs()));
+            env.extend(server.environment(&env));
+        }
         let deadline = Instant::now() + Duration::from_millis(step.timeout_ms.max(0) as u64);
         let (mut stream, mut out, mut tail) = (masker.stream(), Vec::new(), Vec::new());
         let mut show = |out: &mut Vec<u8>| {
@@ -226,6 +246,9 @@ impl Here<'_> {
             Limits { deadline, grace: GRACE, stop: asked },
             |output| match output {
                 Output::Bytes(bytes) => {
+                    if let Some(scanner) = &mut scanner {
+                        scanner.push(bytes);
+                    }
                     stream.push(bytes, &mut out);
                     show(&mut out);
                 }
@@ -240,6 +263,9 @@ impl Here<'_> {
         .with_context(|| format!("cannot start step {}", step.name))?;
         stream.finish(&mut out);
         show(&mut out);
+        if let Some(scanner) = &mut scanner {
+            scanner.finish();
+        }
         collectors.poll(&mut found, true);
         let tail = String::from_utf8_lossy(&tail).into_owned();
         let outcome = outcome::of(&ended, step.timeout_ms, Signs { tail: &tail, ..Signs::default() });
@@ -252,6 +278,29 @@ impl Here<'_> {
             return Ok((Outcome { class: EndClass::Artifacts, reason: why, ..outcome }, found));
         }
         Ok((outcome, found))
+    }
+
+    /// The step's MLflow endpoint. A container does not reach this machine's loopback address, so it has none.
+    async fn tracking(
+        &self,
+        step: &StepSpec,
+        places: &Places,
+        env: &BTreeMap<String, String>,
+        found: &mut Found,
+    ) -> Option<mlflow::Server> {
+        let contained = matches!(self.containers, Containers::With(_)) && step.image.is_some();
+        let why = if mlflow::has_own_server(env.keys()) {
+            "the step sets MLFLOW_TRACKING_URI itself".to_owned()
+        } else if contained {
+            "a container does not reach it here".to_owned()
+        } else {
+            match mlflow::Server::start(&places.mlflow).await {
+                Ok(server) => return Some(server),
+                Err(error) => format!("it could not be opened: {error}"),
+            }
+        };
+        found.passed_over("mlflow", "the tracking endpoint", why);
+        None
     }
 
     /// What a daemon would set, as far as the working tree tells.
@@ -365,35 +414,4 @@ impl Here<'_> {
         }
         Ok(())
     }
-}
-
-/// The last value of every metric by step: the one of the highest training step, then the latest.
-fn table(reports: &[(&str, Vec<MetricPoint>)]) -> String {
-    let mut rows: Vec<[String; 4]> = Vec::new();
-    for (step, points) in reports {
-        let mut last: BTreeMap<&str, (&MetricPoint, usize)> = BTreeMap::new();
-        for point in points {
-            let entry = last.entry(&point.name).or_insert((point, 0));
-            entry.1 += 1;
-            if point.step >= entry.0.step {
-                entry.0 = point;
-            }
-        }
-        for (name, (point, count)) in last {
-            rows.push([(*step).to_owned(), name.to_owned(), point.value.to_string(), count.to_string()]);
-        }
-    }
-    if rows.is_empty() {
-        return "\nno metrics were found\n".to_owned();
-    }
-    rows.insert(0, ["step", "metric", "value", "points"].map(str::to_owned));
-    let width = |column: usize| rows.iter().map(|r| r[column].chars().count()).max().unwrap_or(0);
-    let widths = [width(0), width(1), width(2), width(3)];
-    let mut text = String::from("\n");
-    for [a, b, c, d] in &rows {
-        let line =
-            format!("{a:<0$}  {b:<1$}  {c:>2$}  {d:>3$}\n", widths[0], widths[1], widths[2], widths[3]);
-        text.push_str(&line);
-    }
-    text
 }

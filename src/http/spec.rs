@@ -103,6 +103,8 @@ pub fn build(
             .collect(),
         artifacts: step.artifacts.clone(),
         metric_files: view.run.plan.metrics.files.clone(),
+        metric_patterns: view.run.plan.metrics.patterns.clone(),
+        junit: step.junit.clone(),
         checkpoint: step.checkpoint.clone(),
         timeout_ms: step.timeout_ms,
         grace_ms: config.limits.grace_s * 1000,

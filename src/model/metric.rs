@@ -4,6 +4,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+/// So many points of one attempt are kept; the agent stops there, and the daemon does not believe it.
+pub const MAX_POINTS: u64 = 1_000_000;
+/// So many metrics by name of one attempt are kept.
+pub const MAX_NAMES: usize = 2_000;
+
 /// Which way is better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -94,6 +99,22 @@ pub struct MetricPoint {
     pub step: Option<i64>,
     /// Milliseconds since 1970, by the agent's clock.
     pub at_ms: i64,
+}
+
+/// A place where metrics or parameters were looked for, and what came of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MetricSource {
+    /// What wrote it: `mlflow`, `tensorboard`, `json` and so on.
+    pub kind: String,
+    /// A path below the source tree, or another name for where it was.
+    pub place: String,
+    /// False: passed over, and `note` says why.
+    pub used: bool,
+    pub points: i64,
+    pub params: i64,
+    /// Sentences for people.
+    #[serde(default)]
+    pub note: String,
 }
 
 /// JSON has no NaN and no infinities; they travel as text.

@@ -16,7 +16,7 @@ pub use event::{
 pub use ids::{
     AttemptUid, ComparisonId, DeliveryRowId, Invalid, OutboxId, RepoId, RepoName, RunId, Sha, StepId,
 };
-pub use metric::{Goal, MetricPoint, Tolerance};
+pub use metric::{Goal, MetricPoint, MetricSource, Tolerance};
 pub use outcome::Outcome;
 pub use params::ParamLine;
 pub use plan::{Plan, StepSpec};

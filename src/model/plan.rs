@@ -134,6 +134,9 @@ pub struct MetricsSpec {
     pub baseline: Baseline,
     /// Files to read metrics from, beside those found by themselves.
     pub files: Vec<String>,
+    /// Regular expressions for metrics in what the commands print.
+    #[serde(default)]
+    pub patterns: Vec<String>,
     /// In file order. A name may be a glob such as `f1/by/*`, or `step:name`.
     pub gates: Vec<(String, Gate)>,
 }

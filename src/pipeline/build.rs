@@ -345,6 +345,14 @@ impl Builder<'_, '_> {
                 },
             ));
         }
+        for item in node.get("patterns").map(Node::items).unwrap_or_default() {
+            let names = item.text().and_then(|text| regex::Regex::new(text).ok());
+            if names.is_some_and(|r| r.capture_names().flatten().all(|name| name == "step")) {
+                let message = "names no metric: it has no named group".to_owned();
+                let help = "write a group such as `(?P<loss>\\S+)`, or groups `name` and `value`".to_owned();
+                self.findings.add(code::PATTERN, &item.span, message, Some(help));
+            }
+        }
         let baseline = node.get("compare").and_then(|n| n.get("baseline")).and_then(Node::text);
         MetricsSpec {
             primary: node.get("primary").and_then(Node::text).map(str::to_owned),
@@ -355,6 +363,7 @@ impl Builder<'_, '_> {
                 _ => Baseline::MergeBase,
             },
             files: texts(node.get("files")),
+            patterns: texts(node.get("patterns")),
             gates,
         }
     }

@@ -350,6 +350,12 @@ static METRICS: Section = Section {
     one_of: &[],
     fields: &[
         f("files", GLOBS, "Files with metrics, beside those that are found without it."),
+        f(
+            "patterns",
+            Shape::Many(&Shape::Text(Text::Pattern)),
+            "Regular expressions for metrics in what the commands print, each with a named group for each metric, or with \
+             `name` and `value`; a group `step` is the training step.",
+        ),
         f("primary", Shape::Text(Text::Metric), "The metric that matters most."),
         f("compare", Shape::Map(&COMPARE), "What the metrics are held against."),
         f(

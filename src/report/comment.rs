@@ -13,6 +13,7 @@ pub const MAX_BYTES: usize = 60_000;
 
 const MAX_METRICS: usize = 40;
 const MAX_REASONS: usize = 12;
+const MAX_SOURCES: usize = 8;
 const MAX_PARAMS: usize = 40;
 const MAX_STEPS: usize = 60;
 const MAX_CURVES: usize = 4;
@@ -206,6 +207,7 @@ fn explanation(section: &Section) -> Option<String> {
             if more > 0 {
                 let _ = write!(text, "\n- and {more} more in the [full report]({})", section.run_url);
             }
+            text.push_str(&looked_at(section));
             Some(text)
         }
         RunState::Queued | RunState::Running => None,
@@ -217,6 +219,23 @@ fn explanation(section: &Section) -> Option<String> {
         }
         _ => Some(escape::text(&section.reason, SENTENCE)),
     }
+}
+
+/// Where a missing metric was looked for.
+fn looked_at(section: &Section) -> String {
+    if section.looked_at.is_empty() {
+        return String::new();
+    }
+    let lines = section.looked_at.iter().take(MAX_SOURCES);
+    let mut text = "\n\nMetrics were looked for in:\n".to_owned();
+    for line in lines {
+        let _ = write!(text, "\n- {}", escape::text(line, SENTENCE));
+    }
+    if section.looked_at.len() > MAX_SOURCES {
+        let more = section.looked_at.len() - MAX_SOURCES;
+        let _ = write!(text, "\n- and {more} more in the [full report]({})", section.run_url);
+    }
+    text
 }
 
 /// A broken file's reason is one line for the status, then every finding: the first would stand there twice.
@@ -232,6 +251,13 @@ fn failed_step(step: &FailedStep) -> String {
     let said = step.exit_code.is_some_and(|code| step.reason == format!("exit code {code}"));
     if !step.reason.is_empty() && !said {
         let _ = write!(text, ": {}", escape::text(&step.reason, SENTENCE));
+    }
+    for report in step.tests.iter().take(MAX_SOURCES) {
+        let mut said = report.split("; ");
+        let _ = write!(text, "\n\nTests: {}", escape::text(said.next().unwrap_or_default(), SENTENCE));
+        for failure in said.take(MAX_REASONS) {
+            let _ = write!(text, "\n- {}", escape::text(failure, SENTENCE));
+        }
     }
     if !step.log_tail.trim().is_empty() {
         let lines = step.log_tail.trim_end().lines().count().min(LOG_LINES);

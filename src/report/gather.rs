@@ -9,7 +9,7 @@ use crate::blob::{BlobError, Blobs};
 use crate::clock::Millis;
 use crate::config::PoolConfig;
 use crate::forge::Forge;
-use crate::model::{Outcome, Plan, RunId, RunState, StepState, Verdict, params};
+use crate::model::{MetricSource, Outcome, Plan, RunId, RunState, StepState, Verdict, params};
 use crate::store::Store;
 use crate::store::attempts::{AttemptRow, StoredMetric};
 use crate::store::comparisons::ComparisonRow;
@@ -20,6 +20,11 @@ use crate::store::runs::{RunRow, RunView};
 const TAIL_BYTES: i64 = 16 << 10;
 /// Most metrics drawn when the pipeline names none.
 const CURVES: usize = 4;
+/// Names that are tried for that; a metric of one or two points is no curve.
+const CURVES_TRIED: usize = 16;
+/// Points of one step's curve, and of all steps' together.
+const CURVE_POINTS: i64 = 1_000;
+const POINTS: i64 = 100_000;
 
 pub struct Gatherer<'a> {
     pub store: &'a Store,
@@ -51,6 +56,7 @@ impl Gatherer<'_> {
             steps: Vec::new(),
             failed: None,
             params: Vec::new(),
+            looked_at: Vec::new(),
             curves: Vec::new(),
             duration_ms: run.ended_ms.zip(run.started_ms).map(|(end, start)| end - start),
             gpu_ms: 0,
@@ -85,13 +91,46 @@ impl Gatherer<'_> {
         };
         section.params = params::lines(&this_params, &base_params);
 
-        let this = self.store.run_metrics(&run.id).await?;
-        let base = match &baseline {
-            Some(b) => Some((self.store.run_metrics(&b.id).await?, &b.plan)),
-            None => None,
-        };
-        section.curves = curves(run, &this, base.as_ref().map(|(points, plan)| (points.as_slice(), *plan)));
+        section.curves = self.curves(run, baseline.as_ref()).await?;
+        if section.comparison.as_ref().and_then(|c| c.outcome.as_ref()).is_some_and(lacks_a_gated_metric) {
+            let sources = self.store.metric_sources(&run.id).await?;
+            section.looked_at = sources.iter().map(|(step, source)| looked_at(step, source)).collect();
+        }
         Ok(section)
+    }
+
+    /// Thinned curves of the metrics that the pipeline names, else of the primary one and the losses.
+    async fn curves(&self, run: &RunRow, baseline: Option<&RunRow>) -> anyhow::Result<Vec<Curve>> {
+        let mut names: Vec<String> = run.plan.report.plots.clone();
+        if names.is_empty() {
+            names.extend(run.plan.metrics.primary.clone());
+            let last = self.store.last_metrics(&run.id).await?;
+            let losses: BTreeSet<&str> = last
+                .iter()
+                .map(|m| m.point.name.as_str())
+                .filter(|n| n.to_ascii_lowercase().contains("loss"))
+                .collect();
+            names.extend(losses.into_iter().map(str::to_owned));
+            names.dedup();
+        }
+        let mut drawn = Vec::new();
+        for name in names.into_iter().take(CURVES_TRIED) {
+            let sample =
+                async |run: &RunId| self.store.sample_metrics(run, Some(&name), CURVE_POINTS, POINTS).await;
+            let (this, members) = curve(&sample(&run.id).await?, &run.plan);
+            if this.len() < 3 {
+                continue;
+            }
+            let baseline = match baseline {
+                Some(b) => curve(&sample(&b.id).await?, &b.plan).0,
+                None => Vec::new(),
+            };
+            drawn.push(Curve { name, members, this, baseline });
+            if drawn.len() == CURVES {
+                break;
+            }
+        }
+        Ok(drawn)
     }
 
     async fn comparison(&self, row: &ComparisonRow) -> anyhow::Result<ComparisonView> {
@@ -135,6 +174,16 @@ impl Gatherer<'_> {
                 Some(attempt) => self.log_tail(attempt).await?,
                 None => String::new(),
             },
+            tests: self
+                .store
+                .metric_sources(&view.run.id)
+                .await?
+                .into_iter()
+                .filter(|(name, source)| {
+                    *name == step.name && source.kind == "junit" && !source.note.is_empty()
+                })
+                .map(|(_, source)| source.note)
+                .collect(),
         }))
     }
 
@@ -206,39 +255,26 @@ fn costs(attempts: &[AttemptRow], pools: &BTreeMap<String, PoolConfig>) -> Vec<C
         .collect()
 }
 
-/// The metrics that the pipeline names, else the primary one and the losses, as far as they have several points.
-fn curves(run: &RunRow, this: &[StoredMetric], baseline: Option<(&[StoredMetric], &Plan)>) -> Vec<Curve> {
-    let mut names: Vec<String> = run.plan.report.plots.clone();
-    if names.is_empty() {
-        names.extend(run.plan.metrics.primary.clone());
-        let losses: BTreeSet<&str> = this
-            .iter()
-            .map(|m| m.point.name.as_str())
-            .filter(|n| n.to_ascii_lowercase().contains("loss"))
-            .collect();
-        names.extend(losses.into_iter().map(str::to_owned));
-        names.dedup();
-    }
-    names
-        .into_iter()
-        .filter_map(|name| {
-            let (points, members) = curve(&name, this, &run.plan);
-            let base = baseline.map(|(metrics, plan)| curve(&name, metrics, plan).0).unwrap_or_default();
-            (points.len() >= 3).then_some(Curve { name, members, this: points, baseline: base })
-        })
-        .take(CURVES)
-        .collect()
+fn lacks_a_gated_metric(outcome: &Outcome) -> bool {
+    outcome.metrics.iter().any(|m| m.gate.is_some() && m.candidate.is_none())
+}
+
+/// `train: metrics.json (json), passed over: it was there before the commands ran`.
+fn looked_at(step: &str, source: &MetricSource) -> String {
+    let came = if source.used { format!(", {} points", source.points) } else { ", passed over".to_owned() };
+    let note = if source.note.is_empty() { String::new() } else { format!(": {}", source.note) };
+    format!("{step}: {} ({}){came}{note}", source.place, source.kind)
 }
 
 /// One metric of the last base step in graph order that has a curve of it: at each training step that every member
 /// reported, the mean over the members. Without training steps the order of arrival counts.
-fn curve(name: &str, metrics: &[StoredMetric], plan: &Plan) -> (Vec<(f64, f64)>, usize) {
+fn curve(metrics: &[StoredMetric], plan: &Plan) -> (Vec<(f64, f64)>, usize) {
     // By base step (with its last position), then member, then place on the x axis.
     type Members = BTreeMap<i64, BTreeMap<i64, f64>>;
     let mut by_base: BTreeMap<(i64, &str), Members> = BTreeMap::new();
     let last_position = |base: &str| plan.steps.iter().rposition(|s| s.base == base).unwrap_or(0) as i64;
-    let stepped = metrics.iter().any(|m| m.point.name == name && m.point.step.is_some());
-    for metric in metrics.iter().filter(|m| m.point.name == name) {
+    let stepped = metrics.iter().any(|m| m.point.step.is_some());
+    for metric in metrics {
         let base = usize::try_from(metric.step_position).ok().and_then(|i| plan.steps.get(i));
         let base = base.map_or(metric.step_name.as_str(), |s| s.base.as_str());
         let member =
@@ -263,10 +299,26 @@ fn curve(name: &str, metrics: &[StoredMetric], plan: &Plan) -> (Vec<(f64, f64)>,
             entry.1 += value;
         }
     }
-    let points = sums
-        .into_iter()
-        .filter(|(_, (n, sum))| *n == count && sum.is_finite())
-        .map(|(x, (n, sum))| (x as f64, sum / n as f64))
-        .collect();
-    (points, count)
+    let common = sums.into_iter().filter(|(_, (n, _))| *n == count).map(|(x, (_, sum))| (x, sum));
+    let mut points: Vec<(i64, f64)> = common.collect();
+    if points.len() < 3 {
+        // Members of different lengths are thinned to different places: between two of them a line is drawn.
+        points = members
+            .values()
+            .next()
+            .into_iter()
+            .flat_map(BTreeMap::keys)
+            .filter_map(|x| Some((*x, members.values().map(|m| between(m, *x)).sum::<Option<f64>>()?)))
+            .collect();
+    }
+    let points = points.into_iter().filter(|(_, sum)| sum.is_finite());
+    (points.map(|(x, sum)| (x as f64, sum / count as f64)).collect(), count)
+}
+
+/// The value at `x` on the line through the points around it; None outside of them.
+fn between(points: &BTreeMap<i64, f64>, x: i64) -> Option<f64> {
+    let (before, after) = (points.range(..=x).next_back()?, points.range(x..).next()?);
+    let span = after.0 - before.0;
+    let share = if span == 0 { 0.0 } else { (x - before.0) as f64 / span as f64 };
+    Some(before.1 + share * (after.1 - before.1))
 }

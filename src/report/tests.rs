@@ -127,6 +127,7 @@ fn churn() -> Section {
             this: Some(this.into()),
         })
         .into(),
+        looked_at: Vec::new(),
         curves: vec![Curve {
             name: "loss".into(),
             members: 3,
@@ -166,8 +167,37 @@ fn failing() -> Section {
                    Traceback (most recent call last):\n  File \"train.py\", line 41, in <module>\n\
                    \u{1b}[31mFloatingPointError\u{1b}[0m: loss is not finite\n"
             .into(),
+        tests: Vec::new(),
     });
     section
+}
+
+#[test]
+fn what_tests_said_and_where_metrics_were_looked_for() {
+    let mut section = failing();
+    if let Some(failed) = &mut section.failed {
+        failed.tests =
+            vec!["3 passed, 1 failed, 0 skipped in 0.5 s; test_a::test_b: assert @team == 2".into()];
+    }
+    let body = comment::render(&view(vec![section]));
+    assert!(
+        body.contains("\n\nTests: 3 passed, 1 failed, 0 skipped in 0.5 s\n- test_a::test_b: assert "),
+        "{body}"
+    );
+    assert!(!body.contains("@team"), "{body}");
+
+    let mut section = churn();
+    section.looked_at =
+        vec!["train: metrics.json (json), passed over: it was there before the commands ran".into()];
+    let outcome = section.comparison.as_mut().and_then(|c| c.outcome.as_mut()).unwrap();
+    let gate = outcome.metrics[0].gate.as_mut().unwrap();
+    gate.verdict = Verdict::Fail;
+    gate.reasons = vec!["accuracy was not reported by this run".into()];
+    let body = comment::render(&view(vec![section]));
+    assert!(
+        body.contains("Metrics were looked for in:\n\n- train: metrics.json (json), passed over"),
+        "{body}"
+    );
 }
 
 #[test]

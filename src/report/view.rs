@@ -30,6 +30,8 @@ pub struct Section {
     pub failed: Option<FailedStep>,
     /// All parameters, beside the baseline's.
     pub params: Vec<ParamLine>,
+    /// Where metrics were looked for; filled when a gated metric was not found.
+    pub looked_at: Vec<String>,
     pub curves: Vec<Curve>,
     /// From start to end; None until it ended.
     pub duration_ms: Option<Millis>,
@@ -78,6 +80,8 @@ pub struct FailedStep {
     pub reason: String,
     /// Masked when it was stored.
     pub log_tail: String,
+    /// What its reports of tests say: counts, then the first failures.
+    pub tests: Vec<String>,
 }
 
 /// One metric over training steps: (step, mean over members), rising, finite.

@@ -81,7 +81,7 @@ impl Comparer {
         let keep: Vec<String> = targets.iter().map(|(target, _)| target.clone()).collect();
         self.supersede(run, &keep).await?;
 
-        let metrics = self.store.run_metrics(&run.id).await?;
+        let metrics = self.store.last_metrics(&run.id).await?;
         let summary = summarise(&metrics, &run.plan);
         let live = self.store.comparisons_of(&run.id).await?;
         let forge = self
@@ -133,7 +133,7 @@ impl Comparer {
         let (state, outcome, note): (_, Option<Outcome>, String) = match choice {
             Choice::Use { run: baseline, note } => {
                 let row = self.store.run(&baseline).await?.context("the baseline has no row")?;
-                let metrics = self.store.run_metrics(&baseline).await?;
+                let metrics = self.store.last_metrics(&baseline).await?;
                 let outcome = against(Some(&summarise(&metrics, &row.plan)));
                 (ComparisonState::Final, Some(outcome), note)
             }

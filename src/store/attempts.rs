@@ -7,7 +7,7 @@ use super::runs::ended_run;
 use super::work::{WorkAsk, WorkItem, ask_in};
 use super::{Store, StoreError};
 use crate::clock::Millis;
-use crate::model::{AttemptState, AttemptUid, EndClass, MetricPoint, Plan, RunId, StepId};
+use crate::model::{AttemptState, AttemptUid, EndClass, MetricPoint, MetricSource, Plan, RunId, StepId};
 
 /// One place given to one ready step.
 #[derive(Debug, Clone, PartialEq)]
@@ -89,6 +89,7 @@ pub struct Finish {
     pub reason: String,
     pub outputs: BTreeMap<String, String>,
     pub notes: Vec<String>,
+    pub sources: Vec<MetricSource>,
     pub log_lost_bytes: i64,
 }
 

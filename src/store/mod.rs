@@ -19,6 +19,7 @@ pub mod deliveries;
 mod dialect;
 mod instance;
 pub mod lists;
+mod metrics;
 mod migrate;
 pub mod outbox;
 mod postgres;

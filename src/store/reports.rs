@@ -1,15 +1,13 @@
 //! What the agents of attempts report, and reading it back. Every accepted report is fenced by the attempt's uid, and by
 //! its being started and not ended (G5).
 
-use std::collections::BTreeMap;
-
-use super::attempts::{ArtifactRow, Finish, LogAppend, SegmentRow, StoredMetric};
-use super::conn::{Conn, Fields, all, execute, on, one, to_json};
+use super::attempts::{ArtifactRow, Finish, LogAppend, SegmentRow};
+use super::conn::{Conn, Fields, all, execute, one, to_json};
+use super::metrics::put_sources;
 use super::work::{WorkAsk, ask_in};
 use super::{Store, StoreError};
 use crate::clock::Millis;
-use crate::model::metric::{from_nonfinite_word, nonfinite_word};
-use crate::model::{AttemptUid, MetricPoint, RunId, StepId};
+use crate::model::{AttemptUid, RunId, StepId};
 
 /// Of each step, only the last attempt counts. To be used where `a` is an attempt.
 macro_rules! last_attempt {
@@ -17,18 +15,19 @@ macro_rules! last_attempt {
         "a.number = (SELECT MAX(l.number) FROM attempts l WHERE l.step_id = a.step_id)"
     };
 }
+pub(super) use last_attempt;
 
 /// A started attempt that has not ended.
-struct Live {
-    run: RunId,
-    step: StepId,
+pub(super) struct Live {
+    pub(super) run: RunId,
+    pub(super) step: StepId,
     log_bytes: i64,
-    metrics_seq: i64,
+    pub(super) metrics_seq: i64,
     cancel: bool,
 }
 
 /// Notes the sign of life, seals the attempt, and keeps its row from changing until the commit.
-async fn hear(tx: &mut Conn, uid: &AttemptUid, now: Millis) -> Result<Option<Live>, StoreError> {
+pub(super) async fn hear(tx: &mut Conn, uid: &AttemptUid, now: Millis) -> Result<Option<Live>, StoreError> {
     one!(
         tx,
         |row| Ok(Live {
@@ -56,27 +55,6 @@ fn artifact(row: &impl Fields) -> Result<ArtifactRow, StoreError> {
         blob_key: row.get("blob_key")?,
     })
 }
-
-fn stored_metric(row: &impl Fields) -> Result<StoredMetric, StoreError> {
-    let word: Option<String> = row.get("nonfinite")?;
-    let value = word.as_deref().and_then(from_nonfinite_word).or(row.get("value")?);
-    Ok(StoredMetric {
-        attempt_uid: row.get("attempt_uid")?,
-        step_id: row.get("step_id")?,
-        step_position: row.get("position")?,
-        step_name: row.get("step_name")?,
-        seq: row.get("seq")?,
-        point: MetricPoint {
-            name: row.get("name")?,
-            value: value.unwrap_or(f64::NAN),
-            step: row.get("train_step")?,
-            at_ms: row.get("at_ms")?,
-        },
-    })
-}
-
-/// How many points go into one statement: SQLite takes at most 32,766 arguments.
-const POINTS: usize = 500;
 
 impl Store {
     /// Binds the bootstrap to the first nonce that shows it and moves the attempt to running. True for the first and for
@@ -222,51 +200,6 @@ impl Store {
         .await
     }
 
-    /// Stores a batch whose first point has number `first_seq` (from 1); points that are stored already are passed over. A
-    /// batch that would leave a gap is not stored. Returns the highest number stored, from which the agent goes on; None: ended,
-    /// not started or unknown.
-    pub async fn record_metrics(
-        &self,
-        uid: &AttemptUid,
-        first_seq: i64,
-        points: Vec<MetricPoint>,
-        params: BTreeMap<String, String>,
-        now: Millis,
-    ) -> Result<Option<i64>, StoreError> {
-        let uid = uid.clone();
-        self.write(move |tx| {
-            Box::pin(async move {
-                let Some(live) = hear(tx, &uid, now).await? else { return Ok(None) };
-                for (name, value) in &params {
-                    execute!(
-                        tx,
-                        "INSERT INTO params (attempt_uid, name, run_id, value) VALUES ($1, $2, $3, $4)
-                         ON CONFLICT (attempt_uid, name) DO UPDATE SET value = excluded.value",
-                        &uid,
-                        name,
-                        &live.run,
-                        value
-                    )?;
-                }
-                let numbered: Vec<(i64, MetricPoint)> =
-                    (first_seq..).zip(points).filter(|(seq, _)| *seq > live.metrics_seq).collect();
-                let (Some(first), Some(last)) = (numbered.first(), numbered.last()) else {
-                    return Ok(Some(live.metrics_seq));
-                };
-                if first.0 != live.metrics_seq + 1 {
-                    return Ok(Some(live.metrics_seq));
-                }
-                let last = last.0;
-                for chunk in numbered.chunks(POINTS) {
-                    insert_points(tx, &uid, &live, chunk).await?;
-                }
-                execute!(tx, "UPDATE attempts SET metrics_seq = $2 WHERE uid = $1", &uid, last)?;
-                Ok(Some(last))
-            })
-        })
-        .await
-    }
-
     /// Notes an artifact whose bytes lie in `blob`; a repeat replaces it. False: the attempt is ended, not started or unknown.
     pub async fn put_artifact(&self, artifact: ArtifactRow, now: Millis) -> Result<bool, StoreError> {
         self.write(move |tx| {
@@ -332,60 +265,12 @@ impl Store {
                     now
                 )?;
                 let Some(run) = run else { return Ok(false) };
+                put_sources(tx, &uid, &run, &finish.sources).await?;
                 ask_in(tx, &[WorkAsk::run(&run, now), WorkAsk::schedule(now)], now).await?;
                 Ok(true)
             })
         })
         .await
-    }
-
-    /// Metric points of the attempts that count: of each step, the last attempt. By (step position, number of the point).
-    pub async fn run_metrics(&self, run: &RunId) -> Result<Vec<StoredMetric>, StoreError> {
-        let mut conn = self.read().await?;
-        all!(
-            conn,
-            stored_metric,
-            concat!(
-                "SELECT m.attempt_uid, m.step_id, s.position, s.name AS step_name, m.seq, m.name, m.value, m.nonfinite, m.train_step,
-                   m.at_ms
-                 FROM metrics m JOIN attempts a ON a.uid = m.attempt_uid JOIN steps s ON s.id = m.step_id
-                 WHERE m.run_id = $1 AND ",
-                last_attempt!(),
-                " ORDER BY s.position, m.seq"
-            ),
-            run
-        )
-    }
-
-    /// The same for people: of each step's metric every nth point, about `per_curve` of them and always the newest; at most
-    /// `limit` points in all. With `name`, that metric only.
-    pub async fn sample_metrics(
-        &self,
-        run: &RunId,
-        name: Option<&str>,
-        per_curve: i64,
-        limit: i64,
-    ) -> Result<Vec<StoredMetric>, StoreError> {
-        let mut conn = self.read().await?;
-        all!(
-            conn,
-            stored_metric,
-            concat!(
-                "SELECT attempt_uid, step_id, position, step_name, seq, name, value, nonfinite, train_step, at_ms FROM (
-                   SELECT m.attempt_uid, m.step_id, s.position, s.name AS step_name, m.seq, m.name, m.value, m.nonfinite,
-                     m.train_step, m.at_ms,
-                     ROW_NUMBER() OVER (PARTITION BY m.attempt_uid, m.name ORDER BY m.seq DESC) - 1 AS nth,
-                     COUNT(*) OVER (PARTITION BY m.attempt_uid, m.name) AS points
-                   FROM metrics m JOIN attempts a ON a.uid = m.attempt_uid JOIN steps s ON s.id = m.step_id
-                   WHERE m.run_id = $1 AND ($2 IS NULL OR m.name = $2) AND ",
-                last_attempt!(),
-                ") q WHERE nth % (1 + (points - 1) / $3) = 0 ORDER BY position, seq LIMIT $4"
-            ),
-            run,
-            name,
-            per_curve,
-            limit
-        )
     }
 
     /// (step name, parameter, value) of the attempts that count, by step position and parameter.
@@ -441,30 +326,4 @@ async fn insert_segment(
         now
     )
     .map(|_| ())
-}
-
-async fn insert_points(
-    tx: &mut Conn,
-    uid: &AttemptUid,
-    live: &Live,
-    points: &[(i64, MetricPoint)],
-) -> Result<(), StoreError> {
-    on!(tx, c => {
-        let mut sql = sqlx::QueryBuilder::new(
-            "INSERT INTO metrics (attempt_uid, seq, run_id, step_id, name, value, nonfinite, train_step, at_ms) ",
-        );
-        sql.push_values(points, |mut row, (seq, point)| {
-            row.push_bind(uid)
-                .push_bind(*seq)
-                .push_bind(&live.run)
-                .push_bind(&live.step)
-                .push_bind(&point.name)
-                .push_bind(Some(point.value).filter(|value| value.is_finite()))
-                .push_bind(nonfinite_word(point.value))
-                .push_bind(point.step)
-                .push_bind(point.at_ms);
-        });
-        sql.build().persistent(false).execute(c).await?;
-        Ok(())
-    })
 }

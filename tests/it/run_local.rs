@@ -160,3 +160,34 @@ steps:
     assert_eq!(out.status.code(), Some(1), "{}", text(&out.stderr));
     assert!(text(&out.stdout).contains("weights\n"), "{}", text(&out.stdout));
 }
+
+#[test]
+fn gates_that_need_no_baseline_are_judged() {
+    let tree = tempfile::tempdir().unwrap();
+    let pipeline = |gates: &str| {
+        let text = format!(
+            "version: 1\nname: local\nsteps:\n  - name: train\n    commands:\n      - |\n        echo '{{\"accuracy\": 0.5, \"loss\": NaN}}' > metrics.json\n      \
+             - test -n \"$MLFLOW_TRACKING_URI\" && echo 'epoch 2 auc=0.75'\n  - {{name: later, commands: [echo later]}}\nmetrics:\n  \
+             patterns: 'epoch (?P<step>\\d+) auc=(?P<auc>\\S+)'\n  gates: {gates}\n"
+        );
+        std::fs::write(tree.path().join(".trainyard.yaml"), text).unwrap();
+    };
+    let cases = [
+        ("{accuracy: {min: 0.9}}", &[][..], 1, "gate accuracy: fail (0.5; ≥ 0.9)"),
+        ("{accuracy: {min: 0.4}, auc: {min: 0.7}}", &[], 0, "gate auc: pass (0.75; ≥ 0.7)"),
+        ("{accuracy: {min: 0.9, on_fail: warn}}", &[], 0, "gate accuracy: fail (0.5; ≥ 0.9, warns only)"),
+        ("{accuracy: {no_worse_than: 1%}}", &[], 0, "gate accuracy: inconclusive (0.5; at most 1% worse)"),
+        ("{loss: {max: 1}}", &[], 1, "loss is not a finite number"),
+        ("{absent: {max: 1}}", &[], 1, "gate absent: fail (not reported; ≤ 1)"),
+        ("{absent: {max: 1}}", &["train"], 0, "1 more of other steps"),
+    ];
+    for (gates, args, code, words) in cases {
+        pipeline(gates);
+        let out = run(tree.path(), args);
+        let (stdout, stderr) = (text(&out.stdout), text(&out.stderr));
+        assert_eq!(out.status.code(), Some(code), "{gates}: {stdout}\n{stderr}");
+        assert!(stdout.contains(words), "{gates}: {stdout}");
+        assert!(stderr.contains("metrics.json (json): 2 points"), "{stderr}");
+        std::fs::remove_file(tree.path().join("metrics.json")).unwrap();
+    }
+}

@@ -93,8 +93,15 @@ impl Scripted {
                     self.store.agent_heartbeat(uid, now).await.unwrap();
                     let outputs = BTreeMap::from([("done".to_owned(), "yes".to_owned())]);
                     let (reason, notes) = (String::new(), vec![]);
-                    let finish =
-                        Finish { class: *class, exit_code: None, reason, outputs, notes, log_lost_bytes: 0 };
+                    let finish = Finish {
+                        class: *class,
+                        exit_code: None,
+                        reason,
+                        outputs,
+                        notes,
+                        sources: vec![],
+                        log_lost_bytes: 0,
+                    };
                     self.store.agent_finish(uid, finish, now).await.unwrap();
                     *class
                 }

@@ -39,7 +39,7 @@ pub fn parse(bytes: &[u8]) -> serde_json::Result<Value> {
     serde_json::from_slice(&out)
 }
 
-fn number(value: &Value) -> Option<f64> {
+pub fn number(value: &Value) -> Option<f64> {
     match value {
         Value::Number(n) => n.as_f64(),
         Value::Bool(b) => Some(f64::from(u8::from(*b))),
@@ -49,9 +49,9 @@ fn number(value: &Value) -> Option<f64> {
 }
 
 /// The keys that name the training step, best first. An epoch counts when nothing finer is there.
-const STEPS: &[&str] = &["step", "global_step", "_step", "iteration", "iter", "epoch"];
+pub const STEPS: &[&str] = &["step", "global_step", "_step", "iteration", "iter", "epoch"];
 /// Time is no metric here: points have their own.
-const TIMES: &[&str] = &["time", "timestamp", "_timestamp", "ts", "datetime", "_runtime"];
+pub const TIMES: &[&str] = &["time", "timestamp", "_timestamp", "ts", "datetime", "_runtime"];
 
 pub fn step_of(object: &Map<String, Value>) -> Option<i64> {
     STEPS.iter().find_map(|key| number(object.get(*key)?)).filter(|s| s.is_finite()).map(|s| s as i64)

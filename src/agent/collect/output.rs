@@ -3,7 +3,11 @@
 use std::path::PathBuf;
 
 use super::super::paths::read_plain;
-use super::{Collector, Found, MAX_OUTPUTS};
+use super::Collector;
+use super::found::Found;
+use crate::model::metric::MetricSource;
+
+const MAX_OUTPUTS: usize = 200;
 
 pub struct OutputFile(pub PathBuf);
 
@@ -22,6 +26,7 @@ impl Collector for OutputFile {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
             Err(error) => return found.note(format!("$TRAINYARD_OUTPUT: passed over, {error}")),
         };
+        let before = found.counts().0;
         let text = String::from_utf8_lossy(&bytes);
         let mut lines = text.lines();
         while let Some(line) = lines.next() {
@@ -39,6 +44,16 @@ impl Collector for OutputFile {
                 continue;
             };
             take(name.trim(), value.trim(), found);
+        }
+        let points = (found.counts().0 - before) as i64;
+        if points > 0 {
+            found.source(MetricSource {
+                kind: "outputs".into(),
+                place: "$TRAINYARD_OUTPUT".into(),
+                used: true,
+                points,
+                ..MetricSource::default()
+            });
         }
     }
 }
@@ -62,6 +77,6 @@ fn take(name: &str, value: &str, found: &mut Found) {
     if let Some(number) = number {
         found.point(name, number, None);
     }
-    let (name, value) = (found.masker.mask_str(name), found.masker.mask_str(super::cut(value, 64 * 1024)));
+    let (name, value) = (found.mask(name), found.mask(super::cut(value, 64 * 1024)));
     found.outputs.insert(name, value);
 }

@@ -17,8 +17,11 @@ use super::{
 use crate::agent::protocol::{Finished, Heartbeat, HeartbeatAnswer, Start, Started};
 use crate::http::live::Hint;
 use crate::http::{logs, spec};
-use crate::model::{AttemptState, AttemptUid, EndClass};
+use crate::model::{AttemptState, AttemptUid, EndClass, MetricSource};
 use crate::store::attempts::Finish;
+
+/// Metric sources of one attempt.
+const SOURCES: usize = 200;
 
 pub(super) async fn start(
     State(Api { app, .. }): State<Api>,
@@ -75,6 +78,7 @@ pub(super) async fn start(
                 reason: why.to_string(),
                 outputs: BTreeMap::new(),
                 notes: Vec::new(),
+                sources: Vec::new(),
                 log_lost_bytes: 0,
             };
             app.store.agent_finish(&uid, finish, now).await?;
@@ -134,6 +138,19 @@ pub(super) async fn finish(
             .map(|(name, value)| (cut(hide(name), NAME_BYTES), cut(hide(value), PARAM_BYTES)))
             .collect(),
         notes: said.notes.into_iter().take(100).map(|note| cut(hide(note), 500)).collect(),
+        sources: said
+            .sources
+            .into_iter()
+            .take(SOURCES)
+            .map(|source| MetricSource {
+                kind: cut(source.kind, 40),
+                place: cut(hide(source.place), 400),
+                note: cut(hide(source.note), 2000),
+                points: source.points.max(0),
+                params: source.params.max(0),
+                used: source.used,
+            })
+            .collect(),
         log_lost_bytes: said.log_lost_bytes.max(0),
     };
     crate::failpoint::hit("agent.finish.before");

@@ -53,6 +53,7 @@ impl Modify for Bearer {
         diff::plan,
         diff::diff,
         results::metrics,
+        results::metric_sources,
         results::params,
         results::artifacts,
         results::comparisons,

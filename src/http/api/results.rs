@@ -18,7 +18,7 @@ use crate::http::auth::{self, Who};
 use crate::http::extract::{Path, Query};
 use crate::http::problem::Problem;
 use crate::model::metric::float;
-use crate::model::{ComparisonState, Verdict};
+use crate::model::{ComparisonState, MetricSource, Verdict};
 use crate::store::attempts::StoredMetric;
 
 /// Metric points in one answer.
@@ -84,6 +84,57 @@ pub async fn metrics(
     };
     let points = stored.into_iter().map(json).collect();
     Ok(Json(MetricsJson { points, truncated }))
+}
+
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct SourceJson {
+    pub step_name: String,
+    /// What wrote it: `mlflow`, `tensorboard`, `json` and so on.
+    pub kind: String,
+    pub place: String,
+    /// False: passed over, and `note` says why.
+    pub used: bool,
+    pub points: i64,
+    pub params: i64,
+    pub note: String,
+}
+
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct LeftOutJson {
+    pub step_name: String,
+    /// Points beyond the attempt's quota.
+    pub points: i64,
+}
+
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct SourcesJson {
+    pub sources: Vec<SourceJson>,
+    pub left_out: Vec<LeftOutJson>,
+}
+
+/// Where metrics came from
+///
+/// And what was passed over, and why.
+#[utoipa::path(get, path = "/api/v1/runs/{run}/metric-sources", tag = "results", params(("run" = String, Path, description = "The run's id, or its first eight or more characters")), responses((status = 200, description = "By step, in the order of their report", body = SourcesJson), Refusals))]
+pub async fn metric_sources(
+    State(web): State<Web>,
+    Extension(who): Extension<Who>,
+    Path(id): Path<String>,
+) -> Answer<SourcesJson> {
+    let run = run_for(&web, &who, &id).await?.view.run.id;
+    let sources = web.app.store.metric_sources(&run).await?;
+    let left_out = web.app.store.metric_points_left_out(&run).await?;
+    Ok(Json(SourcesJson {
+        sources: sources.into_iter().map(|(step, source)| SourceJson::new(step, source)).collect(),
+        left_out: left_out.into_iter().map(|(step_name, points)| LeftOutJson { step_name, points }).collect(),
+    }))
+}
+
+impl SourceJson {
+    fn new(step_name: String, source: MetricSource) -> Self {
+        let MetricSource { kind, place, used, points, params, note } = source;
+        Self { step_name, kind, place, used, points, params, note }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize, ToSchema)]

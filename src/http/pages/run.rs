@@ -22,7 +22,7 @@ use crate::http::problem::Problem;
 use crate::http::terminal::Span;
 use crate::http::text::{self, Shown, shown, shown_cut, shown_lines};
 use crate::model::params::{self, Reported};
-use crate::model::{AttemptState, RunState, StepState};
+use crate::model::{AttemptState, MetricSource, RunState, StepState};
 use crate::report::comment::without_summary;
 use crate::store::attempts::AttemptRow;
 use crate::store::comparisons::ComparisonRow;
@@ -87,6 +87,8 @@ struct Page {
     artifacts: Vec<Artifact>,
     artifacts_cut: usize,
     steps: Vec<Step>,
+    sources: Vec<Source>,
+    left_out: Vec<Shown>,
     reports: Vec<Report>,
 }
 
@@ -144,6 +146,16 @@ struct Step {
     place: Shown,
     reason: Shown,
     notes: Vec<Shown>,
+}
+
+/// Where metrics came from.
+struct Source {
+    step: Shown,
+    kind: Shown,
+    place: Shown,
+    /// `12 points, 3 parameters`, or that it was passed over.
+    gave: String,
+    note: Shown,
 }
 
 struct Report {
@@ -317,8 +329,40 @@ pub async fn show(
         artifacts,
         artifacts_cut,
         steps: view.steps.iter().map(|s| Step::new(s, &view, now)).collect(),
+        sources: store.metric_sources(&run.id).await?.into_iter().map(Source::new).collect(),
+        left_out: store
+            .metric_points_left_out(&run.id)
+            .await?
+            .into_iter()
+            .map(|(step, n)| shown_cut(&format!("{step}: {n} points beyond the quota were not kept"), 200))
+            .collect(),
         reports,
     })
+}
+
+impl Source {
+    fn new((step, source): (String, MetricSource)) -> Self {
+        let count = |n: i64, what: &str| match n {
+            0 => None,
+            1 => Some(format!("1 {what}")),
+            n => Some(format!("{n} {what}s")),
+        };
+        let gave: Vec<String> = [count(source.points, "point"), count(source.params, "parameter")]
+            .into_iter()
+            .flatten()
+            .collect();
+        Self {
+            step: shown_cut(&step, 80),
+            kind: shown_cut(&source.kind, 40),
+            place: shown_cut(&source.place, 120),
+            gave: match (source.used, gave.is_empty()) {
+                (false, _) => "passed over".into(),
+                (true, true) => "nothing".into(),
+                (true, false) => gave.join(", "),
+            },
+            note: shown_cut(&source.note, 400),
+        }
+    }
 }
 
 fn tone(state: RunState) -> &'static str {

@@ -87,6 +87,8 @@ pub fn spec(sha: &Sha, commands: &[&str]) -> Spec {
         resume: Vec::new(),
         artifacts: Vec::new(),
         metric_files: Vec::new(),
+        metric_patterns: Vec::new(),
+        junit: None,
         checkpoint: None,
         timeout_ms: 60_000,
         grace_ms: 2_000,

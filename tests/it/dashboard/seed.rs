@@ -8,8 +8,8 @@ use trainyard::clock::{Clock, Millis};
 use trainyard::http::logs;
 use trainyard::model::plan::Need;
 use trainyard::model::{
-    AttemptUid, ComparisonId, ComparisonState, EndClass, MetricPoint, Plan, RepoId, RepoName, RepoRef, RunId,
-    RunState, Sha, StepState, Verdict,
+    AttemptUid, ComparisonId, ComparisonState, EndClass, MetricPoint, MetricSource, Plan, RepoId, RepoName,
+    RepoRef, RunId, RunState, Sha, StepState, Verdict,
 };
 use trainyard::store::attempts::{ArtifactRow, Finish, Placement};
 use trainyard::store::comparisons::ComparisonRow;
@@ -128,7 +128,22 @@ impl Dashboard {
             exit_code: Some(i64::from(!good)),
             reason: reason.into(),
             outputs: BTreeMap::new(),
-            notes: vec!["metrics.json: 4 metrics".into()],
+            notes: Vec::new(),
+            sources: vec![
+                MetricSource {
+                    kind: "json".into(),
+                    place: "metrics.json".into(),
+                    used: true,
+                    points: 4,
+                    ..MetricSource::default()
+                },
+                MetricSource {
+                    kind: "tensorboard".into(),
+                    place: "runs/events.out.tfevents.1".into(),
+                    note: "it was there before the commands ran".into(),
+                    ..MetricSource::default()
+                },
+            ],
             log_lost_bytes: 0,
         };
         assert!(self.app.store.agent_finish(uid, finish, self.clock.now_ms()).await.unwrap());

@@ -69,7 +69,7 @@ suite! {
         ready_steps_are_placed_once, a_late_move_keeps_the_state, an_ended_attempt_frees_its_place,
         a_lost_lease_places_nothing;
     reports:
-        the_bootstrap_belongs_to_its_first_agent, a_log_has_no_gap_and_no_repeat, points_are_stored_once,
+        the_bootstrap_belongs_to_its_first_agent, a_log_has_no_gap_and_no_repeat, points_are_stored_once, last_values_are_kept_beside_the_points,
         artifacts_and_outputs_stay, nothing_is_taken_from_an_ended_attempt, only_the_last_attempt_counts;
     results:
         a_comparison_is_final_once, comparisons_follow_their_question, the_outbox_converges, a_stream_of_changes_is_sent, a_session_ends_with_its_token,

@@ -6,7 +6,7 @@ use trainyard::store::attempts::ArtifactRow;
 use trainyard::store::{OpenOptions, Store, StoreError};
 
 use super::fixture::{Place, T0, new_run, sha, sqlite};
-use super::{deliveries, results, work};
+use super::{deliveries, reports, results, work};
 
 /// The file itself, for looking behind the store.
 async fn raw(at: &Place) -> SqliteConnection {
@@ -40,6 +40,7 @@ async fn one_reporting_attempt(at: &Place) {
     let point = MetricPoint { name: "loss".into(), value: 0.5, step: None, at_ms: T0 };
     let params = [("lr".to_owned(), "0.1".to_owned())].into();
     at.store.record_metrics(&uid, 1, vec![point], params, T0).await.unwrap();
+    let of = uid.clone();
     let artifact = ArtifactRow {
         attempt_uid: uid,
         path: "m".into(),
@@ -49,6 +50,7 @@ async fn one_reporting_attempt(at: &Place) {
         blob_key: "artifacts/1".into(),
     };
     assert!(at.store.put_artifact(artifact, T0).await.unwrap());
+    assert!(at.store.agent_finish(&of, reports::finish(), T0).await.unwrap());
 }
 
 #[tokio::test]

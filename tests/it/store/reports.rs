@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use trainyard::model::{AttemptState, AttemptUid, EndClass, MetricPoint, RunState, StepState};
+use trainyard::model::{AttemptState, AttemptUid, EndClass, MetricPoint, MetricSource, RunState, StepState};
 use trainyard::store::attempts::{ArtifactRow, Finish, LogAppend, SegmentRow};
 use trainyard::store::runs::{RunChange, StepMove};
 
@@ -29,13 +29,18 @@ fn artifact(uid: &AttemptUid, path: &str) -> ArtifactRow {
     }
 }
 
+pub fn source(place: &str, used: bool) -> MetricSource {
+    MetricSource { kind: "json".into(), place: place.into(), used, points: 3, params: 1, note: "why".into() }
+}
+
 pub fn finish() -> Finish {
     Finish {
         class: EndClass::Succeeded,
         exit_code: Some(0),
         reason: "done".into(),
         outputs: BTreeMap::from([("model".into(), "m.bin".into())]),
-        notes: vec!["metrics.json: 3 metrics".into()],
+        notes: vec!["an artifact was passed over".into()],
+        sources: vec![source("metrics.json", true), source("old.json", false)],
         log_lost_bytes: 4,
     }
 }
@@ -128,6 +133,52 @@ pub async fn points_are_stored_once(at: &Place) {
     assert_eq!(sample(None, 5000, 7).await.len(), 7);
     let expected = [("test".to_owned(), "lr".to_owned(), "0.2".to_owned())];
     assert_eq!(at.store.run_params(&run).await.unwrap(), expected);
+}
+
+pub async fn last_values_are_kept_beside_the_points(at: &Place) {
+    let uid = started(at).await;
+    let run = at.store.attempt(&uid).await.unwrap().unwrap().run_id;
+    let record = async |first, points| {
+        at.store.record_metrics(&uid, first, points, BTreeMap::new(), T0).await.unwrap()
+    };
+    let later = MetricPoint { at_ms: T0 + 5, ..point("acc", 0.75, Some(2)) };
+    let points = vec![
+        point("acc", 0.5, Some(2)),
+        later,
+        point("acc", 0.25, Some(1)),
+        point("acc", f64::NAN, None),
+        point("acc", 0.125, None),
+    ];
+    assert_eq!(record(1, points).await, Some(5));
+    let read = async || {
+        let all = at.store.last_metrics(&run).await.unwrap();
+        all.into_iter()
+            .map(|m| (m.point.name, m.point.value.to_string(), m.point.step, m.seq))
+            .collect::<Vec<_>>()
+    };
+    let row = |name: &str, value: &str, step, seq| (name.to_owned(), value.to_owned(), step, seq);
+    assert_eq!(read().await, [row("acc", "0.75", Some(2), 2), row("acc", "0.125", None, 5)]);
+    assert_eq!(record(1, vec![point("acc", 9.0, None); 5]).await, Some(5), "a repeat changes nothing");
+    // An older step does not win, a newer one does, whatever it is.
+    assert_eq!(record(6, vec![point("acc", 1.0, Some(1)), point("b", 1.0, None)]).await, Some(7));
+    assert_eq!(record(8, vec![point("acc", f64::INFINITY, Some(3))]).await, Some(8));
+    assert_eq!(
+        read().await,
+        [row("acc", "0.125", None, 5), row("acc", "inf", Some(3), 8), row("b", "1", None, 7)]
+    );
+    // Names beyond the bound are counted, not kept.
+    let names: Vec<_> = (0..2_100).map(|i| point(&format!("n{i:04}"), 1.0, None)).collect();
+    assert_eq!(record(9, names).await, Some(2_108));
+    assert_eq!(at.store.last_metrics(&run).await.unwrap().len(), 2_001, "2,000 names, one of them twice");
+    assert_eq!(at.store.run_metrics(&run).await.unwrap().len(), 8 + 1_998);
+    assert_eq!(at.store.metric_points_left_out(&run).await.unwrap(), [("test".to_owned(), 102)]);
+    assert_eq!(at.store.metric_sources(&run).await.unwrap(), [], "told at the end");
+    assert!(at.store.agent_finish(&uid, finish(), T0).await.unwrap());
+    let sources = at.store.metric_sources(&run).await.unwrap();
+    assert_eq!(
+        sources,
+        [("test".to_owned(), source("metrics.json", true)), ("test".to_owned(), source("old.json", false))]
+    );
 }
 
 pub async fn artifacts_and_outputs_stay(at: &Place) {

@@ -1,0 +1,152 @@
+//! From what was logged to the attempt's metrics and parameters.
+
+use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
+use std::sync::Arc;
+
+use super::state::Line;
+use super::{MAX_NESTED, Shared};
+use crate::agent::collect::{Collector, Found, Lane, ROOM};
+use crate::model::metric::MetricSource;
+
+/// The collector of what a script logs to the tracking endpoint.
+pub struct Runs {
+    shared: Arc<Shared>,
+    offset: u64,
+    changes: u64,
+    points: u64,
+    params: u64,
+}
+
+impl Runs {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, offset: 0, changes: 0, points: 0, params: 0 }
+    }
+
+    fn points(&mut self, found: &mut Found, last: bool) {
+        let (path, lanes): (_, Vec<(Lane, bool)>) = {
+            let state = self.shared.state();
+            let lane = |r: &super::state::Run| {
+                (Lane { kind: "mlflow", place: r.id.clone(), label: r.label.clone() }, r.nested)
+            };
+            (state.points_file().to_owned(), state.runs.iter().map(lane).collect())
+        };
+        let Ok(mut file) = std::fs::File::open(path) else { return };
+        if file.metadata().is_ok_and(|m| m.len() <= self.offset)
+            || file.seek(SeekFrom::Start(self.offset)).is_err()
+        {
+            return;
+        }
+        let mut lines = BufReader::with_capacity(1 << 18, file);
+        let mut line = Vec::new();
+        while last || found.points.len() <= ROOM {
+            line.clear();
+            match lines.read_until(b'\n', &mut line) {
+                Ok(n) if n > 0 && line.ends_with(b"\n") => self.offset += n as u64,
+                _ => return,
+            }
+            let Ok((run, key, bits, step, _)) = serde_json::from_slice::<Line>(&line) else { continue };
+            let Some((lane, nested)) = lanes.get(run) else { continue };
+            if *nested {
+                found.point(&format!("{}/{key}", lane.label), f64::from_bits(bits), Some(step));
+            } else {
+                found.point_in(lane, &key, f64::from_bits(bits), Some(step));
+            }
+        }
+    }
+
+    /// Parameters as they are, tags as `tag/NAME`, digests of data sets as `dataset/NAME`. MLflow's own tags say nothing of the model.
+    fn params(&mut self, found: &mut Found) {
+        let state = self.shared.state();
+        if state.changes == self.changes {
+            return;
+        }
+        self.changes = state.changes;
+        for run in state.runs.iter().filter(|r| r.kept) {
+            let lane = Lane { kind: "mlflow parameters", place: run.id.clone(), label: run.label.clone() };
+            let tags = run.tags.iter().filter(|(k, _)| !k.starts_with("mlflow."));
+            let named = (run.params.iter().map(|(k, v)| (k.clone(), v)))
+                .chain(tags.map(|(k, v)| (format!("tag/{k}"), v)))
+                .chain(run.datasets.iter().map(|(k, v)| (format!("dataset/{k}"), v)));
+            for (name, value) in named {
+                if run.nested || !found.owns(&lane, &name) {
+                    found.param(&format!("{}/{name}", run.label), value);
+                } else {
+                    found.param(&name, value);
+                }
+            }
+        }
+    }
+}
+
+impl Collector for Runs {
+    fn poll(&mut self, found: &mut Found, last: bool) {
+        let before = found.counts();
+        self.points(found, last);
+        self.points += found.counts().0 - before.0;
+        self.params(found);
+        if !last {
+            return;
+        }
+        let state = self.shared.state();
+        if state.runs.is_empty() {
+            return;
+        }
+        self.params = state
+            .runs
+            .iter()
+            .filter(|r| r.kept)
+            .map(|r| {
+                (r.params.len()
+                    + r.datasets.len()
+                    + r.tags.keys().filter(|k| !k.starts_with("mlflow.")).count()) as u64
+            })
+            .sum();
+        let mut said = Vec::new();
+        let names = |nested: bool| -> Vec<String> {
+            state
+                .runs
+                .iter()
+                .filter(|r| r.kept && r.nested == nested)
+                .take(5)
+                .map(|r| r.name.clone())
+                .collect()
+        };
+        let count = |nested: bool| state.runs.iter().filter(|r| r.kept && r.nested == nested).count();
+        if count(false) > 1 {
+            said.push(format!("{} runs, among them {}", count(false), names(false).join(", ")));
+        }
+        if count(true) > 0 {
+            said.push(format!(
+                "{} nested runs under their names, among them {}",
+                count(true),
+                names(true).join(", ")
+            ));
+        }
+        let left = state.left_out;
+        if left.nested > 0 {
+            said.push(format!("{} further nested runs are not kept: {MAX_NESTED} are", left.nested));
+        }
+        for (count, what) in [
+            (left.runs, "runs"),
+            (left.points, "metric points"),
+            (left.params, "parameters"),
+            (left.tags, "tags"),
+        ] {
+            if count > 0 {
+                said.push(format!("{count} {what} were left out"));
+            }
+        }
+        let files = state.artifact_files;
+        if files > 0 {
+            said.push(format!("{files} artifact{}", if files == 1 { "" } else { "s" }));
+        }
+        found.source(MetricSource {
+            kind: "mlflow".into(),
+            place: "the tracking endpoint".into(),
+            used: self.points + self.params > 0 || files > 0,
+            points: self.points as i64,
+            params: self.params as i64,
+            note: said.join("; "),
+        });
+    }
+}
