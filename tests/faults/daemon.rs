@@ -13,6 +13,8 @@ pub const SECRET: &str = "the secret of the only hook";
 pub struct Daemon {
     pub hooks: SocketAddr,
     pub ops: SocketAddr,
+    #[allow(dead_code, reason = "used where this file is shared")]
+    pub app: SocketAddr,
     pub http: reqwest::Client,
     config: PathBuf,
     child: Option<Child>,
@@ -51,11 +53,26 @@ impl Daemon {
         );
         let config = PathBuf::from(write("trainyard.toml", &text));
         let http = reqwest::Client::builder().timeout(Duration::from_secs(10)).build().unwrap();
-        Self { hooks, ops, http, config, child: None, env: Vec::new(), dir }
+        Self { hooks, ops, app, http, config, child: None, env: Vec::new(), dir }
     }
 
     pub fn database(&self) -> PathBuf {
         self.dir.path().join("data/trainyard.db")
+    }
+
+    /// What the dashboard's listener answers to its administrator.
+    #[allow(dead_code, reason = "used where this file is shared")]
+    pub async fn bytes(&self, path: &str) -> Vec<u8> {
+        let token = std::fs::read_to_string(self.dir.path().join("data/admin.token")).unwrap();
+        let url = format!("http://{}{path}", self.app);
+        let answer = self.http.get(&url).bearer_auth(token.trim()).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+        answer.bytes().await.unwrap().to_vec()
+    }
+
+    #[allow(dead_code, reason = "used where this file is shared")]
+    pub async fn api(&self, path: &str) -> serde_json::Value {
+        serde_json::from_slice(&self.bytes(path).await).unwrap()
     }
 
     /// The bytes behind a key of the blob store.

@@ -20,7 +20,7 @@ pub struct Yard {
     pub sandbox: Sandbox,
     pub daemon: Daemon,
     pub repo: RepoName,
-    tree: PathBuf,
+    pub tree: PathBuf,
     _dir: tempfile::TempDir,
 }
 

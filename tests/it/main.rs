@@ -24,6 +24,7 @@ mod forge_tls;
 mod forge_webhooks;
 mod heart;
 mod kubernetes;
+mod metrics;
 mod outbox;
 mod pipeline;
 #[path = "../common/postgres.rs"]
