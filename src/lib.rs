@@ -24,6 +24,7 @@ pub mod outbox;
 pub mod report;
 pub mod results;
 pub mod retention;
+pub mod reuse;
 pub mod run;
 
 pub mod http;

@@ -14,6 +14,8 @@ use crate::store::work::{WorkItem, WorkKind, WorkOutcome};
 
 /// Between two sweeps, in milliseconds.
 const EVERY_MS: i64 = 3_600_000;
+/// In milliseconds.
+const DAY: i64 = 24 * 3_600_000;
 /// Batches in one go, so that a large backlog does not hold the work item for long.
 const BATCHES: usize = 20;
 
@@ -22,11 +24,12 @@ pub struct Sweeper {
     pub blobs: Blobs,
     pub clock: SharedClock,
     pub keep: RetentionConfig,
+    /// Of one repository.
+    pub cache_quota_bytes: i64,
 }
 
 impl From<RetentionConfig> for Retention {
     fn from(days: RetentionConfig) -> Self {
-        const DAY: i64 = 24 * 3_600_000;
         Self {
             delivery_bodies_ms: days.delivery_bodies_days * DAY,
             deliveries_ms: days.deliveries_days * DAY,
@@ -50,6 +53,12 @@ impl Handler for Sweeper {
             }
             if swept.rows > 0 {
                 tracing::info!(rows = swept.rows, blobs = swept.blob_keys.len(), "deleted what is old");
+            }
+            let unused_since = self.clock.now_ms() - self.keep.caches_days * DAY;
+            let caches = self.store.sweep_caches(unused_since, self.cache_quota_bytes).await?;
+            if !caches.is_empty() {
+                self.blobs.delete(&caches).await?;
+                tracing::info!(caches = caches.len(), "evicted caches");
             }
             if !swept.more {
                 return Ok(WorkOutcome::Again { at_ms: self.clock.now_ms() + EVERY_MS });

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::caches::Caches;
 use super::client::{Backoff, Client, Fault};
 use super::collect::{Collectors, Found, Wanted};
 use super::mask::Masker;
@@ -130,7 +131,17 @@ pub async fn run(bootstrap_path: &Path) -> anyhow::Result<Option<ResultFile>> {
     started.send_replace(Some(client.clone()));
     let prepared = bootstrap.prepared;
     let ca = ca_file(&dir, bootstrap.ca.as_deref())?;
-    let attempt = Attempt { dir, uid: bootstrap.uid, client, spec, stop, stopped, ca, prepared };
+    let attempt = Attempt {
+        dir,
+        uid: bootstrap.uid,
+        client,
+        spec,
+        stop,
+        stopped,
+        ca,
+        prepared,
+        caches: Caches::default(),
+    };
     let result = attempt.run().await;
     drop(lock);
     Ok(Some(result))
@@ -330,6 +341,7 @@ struct Attempt {
     ca: Option<PathBuf>,
     /// Set in a pod.
     prepared: Option<Prepared>,
+    caches: Caches,
 }
 
 impl Attempt {
@@ -382,6 +394,13 @@ impl Attempt {
         if kept != outcome {
             outcome = Outcome { reason: masker.mask_str(&kept.reason), ..kept };
             write_result(&self.dir, &outcome);
+        }
+        if outcome.class == EndClass::Succeeded {
+            let mut stopped = self.stopped.clone();
+            tokio::select! {
+                () = self.caches.save(&self.client, &self.spec, |line| locked(&spool).say(line)) => {}
+                _ = stopped.wait_for(Option::is_some) => {}
+            }
         }
         let lost = {
             let mut spool = locked(&spool);
@@ -577,6 +596,16 @@ impl Attempt {
                 "the checkpoint of an earlier attempt is in place ({} files)",
                 self.spec.resume.len()
             ));
+        }
+        tokio::select! {
+            () = self.caches.restore(&self.client, places, &self.spec, |line| locked(spool).say(line)) => {}
+            _ = stopped.wait_for(Option::is_some) => {
+                let stop = self.stopped.borrow().unwrap_or(Stop::Cancelled);
+                return Err(Outcome::stopped(stop, self.spec.timeout_ms));
+            }
+            () = tokio::time::sleep_until(deadline) => {
+                return Err(Outcome::stopped(Stop::TimedOut, self.spec.timeout_ms));
+            }
         }
         let environment = self.environment(places);
         if let Some(name) = script::too_long(&environment) {

@@ -121,6 +121,37 @@ impl Client {
         self.send(self.request(Method::GET, &format!("artifact/{attempt}"), &[("path", path)])).await
     }
 
+    /// The archive and the SHA-256 that it must have; None: nothing is kept under the key.
+    pub async fn get_cache(&self, key: &str) -> Result<Option<(reqwest::Response, String)>, Fault> {
+        match self.send(self.request(Method::GET, "cache", &[("key", key)])).await {
+            Ok(response) => {
+                let digest =
+                    response.headers().get(CACHE_DIGEST).and_then(|v| v.to_str().ok()).map(str::to_owned);
+                let digest = digest.ok_or_else(|| Fault::Retry("a cache came without its digest".into()))?;
+                Ok(Some((response, digest)))
+            }
+            Err(Fault::Refused(StatusCode::NOT_FOUND, _)) => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// False: the key was taken before.
+    pub async fn put_cache(
+        &self,
+        key: &str,
+        sha256: &str,
+        bytes: u64,
+        file: tokio::fs::File,
+    ) -> Result<bool, Fault> {
+        let body = reqwest::Body::wrap_stream(tokio_util::io::ReaderStream::with_capacity(
+            tokio::io::AsyncReadExt::take(file, bytes),
+            64 * 1024,
+        ));
+        let request = self.request(Method::PUT, "cache", &[("key", key), ("sha256", sha256)]);
+        let response = self.send(request.header(reqwest::header::CONTENT_LENGTH, bytes).body(body)).await?;
+        Ok(response.status() == StatusCode::NO_CONTENT)
+    }
+
     fn request(&self, method: Method, call: &str, query: &[(&str, &str)]) -> RequestBuilder {
         self.http
             .request(method, format!("{}/{call}", self.base))
@@ -151,6 +182,9 @@ impl Client {
         }
     }
 }
+
+/// Header of a cache's answer: lower-case hexadecimal.
+pub const CACHE_DIGEST: &str = "x-trainyard-sha256";
 
 const SHORT: Duration = Duration::from_secs(30);
 

@@ -5,6 +5,7 @@
 
 pub mod artifacts;
 pub mod attempt;
+pub mod caches;
 pub mod client;
 pub mod collect;
 pub mod inputs;

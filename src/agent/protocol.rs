@@ -11,6 +11,8 @@
 //! | `POST metrics` | [`Metrics`] | [`MetricsStored`] |
 //! | `PUT artifact?path=P&sha256=H&executable=0` | bytes | 204 |
 //! | `GET artifact/{attempt uid}?path=P` | | bytes of an artifact that the spec lists |
+//! | `GET cache?key=K` | | the archive, its SHA-256 in `x-trainyard-sha256`; 404: nothing is kept under the key |
+//! | `PUT cache?key=K&sha256=H` | bytes | 204; 200: the key was taken before; 403: this run may keep nothing |
 //! | `POST heartbeat` | [`Heartbeat`] | [`HeartbeatAnswer`] |
 //! | `POST finish` | [`Finished`] | 204 |
 //! | `GET git/info/refs?service=git-upload-pack`, `POST git/git-upload-pack` | git's own | git's own |
@@ -110,6 +112,23 @@ pub struct Spec {
     pub grace_ms: i64,
     pub log_quota_bytes: i64,
     pub gpus: Vec<u32>,
+    #[serde(default)]
+    pub caches: Vec<CacheSpec>,
+    /// May it keep directories under keys that nobody had? Untrusted runs only read.
+    #[serde(default)]
+    pub cache_write: bool,
+    /// The largest archive of a cache, in bytes.
+    #[serde(default)]
+    pub cache_bytes: i64,
+}
+
+/// A directory kept between runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheSpec {
+    /// With `${NAME}` and `${hash:FILE}` in place: the agent has the source tree.
+    pub key: String,
+    /// Relative to the source tree, or below `~/`.
+    pub path: String,
 }
 
 /// An artifact of an earlier step to put into the source tree before the commands run.

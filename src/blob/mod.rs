@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 
 use crate::clock::Millis;
 use crate::config::{BlobPlace, Config, ConfigError, S3Config};
-use crate::model::AttemptUid;
+use crate::model::{AttemptUid, RepoId};
 
 /// Size of one part of a streamed write: what it holds in memory.
 const PART_BYTES: usize = 5 << 20;
@@ -54,10 +54,10 @@ impl From<object_store::Error> for BlobError {
 
 /// A key: made by the functions here alone.
 pub mod key {
-    use super::{AttemptUid, Millis};
+    use super::{AttemptUid, Millis, RepoId};
 
     /// What the keys made here begin with.
-    pub const FIRST_PARTS: [&str; 3] = ["logs", "artifacts", "uploads"];
+    pub const FIRST_PARTS: [&str; 4] = ["logs", "artifacts", "uploads", "caches"];
 
     /// One stretch of an attempt's log. `nonce` keeps two writers of the same offset apart: the row names the one that counts.
     pub fn log(uid: &AttemptUid, start: i64, nonce: u64) -> String {
@@ -70,6 +70,10 @@ pub mod key {
     /// One artifact upload. Content addressed within its attempt, so a repeat lands on the same key.
     pub fn artifact(uid: &AttemptUid, sha256: &str) -> String {
         format!("artifacts/{uid}/{sha256}")
+    }
+    /// A directory kept between runs. `nonce` keeps two writers of one key apart: the row names the one that came first.
+    pub fn cache(repo: &RepoId, nonce: u64) -> String {
+        format!("caches/{repo}/{nonce:016x}")
     }
     /// Where an upload lies until its digest is known.
     pub fn upload(uid: &AttemptUid, nonce: u64) -> String {

@@ -31,6 +31,7 @@ use crate::queue::{Handler, Worker};
 use crate::report::Reporter;
 use crate::results::Comparer;
 use crate::retention::Sweeper;
+use crate::reuse::Looker;
 use crate::run::{Reconciler, Scheduler, Settings};
 use crate::store::work::{WorkAsk, WorkKind};
 use crate::store::{Instance, Store};
@@ -143,6 +144,7 @@ impl Daemon {
             (Arc::new(Intake::new(store.clone(), clock.clone(), config.clone(), (*forges).clone())), 16),
             (Arc::new(Reconciler::new(store.clone(), clock.clone(), config.clone(), settings, executors)), 8),
             (Arc::new(Scheduler::new(store.clone(), clock.clone(), config.clone(), instance.clone())), 1),
+            (Arc::new(Looker::new(store.clone(), forges.clone(), clock.clone(), config.clone())), 2),
             (Arc::new(Comparer::new(store.clone(), forges.clone(), clock.clone(), config.clone())), 4),
             (
                 Arc::new(Reporter::new(
@@ -162,6 +164,7 @@ impl Daemon {
                     blobs,
                     clock: clock.clone(),
                     keep: config.retention,
+                    cache_quota_bytes: config.limits.cache_quota_bytes,
                 }),
                 1,
             ),

@@ -8,6 +8,8 @@ use super::{ConfigError, refuse};
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     pub log_quota_bytes: i64,
+    /// What the directories kept between runs (`cache:`) of one repository may take; one of them half of it.
+    pub cache_quota_bytes: i64,
     /// Between SIGTERM and SIGKILL of a step, in seconds.
     pub grace_s: i64,
     /// How long a comparison waits for a running baseline, in seconds.
@@ -26,6 +28,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             log_quota_bytes: 1 << 30,
+            cache_quota_bytes: 10 << 30,
             grace_s: 30,
             baseline_timeout_s: 6 * 3600,
             agent_silence_s: 90,
@@ -43,11 +46,19 @@ pub struct RetentionConfig {
     pub deliveries_days: i64,
     pub logs_days: i64,
     pub artifacts_days: i64,
+    /// After the last use.
+    pub caches_days: i64,
 }
 
 impl Default for RetentionConfig {
     fn default() -> Self {
-        Self { delivery_bodies_days: 7, deliveries_days: 90, logs_days: 90, artifacts_days: 30 }
+        Self {
+            delivery_bodies_days: 7,
+            deliveries_days: 90,
+            logs_days: 90,
+            artifacts_days: 30,
+            caches_days: 30,
+        }
     }
 }
 
@@ -55,6 +66,7 @@ impl Limits {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         positive(&[
             ("limits.log_quota_bytes", self.log_quota_bytes),
+            ("limits.cache_quota_bytes", self.cache_quota_bytes),
             ("limits.grace_s", self.grace_s),
             ("limits.baseline_timeout_s", self.baseline_timeout_s),
             ("limits.agent_silence_s", self.agent_silence_s),
@@ -72,6 +84,7 @@ impl RetentionConfig {
             ("retention.deliveries_days", self.deliveries_days),
             ("retention.logs_days", self.logs_days),
             ("retention.artifacts_days", self.artifacts_days),
+            ("retention.caches_days", self.caches_days),
         ])
     }
 }

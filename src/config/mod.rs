@@ -8,6 +8,7 @@ mod forge;
 mod kubernetes;
 mod limits;
 mod pool;
+mod queue;
 mod secret;
 mod storage;
 #[cfg(test)]
@@ -23,7 +24,8 @@ pub use self::forge::{ForgeConfig, ForgeKind, HookConfig};
 pub use self::kubernetes::{KubernetesConfig, KubernetesPool, Preset, Toleration};
 pub use self::limits::{Limits, RetentionConfig};
 pub use self::pool::{ExecutorConfig, LocalConfig, PoolConfig};
-pub use self::secret::SecretSource;
+pub use self::queue::QueueConfig;
+pub use self::secret::{SecretSource, StepSecret};
 pub use self::storage::{BlobPlace, Pooler, S3Config};
 use crate::model::RepoName;
 
@@ -61,6 +63,8 @@ pub struct Config {
     /// By name. Without any, one pool `default` on the local executor.
     #[serde(default)]
     pub pool: BTreeMap<String, PoolConfig>,
+    #[serde(default)]
+    pub queue: QueueConfig,
     #[serde(default)]
     pub executor: ExecutorConfig,
     #[serde(default)]
@@ -106,7 +110,20 @@ pub struct RepositoryConfig {
     pub trusted: bool,
     /// By the name that pipelines use.
     #[serde(default)]
-    pub secrets: BTreeMap<String, SecretSource>,
+    pub secrets: BTreeMap<String, StepSecret>,
+    /// Its share of a pool beside others that wait for it, who have 1.
+    #[serde(default = "one")]
+    pub weight: f64,
+    /// Class of its runs, unless the default branch's pipeline file names another. Default: `normal`.
+    #[serde(default)]
+    pub priority: Option<String>,
+    /// The highest class that its pipeline files may name. Default: `priority`.
+    #[serde(default)]
+    pub priority_max: Option<String>,
+}
+
+fn one() -> f64 {
+    1.0
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -217,6 +234,7 @@ impl Config {
             kubernetes.check(self.listen.agent)?;
         }
         self.check_storage()?;
+        self.queue.check(&self.repository)?;
         self.limits.check()?;
         self.retention.check()?;
         Ok(())

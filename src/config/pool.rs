@@ -15,6 +15,10 @@ pub struct PoolConfig {
     pub gpus: u32,
     /// How many attempts at once.
     pub slots: u32,
+    /// How many attempts of one repository at once.
+    pub repository_slots: Option<u32>,
+    /// How many GPUs attempts of one repository may hold at once.
+    pub repository_gpus: Option<u32>,
     /// Price of one GPU for one hour, for the report.
     pub gpu_hour_price: f64,
     pub currency: String,
@@ -50,6 +54,11 @@ impl PoolConfig {
                 "pool {name} has 0 slots, so nothing could ever run on it; set slots to 1 or more"
             ));
         }
+        if self.repository_slots == Some(0) {
+            return refuse(format!(
+                "pool {name}: repository_slots is 0; set it to 1 or more, or leave it out"
+            ));
+        }
         if !self.gpu_hour_price.is_finite() || self.gpu_hour_price < 0.0 {
             return refuse(format!("pool {name}: gpu_hour_price must be 0 or a positive number"));
         }
@@ -63,6 +72,8 @@ impl Default for PoolConfig {
             executor: "local".into(),
             gpus: 0,
             slots: 2,
+            repository_slots: None,
+            repository_gpus: None,
             gpu_hour_price: 0.0,
             currency: "EUR".into(),
             untrusted: true,

@@ -16,6 +16,54 @@ pub enum SecretSource {
     File(PathBuf),
 }
 
+/// A secret of steps, perhaps for some branches alone: `{ file = "/path", branches = ["main", "release/*"] }`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(try_from = "StepSecretToml")]
+pub struct StepSecret {
+    pub source: SecretSource,
+    /// Globs; `*` does not go over a `/`. Empty: every branch.
+    pub branches: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StepSecretToml {
+    env: Option<String>,
+    file: Option<PathBuf>,
+    branches: Option<Vec<String>>,
+}
+
+impl TryFrom<StepSecretToml> for StepSecret {
+    type Error = String;
+    fn try_from(toml: StepSecretToml) -> Result<Self, String> {
+        let source = SecretSource::try_from(SecretSourceToml { env: toml.env, file: toml.file })?;
+        let branches = match toml.branches {
+            Some(branches) if branches.is_empty() => {
+                return Err(
+                    "`branches` is empty, so no run would get the secret; name one, or leave it out".into()
+                );
+            }
+            branches => branches.unwrap_or_default(),
+        };
+        for branch in &branches {
+            glob(branch).map_err(|error| format!("the branch {branch:?} is not a glob: {}", error.kind()))?;
+        }
+        Ok(Self { source, branches })
+    }
+}
+
+impl StepSecret {
+    pub fn is_for(&self, branch: &str) -> bool {
+        let matches =
+            |pattern: &String| glob(pattern).is_ok_and(|glob| glob.compile_matcher().is_match(branch));
+        self.branches.is_empty() || self.branches.iter().any(matches)
+    }
+}
+
+fn glob(pattern: &str) -> Result<globset::Glob, globset::Error> {
+    globset::GlobBuilder::new(pattern).literal_separator(true).build()
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SecretSourceToml {

@@ -31,6 +31,8 @@ fn refuses_what_would_not_work_and_says_what_to_do() {
         ("[pool.x]\nexecutor = \"kubernetes\"", "add [executor.kubernetes]"),
         ("[pool.x]\nexecutor = \"slurm\"", "there are \"local\" and"),
         ("[[repository]]\nforge = \"nope\"\nname = \"a/b\"", "not configured"),
+        ("[queue]\nhalf_life_s = 0", "queue.half_life_s is 0"),
+        ("[pool.x]\nrepository_slots = 0", "leave it out"),
         ("[retention]\nlogs_days = 0", "must be 1 or more"),
     ];
     for (extra, words) in cases {
@@ -120,4 +122,67 @@ fn a_secret_is_read_where_it_is_used_and_says_what_is_wrong() {
     std::fs::write(short.path(), "long enough to sign\n").unwrap();
     let good = SecretSource::File(short.path().into()).read().unwrap();
     assert_eq!(secrecy::ExposeSecret::expose_secret(&good), "long enough to sign");
+}
+
+#[test]
+fn a_class_is_the_default_branchs_within_what_the_administrator_grants() {
+    let text = format!(
+        "{TOKEN}[queue.priorities]\nlow = -1\nnormal = 0\nhigh = 1\nurgent = 2\n\
+         [[repository]]\nforge = \"github\"\nname = \"a/plain\"\n\
+         [[repository]]\nforge = \"github\"\nname = \"a/grant\"\npriority = \"low\"\npriority_max = \"high\"\n\
+         [[repository]]\nforge = \"github\"\nname = \"a/high\"\npriority = \"high\"\nweight = 2.5\n"
+    );
+    let config = parse(&text).unwrap();
+    // (repository, what the default branch's file names, rank)
+    let cases = [
+        ("a/none", None, 0),
+        ("a/none", Some("high"), 0),
+        ("a/none", Some("low"), -1),
+        ("a/none", Some("no such class"), 0),
+        ("a/plain", Some("urgent"), 0),
+        ("a/grant", None, -1),
+        ("a/grant", Some("normal"), 0),
+        ("a/grant", Some("urgent"), 1),
+        ("a/high", None, 1),
+        ("a/high", Some("low"), -1),
+        ("A/High", Some("urgent"), 1),
+    ];
+    for (name, named, rank) in cases {
+        assert_eq!(config.queue.rank(config.repository("github", name), named), rank, "{name} {named:?}");
+    }
+    for (line, words) in [("weight = 0.0", "above 0"), ("priority = \"hihg\"", "high, low, normal")] {
+        let error = parse(&format!("{TOKEN}[[repository]]\nforge = \"github\"\nname = \"a/b\"\n{line}"));
+        assert!(error.unwrap_err().0.contains(words), "{line}");
+    }
+}
+
+#[test]
+fn a_secret_is_for_every_branch_or_for_those_named() {
+    let text = format!(
+        "{TOKEN}[[repository]]\nforge = \"github\"\nname = \"a/b\"\nsecrets.ALL = {{ env = \"A\" }}\n\
+         secrets.SOME.file = \"/x\"\nsecrets.SOME.branches = [\"main\", \"release/*\"]\n"
+    );
+    let config = parse(&text).unwrap();
+    let secrets = &config.repository[0].secrets;
+    let cases = [
+        ("ALL", "anything", true),
+        ("SOME", "main", true),
+        ("SOME", "main2", false),
+        ("SOME", "release/1", true),
+        ("SOME", "release/1/x", false),
+        ("SOME", "feature", false),
+        ("SOME", "pull/7/head", false),
+    ];
+    for (name, branch, want) in cases {
+        assert_eq!(secrets[name].is_for(branch), want, "{name} {branch}");
+    }
+    for (secret, words) in [
+        ("{ env = \"A\", branches = [] }", "no run would get"),
+        ("{ env = \"A\", branches = [\"a[\"] }", "not a glob"),
+        ("{ branches = [\"main\"] }", "a secret is either"),
+    ] {
+        let text =
+            format!("{TOKEN}[[repository]]\nforge = \"github\"\nname = \"a/b\"\nsecrets.X = {secret}\n");
+        assert!(parse(&text).unwrap_err().0.contains(words), "{secret}");
+    }
 }

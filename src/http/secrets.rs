@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::hook_claims::Scheme;
 use crate::agent::mask::Masker;
-use crate::config::{Config, ConfigError, ForgeKind};
+use crate::config::{Config, ConfigError, ForgeKind, StepSecret};
 
 /// One webhook URL with its live secrets.
 #[derive(Debug)]
@@ -31,8 +31,17 @@ pub struct Secrets {
 #[derive(Debug)]
 struct RepositorySecrets {
     /// By the name that pipelines use.
-    values: BTreeMap<String, SecretString>,
+    values: BTreeMap<String, (StepSecret, SecretString)>,
     masker: Masker,
+}
+
+/// What a run may ask for.
+#[derive(Debug, Default)]
+pub struct Granted<'a> {
+    /// By the name that pipelines use.
+    pub values: BTreeMap<&'a str, &'a SecretString>,
+    /// Secrets that are for other branches, with those.
+    pub elsewhere: BTreeMap<&'a str, &'a [String]>,
 }
 
 impl Secrets {
@@ -53,14 +62,14 @@ impl Secrets {
             let read: BTreeMap<_, _> = repository
                 .secrets
                 .iter()
-                .map(|(name, source)| {
-                    let value = source.read().map_err(|e| {
+                .map(|(name, secret)| {
+                    let value = secret.source.read().map_err(|e| {
                         ConfigError(format!("secret {name} of repository {}: {}", repository.name, e.0))
                     })?;
-                    Ok((name.clone(), value))
+                    Ok((name.clone(), (secret.clone(), value)))
                 })
                 .collect::<Result<_, ConfigError>>()?;
-            let pairs: Vec<_> = read.iter().map(|(name, value)| (name, value.expose_secret())).collect();
+            let pairs: Vec<_> = read.iter().map(|(name, (_, value))| (name, value.expose_secret())).collect();
             let masker = Masker::new(&pairs);
             let key = (repository.forge.clone(), repository.name.to_ascii_lowercase());
             repositories.insert(key, RepositorySecrets { values: read, masker });
@@ -72,8 +81,17 @@ impl Secrets {
     pub fn hook(&self, kind: &str, id: &str) -> Option<&Hook> {
         self.hooks.iter().find(|((k, i), _)| *k == kind && i == id).map(|(_, hook)| hook)
     }
-    pub fn of_repository(&self, forge: &str, repo: &str) -> Option<&BTreeMap<String, SecretString>> {
-        self.repository(forge, repo).map(|all| &all.values)
+    /// What runs of this branch of a repository may ask for.
+    pub fn of_repository(&self, forge: &str, repo: &str, branch: &str) -> Granted<'_> {
+        let mut granted = Granted::default();
+        for (name, (secret, value)) in self.repository(forge, repo).into_iter().flat_map(|all| &all.values) {
+            if secret.is_for(branch) {
+                granted.values.insert(name, value);
+            } else {
+                granted.elsewhere.insert(name, &secret.branches);
+            }
+        }
+        granted
     }
     /// Hides every secret configured for a repository, whichever of them a step asked for. None: it has none.
     pub fn masker(&self, forge: &str, repo: &str) -> Option<&Masker> {

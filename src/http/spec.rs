@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 
-use crate::agent::protocol::{CHECKPOINT_MARK, Input, Spec};
+use super::secrets::Granted;
+use crate::agent::protocol::{CHECKPOINT_MARK, CacheSpec, Input, Spec};
 use crate::config::Config;
 use crate::model::plan::Need;
-use crate::model::{AttemptUid, EndClass, StepSpec};
+use crate::model::{AttemptUid, StepSpec};
 use crate::pipeline;
 use crate::store::attempts::{ArtifactRow, AttemptRow};
 use crate::store::pulls::RepoRow;
@@ -29,19 +30,6 @@ pub fn step_of<'a>(view: &'a RunView, attempt: &AttemptRow) -> Result<&'a StepSp
         .find(|step| step.id == attempt.step_id)
         .and_then(|step| view.run.plan.step(&step.name))
         .ok_or_else(|| NoSpec("the run's plan does not hold this step".into()))
-}
-
-/// The steps that this one needs, each with the attempt whose artifacts it gets.
-pub fn producers<'a>(view: &RunView, step: &'a StepSpec) -> Vec<(&'a Need, AttemptUid)> {
-    let good = |name: &str| {
-        let id = &view.steps.iter().find(|s| s.name == name)?.id;
-        view.attempts
-            .iter()
-            .filter(|a| &a.step_id == id && a.class == Some(EndClass::Succeeded))
-            .max_by_key(|a| a.number)
-            .map(|a| a.uid.clone())
-    };
-    step.needs.iter().filter_map(|need| Some((need, good(&need.step)?))).collect()
 }
 
 /// Earlier attempts of the same step that may have left a checkpoint, the newest first.
@@ -65,26 +53,28 @@ pub fn checkpoint(artifacts: Vec<ArtifactRow>, dir: &str) -> Option<Vec<Artifact
         .then(|| artifacts.into_iter().filter(|a| inside(&a.path)).collect())
 }
 
-/// `artifacts` are those of the [`producers`], `resume` a [`checkpoint`]; `secrets` those configured for the repository.
+/// `artifacts` are those of the [`RunView::producers`], `resume` a [`checkpoint`]; `secrets` those that its branch may have.
 pub fn build(
     view: &RunView,
     attempt: &AttemptRow,
     repo: &RepoRow,
     artifacts: &[ArtifactRow],
     resume: &[ArtifactRow],
-    secrets: Option<&BTreeMap<String, SecretString>>,
+    secrets: &Granted<'_>,
     config: &Config,
 ) -> Result<Spec, NoSpec> {
     let step = step_of(view, attempt)?;
     let step = &pipeline::resolve_step(step, &view.run.variables)
         .map_err(|error| NoSpec(format!("cannot prepare the step {:?}: {error}", step.name)))?;
-    let inputs = producers(view, step)
+    let inputs = view
+        .producers(step)
         .into_iter()
         .flat_map(|(need, uid)| {
             artifacts.iter().filter(move |a| a.attempt_uid == uid).map(|artifact| input(need, artifact))
         })
         .collect();
-    let granted = if view.run.trusted { granted(step, repo, secrets)? } else { BTreeMap::new() };
+    let granted =
+        if view.run.trusted { granted(step, repo, &view.run.branch, secrets)? } else { BTreeMap::new() };
     let mut env = environment(view, attempt, repo, step, config);
     env.retain(|name, _| !granted.contains_key(name));
     Ok(Spec {
@@ -110,6 +100,9 @@ pub fn build(
         grace_ms: config.limits.grace_s * 1000,
         log_quota_bytes: config.limits.log_quota_bytes,
         gpus: attempt.gpus.clone(),
+        caches: step.cache.iter().map(|c| CacheSpec { key: c.key.clone(), path: c.path.clone() }).collect(),
+        cache_write: view.run.trusted,
+        cache_bytes: config.limits.cache_quota_bytes / 2,
     })
 }
 
@@ -131,13 +124,20 @@ fn input(need: &Need, artifact: &ArtifactRow) -> Input {
 fn granted(
     step: &StepSpec,
     repo: &RepoRow,
-    secrets: Option<&BTreeMap<String, SecretString>>,
+    branch: &str,
+    secrets: &Granted<'_>,
 ) -> Result<BTreeMap<String, String>, NoSpec> {
     step.secrets
         .iter()
-        .map(|wanted| match secrets.and_then(|all| all.get(&wanted.name)) {
-            Some(value) => Ok((wanted.env.clone(), value.expose_secret().to_owned())),
-            None => Err(NoSpec(format!(
+        .map(|wanted| match (secrets.values.get(wanted.name.as_str()), secrets.elsewhere.get(wanted.name.as_str())) {
+            (Some(value), _) => Ok((wanted.env.clone(), value.expose_secret().to_owned())),
+            (None, Some(branches)) => Err(NoSpec(format!(
+                "the step asks for the secret {:?}, which {} has for the branches {} only, and this run is of `{branch}`",
+                wanted.name,
+                repo.name,
+                branches.iter().map(|b| format!("`{b}`")).collect::<Vec<_>>().join(", ")
+            ))),
+            (None, None) => Err(NoSpec(format!(
                 "the step asks for the secret {:?}, which is not configured for {}; an administrator can add it under \
                  [[repository]]",
                 wanted.name, repo.name

@@ -28,6 +28,8 @@ pub struct IntakePlan {
     /// Runs that should stop, with the reason shown to people.
     pub cancel: Vec<(RunId, String)>,
     pub supersede_held: Vec<(RunId, String)>,
+    /// Pipelines as the default branch has them now, with the priority class that each names.
+    pub priorities: Vec<(String, Option<String>)>,
     pub then: Vec<Then>,
 }
 
@@ -68,6 +70,7 @@ impl IntakePlan {
             runs: Vec::new(),
             cancel: Vec::new(),
             supersede_held: Vec::new(),
+            priorities: Vec::new(),
             then: Vec::new(),
         }
     }
@@ -135,6 +138,11 @@ impl IntakePlan {
             runs,
             cancel: self.cancel,
             supersede_held: self.supersede_held,
+            priorities: self
+                .priorities
+                .into_iter()
+                .map(|(name, class)| (repo_id.clone(), name, class))
+                .collect(),
             asks,
         }
     }
@@ -286,6 +294,7 @@ fn opened(event: &Event, facts: &Facts) -> IntakePlan {
         let sentence = pipeline(event, facts, file, &sha, &branch, &mut names, &mut out);
         sentences.push(sentence);
     }
+    out.priorities = priorities(event, facts);
     out.reason = sentences.join("; ");
     let acts = !out.runs.is_empty()
         || !out.cancel.is_empty()
@@ -297,6 +306,17 @@ fn opened(event: &Event, facts: &Facts) -> IntakePlan {
         out.state = DeliveryState::Done;
     }
     out
+}
+
+/// A class counts when someone who may write put it on the default branch, and then for every head of that pipeline. So no
+/// head raises itself, and none lowers itself by accident.
+fn priorities(event: &Event, facts: &Facts) -> Vec<(String, Option<String>)> {
+    let EventKind::Push(push) = &event.kind else { return Vec::new() };
+    if push.branch != event.repo.default_branch || !trusted(event, facts) {
+        return Vec::new();
+    }
+    let parsed = facts.pipelines.iter().filter_map(|file| file.parsed.as_ref().ok());
+    parsed.map(|plan| (plan.name.clone(), plan.priority.clone())).collect()
 }
 
 fn name_of(file: &PipelineFile) -> &str {
@@ -480,7 +500,8 @@ fn author<'a>(pull: &'a PullRequest, facts: &'a Facts) -> &'a str {
     &now.author.login
 }
 
-/// An untrusted head's plan: pools as the base branch has them for the step of that name, no secrets, no caches. Sections
+/// An untrusted head's plan: pools as the base branch has them for the step of that name, no secrets. Its caches stay: they are read
+/// only, and only what the default branch wrote. Sections
 /// with privileges (`model`, `deploy`) are not run by this version; those named are the base's.
 fn without_privileges(head: &Plan, base: &[Plan]) -> Plan {
     let base = base.iter().find(|plan| plan.name == head.name);
@@ -489,7 +510,6 @@ fn without_privileges(head: &Plan, base: &[Plan]) -> Plan {
         let twin = base.and_then(|base| base.steps.iter().find(|other| other.base == step.base));
         step.pool = twin.and_then(|twin| twin.pool.clone());
         step.secrets.clear();
-        step.cache.clear();
     }
     plan.not_run = base.map(|base| base.not_run.clone()).unwrap_or_default();
     plan
@@ -502,6 +522,7 @@ fn no_plan(name: &str, file: &str) -> Plan {
         file: file.to_owned(),
         when: Vec::new(),
         concurrency: None,
+        priority: None,
         timeout_ms: 0,
         steps: Vec::new(),
         metrics: crate::model::plan::MetricsSpec::default(),

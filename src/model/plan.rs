@@ -17,6 +17,9 @@ pub struct Plan {
     pub concurrency: Option<Concurrency>,
     /// Wall-clock limit of the whole run, from `running` on, in milliseconds.
     pub timeout_ms: i64,
+    /// Priority class that the file names. Only what the default branch's file says counts.
+    #[serde(default)]
+    pub priority: Option<String>,
     /// In graph order: a step comes after every step it needs.
     pub steps: Vec<StepSpec>,
     pub metrics: MetricsSpec,
@@ -81,8 +84,18 @@ pub struct StepSpec {
     /// Path of a `JUnit` file, when declared.
     pub junit: Option<String>,
     pub cache: Vec<Cache>,
+    #[serde(default)]
+    pub reuse: Reuse,
     /// How many pods; 1 unless `distributed` is declared.
     pub workers: u32,
+}
+
+/// May the result of an equal step stand for this one?
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reuse {
+    pub on: bool,
+    /// Globs of the files that the result depends on, relative to the source tree. Empty: all of it.
+    pub inputs: Vec<String>,
 }
 
 /// An edge of the graph, resolved to one member.

@@ -215,7 +215,7 @@ impl StepState {
 
     pub fn next(self) -> &'static [Self] {
         match self {
-            Self::Waiting => &[Self::Ready, Self::Cancelled, Self::Skipped],
+            Self::Waiting => &[Self::Ready, Self::Cancelled, Self::Skipped, Self::Reused],
             Self::Ready => &[Self::Running, Self::Cancelled, Self::Skipped, Self::Errored, Self::Reused],
             // Back to ready: a retry waits for its pool like everyone else.
             Self::Running => &[Self::Ready, Self::Succeeded, Self::Failed, Self::Errored, Self::Cancelled],

@@ -48,6 +48,7 @@ pub(super) fn build<'a>(
         file: file.to_owned(),
         when,
         concurrency,
+        priority: root.get("priority").and_then(Node::text).map(str::to_owned),
         timeout_ms,
         steps: graph::expand(&mut b, root, &drafts),
         metrics,

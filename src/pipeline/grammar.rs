@@ -142,6 +142,11 @@ pub(super) static PIPELINE: Section = Section {
             Shape::Either(&[ANY, Shape::Map(&CONCURRENCY)]),
             "Runs of one group wait for each other.",
         ),
+        f(
+            "priority",
+            NAME,
+            "Class of the daemon's queue. The file on the default branch counts, whatever other heads say.",
+        ),
         f("timeout", Shape::Duration, "Limit of the whole run. Default: 24h."),
         f("env", Shape::Open(Text::Variable, &Shape::Value), "Variables of every step."),
         f(
@@ -260,6 +265,7 @@ static RETRY: Section = Section {
 };
 
 const RETRY_SHAPE: Shape = Shape::Either(&[Shape::Int { min: 0, max: 20 }, Shape::Map(&RETRY)]);
+const REUSE: &str = "Take over the result of an earlier step if commands, inputs, variables, image, artifacts and hardware are equal. Without `inputs`, the whole source tree is its input.";
 const CACHE_SHAPE: Shape = Shape::Many(&Shape::Map(&CACHE));
 
 static DEFAULTS: Section = Section {
@@ -275,7 +281,8 @@ static DEFAULTS: Section = Section {
         ),
         f("gpu", Shape::Int { min: 0, max: 1024 }, "Short for `resources: {gpu: ...}`."),
         f("setup", COMMANDS, "Commands before those of each step."),
-        later("cache", CACHE_SHAPE, "Directories kept between runs."),
+        f("cache", CACHE_SHAPE, "Directories kept between runs; untrusted runs only read them."),
+        f("reuse", Shape::Bool, REUSE),
         f("timeout", Shape::Duration, "Limit of one attempt of a step."),
         f("retry", RETRY_SHAPE, "When a step is tried again."),
     ],
@@ -300,8 +307,10 @@ macro_rules! step_fields {
             f("retry", RETRY_SHAPE, "When it is tried again. Default: never."),
             f("checkpoint", Shape::Either(&[PATH, Shape::Map(&CHECKPOINT)]), "A directory that survives into the next attempt."),
             f("artifacts", GLOBS, "Globs of what later steps and people get."),
+            f("inputs", GLOBS, "Globs of the files of the repository that its result depends on; switches `reuse` on."),
+            f("reuse", Shape::Bool, REUSE),
             f("reports", Shape::Map(&REPORTS), "Files with results of tests."),
-            later("cache", CACHE_SHAPE, "Directories kept between runs."),
+            f("cache", CACHE_SHAPE, "Directories kept between runs; untrusted runs only read them."),
             later("distributed", Shape::Map(&DISTRIBUTED), "Several pods that train together."),
         ]
     };

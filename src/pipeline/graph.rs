@@ -276,9 +276,14 @@ fn check_texts(b: &mut Builder<'_, '_>, draft: &Draft<'_>, variables: &[String])
     let Some(node) = draft.node else { return };
     b.env(node, variables);
     let known: Vec<String> = variables.iter().chain(&draft.env_names).cloned().collect();
-    for (key, hash) in
-        [("image", false), ("artifacts", false), ("checkpoint", false), ("reports", false), ("cache", true)]
-    {
+    for (key, hash) in [
+        ("image", false),
+        ("artifacts", false),
+        ("checkpoint", false),
+        ("reports", false),
+        ("inputs", false),
+        ("cache", true),
+    ] {
         if let Some(value) = node.get(key) {
             b.placeholders(value, &known, hash);
         }

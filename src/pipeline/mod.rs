@@ -117,8 +117,11 @@ pub fn resolve_step(step: &StepSpec, vars: &BTreeMap<String, String>) -> Result<
         }
     }
     known.extend(out.env.clone());
-    let texts =
-        (out.image.iter_mut()).chain(&mut out.checkpoint).chain(&mut out.junit).chain(&mut out.artifacts);
+    let texts = (out.image.iter_mut())
+        .chain(&mut out.checkpoint)
+        .chain(&mut out.junit)
+        .chain(&mut out.artifacts)
+        .chain(&mut out.reuse.inputs);
     for text in texts {
         *text = resolve(text, &known)?;
     }

@@ -8,7 +8,7 @@ use super::check::nearest;
 use super::diagnostic::{code, quoted};
 use super::node::{Kind, Node, first_line};
 use super::{text, values};
-use crate::model::plan::{Cache, Resources, Retry, SecretRef, StepSpec};
+use crate::model::plan::{Cache, Resources, Retry, Reuse, SecretRef, StepSpec};
 
 /// One step of the file.
 pub(super) struct Draft<'n> {
@@ -157,6 +157,7 @@ fn base(
         artifacts: Vec::new(),
         junit: None,
         cache: Vec::new(),
+        reuse: Reuse::default(),
         workers: 1,
     };
     if let Some(node) = defaults {
@@ -207,6 +208,9 @@ fn shared(b: &mut Builder<'_, '_>, node: &Node, spec: &mut StepSpec) {
             .filter_map(|c| Some(Cache { key: text(c, "key")?, path: text(c, "path")? }))
             .collect();
     }
+    if let Some(reuse) = node.get("reuse") {
+        spec.reuse.on = flag(Some(reuse));
+    }
     if let Some(ms) = node.get("timeout").and_then(duration) {
         spec.timeout_ms = ms;
     }
@@ -245,6 +249,8 @@ fn draft<'n>(
             spec.commands = commands(b, list);
         }
         spec.artifacts = texts(node.get("artifacts"));
+        spec.reuse.inputs = texts(node.get("inputs"));
+        spec.reuse.on |= !spec.reuse.inputs.is_empty() && node.get("reuse").is_none();
         spec.junit = node.get("reports").and_then(|r| r.get("junit")).and_then(Node::text).map(str::to_owned);
         spec.checkpoint =
             node.get("checkpoint").and_then(|c| c.get("path").unwrap_or(c).text()).map(str::to_owned);

@@ -483,13 +483,16 @@ fn step_row(step: &StepLine) -> String {
     };
     let time = step.duration_ms.map_or("–".to_owned(), numbers::duration);
     let gpu = if step.gpu_ms > 0 { numbers::duration(step.gpu_ms) } else { "–".to_owned() };
-    let why = if step.reason.is_empty() || step.state.is_good() {
-        String::new()
-    } else {
-        format!(": {}", escape::text(&step.reason, 120))
+    let reason = escape::text(&step.reason, 120);
+    let says = match step.state {
+        // `reused from run 0190…`; nothing ran.
+        StepState::Reused if !step.reason.is_empty() => reason,
+        state if step.reason.is_empty() || state.is_good() => state.word().to_owned(),
+        state => format!("{state}: {reason}"),
     };
+    let attempts = if step.state == StepState::Reused { "–".to_owned() } else { step.attempts.to_string() };
     let name = escape::code(&step.name, NAME);
-    format!("| {name} | {icon} {}{why} | {time} | {gpu} | {} |", step.state, step.attempts)
+    format!("| {name} | {icon} {says} | {time} | {gpu} | {attempts} |")
 }
 
 fn footer(section: &Section) -> String {

@@ -25,6 +25,7 @@ fn plan() -> Plan {
         file: ".trainyard.yaml".into(),
         when: vec![],
         concurrency: None,
+        priority: None,
         timeout_ms: 1,
         steps,
         metrics: crate::model::plan::MetricsSpec::default(),

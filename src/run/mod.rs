@@ -4,19 +4,21 @@
 //! Must not: know a forge or a metric; hold a result that only the agent may say; start anything whose row is not
 //! on disk yet.
 
+pub mod fair;
 mod next;
 mod reconcile;
 mod retry;
 pub mod schedule;
 #[cfg(test)]
 mod tests;
+pub mod why;
 
 use sha2::{Digest, Sha256};
 
 use crate::model::AttemptUid;
 use crate::store::Instance;
 pub use next::{Decision, Effect, Observed, Situation, next};
-pub use reconcile::{Reconciler, Settings};
+pub use reconcile::{Reconciler, Settings, ahead};
 pub use schedule::Scheduler;
 
 /// The single-use token with which an attempt's agent says `start`: HMAC-SHA256 of the attempt's uid under the

@@ -432,12 +432,15 @@ impl<'a> Deciding<'a> {
         let view = self.at.view;
         let (run, now) = (&view.run, self.at.now);
         let mut moves = Vec::new();
-        let (mut readied, mut ended) = (false, false);
+        let (mut readied, mut ended, mut looking) = (false, false, false);
         for ((state, reason), row) in self.steps.into_iter().zip(&view.steps) {
             if state == row.state {
                 continue;
             }
             readied |= state == StepState::Ready;
+            looking |= state == StepState::Ready
+                && row.state == StepState::Waiting
+                && run.plan.steps.get(row.position as usize).is_some_and(|spec| spec.reuse.on);
             ended |= row.state == StepState::Running;
             let last = view.attempts.iter().rfind(|attempt| attempt.step_id == row.id);
             let outputs = last.filter(|_| state.is_good()).map(|attempt| attempt.outputs.clone());
@@ -450,6 +453,9 @@ impl<'a> Deciding<'a> {
         }
         if readied || ended || terminal || !self.ended.is_empty() {
             asks.push(WorkAsk::schedule(now));
+        }
+        if looking {
+            asks.push(WorkAsk::reuse(&run.id, now));
         }
         if terminal {
             asks.push(WorkAsk::compare(&run.id, now));

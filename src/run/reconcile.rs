@@ -340,7 +340,7 @@ impl Reconciler {
 }
 
 /// Which run of a concurrency group goes before this one. Ids sort by the time that they were made.
-pub(super) fn ahead(run: &RunRow, open: &[RunRow]) -> Option<RunId> {
+pub fn ahead(run: &RunRow, open: &[RunRow]) -> Option<RunId> {
     let others = || open.iter().filter(|other| other.id != run.id);
     others()
         .find(|other| other.state == RunState::Running)

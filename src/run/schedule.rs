@@ -1,4 +1,4 @@
-//! Gives free places of pools to ready steps: first come, first served, by the age of their runs.
+//! Gives free places of pools to ready steps, in the order of [`fair`](super::fair).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -6,19 +6,68 @@ use std::sync::Arc;
 use anyhow::Context;
 use async_trait::async_trait;
 
+use super::fair::{self, Contender, Shares, Terms};
 use super::{bootstrap_hash, bootstrap_token};
 use crate::clock::{Millis, SharedClock};
-use crate::config::{Config, PoolConfig};
+use crate::config::{Config, PoolConfig, QueueConfig};
 use crate::failpoint;
-use crate::model::{AttemptUid, StepSpec, StepState};
+use crate::model::{AttemptUid, RunId, StepState};
 use crate::queue::Handler;
-use crate::store::attempts::{Placement, PoolUse, ReadyStep};
+use crate::store::attempts::Placement;
+use crate::store::queue::{PoolUsage, PoolUse, ReadyStep};
 use crate::store::runs::{Applied, RunChange, StepMove};
 use crate::store::work::{WorkAsk, WorkItem, WorkKind, WorkOutcome};
-use crate::store::{Instance, Store};
+use crate::store::{Instance, Store, StoreError};
 
 /// The executor whose attempts share this machine and one user.
 const LOCAL: &str = "local";
+
+/// All that a round of the queue is decided from.
+#[derive(Debug)]
+pub struct Scene {
+    pub now: Millis,
+    pub ready: Vec<ReadyStep>,
+    /// One for each ready step.
+    pub terms: Vec<Terms>,
+    pub used: BTreeMap<String, PoolUse>,
+    pub usage: Vec<PoolUsage>,
+    pub pools: BTreeMap<String, PoolConfig>,
+    pub policy: QueueConfig,
+}
+
+impl Scene {
+    pub async fn read(store: &Store, config: &Config, now: Millis) -> Result<Self, StoreError> {
+        let ready = store.ready_steps().await?;
+        let back = config.queue.half_life_s.saturating_mul(1000 * fair::HALF_LIVES);
+        let usage = if ready.is_empty() { Vec::new() } else { store.pool_usage(now - back).await? };
+        let terms = |step: &ReadyStep| {
+            let repository = config.repository(&step.forge, step.repo.as_str());
+            Terms {
+                rank: config.queue.rank(repository, step.priority.as_deref()),
+                weight: repository.map_or(1.0, |r| r.weight),
+            }
+        };
+        Ok(Self {
+            now,
+            terms: ready.iter().map(terms).collect(),
+            used: store.pool_use().await?,
+            usage,
+            pools: config.pools(),
+            policy: config.queue.clone(),
+            ready,
+        })
+    }
+
+    /// Leaves the other ready steps out.
+    fn keep(&mut self, wanted: impl Fn(&ReadyStep) -> bool) {
+        let (ready, terms) = std::mem::take(&mut self.ready)
+            .into_iter()
+            .zip(std::mem::take(&mut self.terms))
+            .filter(|(step, _)| wanted(step))
+            .unzip();
+        (self.ready, self.terms) = (ready, terms);
+    }
+}
 
 /// A place found for a ready step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,74 +79,142 @@ pub struct Place {
     pub gpus: Vec<u32>,
 }
 
+/// Why a ready step has no place yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wait {
+    /// An equal step is looked for.
+    Lookup,
+    /// Another run of its concurrency group goes first.
+    Group(RunId),
+    /// Its repository holds as much of the pool as it may.
+    Quota { pool: String, limit: String },
+    /// Steps of the other kind (trusted or not) have to end first.
+    Turn { pool: String },
+    /// Its pool has no room for it.
+    Room { pool: String },
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Picked {
     pub places: Vec<Place>,
     /// Ready steps (by index) that no pool can ever hold, and why.
     pub refused: Vec<(usize, String)>,
+    /// All others; those that wait for room or their turn in the order in which they are served.
+    pub waits: Vec<(usize, Wait)>,
 }
 
-/// Decides who gets a place now. `ready` is in the order in which it is served. Within a pool nobody overtakes: a step
-/// that waits for eight GPUs is not starved by small ones. Pure.
+/// Decides who gets a place now. Within a pool nobody overtakes, so that a step which waits for eight GPUs is not starved by
+/// small ones; only those that their repository's quota, their group or a look-up holds back let others by. Pure.
 ///
 /// Local attempts all run as one Unix user, which can read the environment of its own processes, so on local pools trusted and
 /// untrusted steps never run at the same time: the one that comes waits until those of the other kind have ended, and
 /// nobody overtakes it meanwhile.
-pub fn pick(
-    ready: &[ReadyStep],
-    used: &BTreeMap<String, PoolUse>,
-    pools: &BTreeMap<String, PoolConfig>,
-) -> Picked {
+pub fn pick(scene: &Scene) -> Picked {
     let mut picked = Picked::default();
-    let mut used = used.clone();
-    let mut full = BTreeSet::new();
-    let local = |name: &str| pools.get(name).is_none_or(|pool| pool.executor == LOCAL);
-    let mut turn_waits = false;
-    for (index, step) in ready.iter().enumerate() {
-        let (name, pool) = match pool_of(step, pools) {
-            Ok(found) => found,
-            Err(why) => {
-                picked.refused.push((index, why));
-                continue;
+    let mut contenders = Vec::new();
+    let mut groups: BTreeMap<&str, &RunId> = BTreeMap::new();
+    for step in scene.ready.iter().filter(|step| step.ahead.is_none()) {
+        if let Some(group) = &step.group {
+            let first = groups.entry(group).or_insert(&step.run_id);
+            *first = (*first).min(&step.run_id);
+        }
+    }
+    for (index, step) in scene.ready.iter().enumerate() {
+        let first = step.group.as_deref().and_then(|group| groups.get(group));
+        let ahead = step.ahead.as_ref().or_else(|| first.copied().filter(|first| **first != step.run_id));
+        match pool_of(step, &scene.pools) {
+            Err(why) => picked.refused.push((index, why)),
+            Ok(_) if step.looking => picked.waits.push((index, Wait::Lookup)),
+            Ok(_) if ahead.is_some() => {
+                picked.waits.extend(ahead.map(|run| (index, Wait::Group(run.clone()))))
             }
-        };
-        if full.contains(name) || (turn_waits && local(name)) {
-            continue;
+            Ok((pool, _)) => {
+                let terms = scene.terms.get(index).copied().unwrap_or_default();
+                contenders.push(Contender { index, step, pool, terms });
+            }
         }
-        let other_kind = |(_, pool): (&String, &PoolUse)| {
-            (if step.trusted { pool.untrusted } else { pool.attempts - pool.untrusted }) > 0
-        };
-        if local(name) && used.iter().filter(|(name, _)| local(name)).any(other_kind) {
-            turn_waits = true;
-            continue;
+    }
+    let shares = Shares::new(scene.now, &scene.policy, &scene.usage, &scene.used);
+    let mut round =
+        Round { pools: &scene.pools, used: scene.used.clone(), full: BTreeSet::new(), turn_waits: false };
+    for index in fair::order(&contenders, shares, scene.now, &scene.policy) {
+        match round.place(index, &scene.ready[index], scene.now) {
+            Ok(place) => picked.places.push(place),
+            Err(wait) => picked.waits.push((index, wait)),
         }
-        let now = used.entry(name.to_owned()).or_default();
-        let wanted = gpus(&step.spec);
-        let free: Vec<u32> = (0..pool.gpus).filter(|gpu| !now.gpus.contains(gpu)).collect();
-        if now.attempts >= i64::from(pool.slots) || free.len() < wanted as usize {
-            full.insert(name.to_owned());
-            continue;
-        }
-        let gpus: Vec<u32> = free.into_iter().take(wanted as usize).collect();
-        now.attempts += 1;
-        now.untrusted += i64::from(!step.trusted);
-        now.gpus.extend(&gpus);
-        picked.places.push(Place {
-            ready: index,
-            pool: name.to_owned(),
-            executor: pool.executor.clone(),
-            gpus,
-        });
     }
     picked
 }
 
-fn gpus(spec: &StepSpec) -> u32 {
-    spec.resources.gpu.saturating_mul(spec.workers.max(1))
+/// What is left of the pools while places are given.
+struct Round<'a> {
+    pools: &'a BTreeMap<String, PoolConfig>,
+    used: BTreeMap<String, PoolUse>,
+    full: BTreeSet<String>,
+    turn_waits: bool,
+}
+
+impl Round<'_> {
+    fn is_local(&self, pool: &str) -> bool {
+        self.pools.get(pool).is_none_or(|pool| pool.executor == LOCAL)
+    }
+
+    fn place(&mut self, index: usize, step: &ReadyStep, now: Millis) -> Result<Place, Wait> {
+        let Ok((name, pool)) = pool_of(step, self.pools) else { return Err(Wait::Lookup) };
+        let owned = || name.to_owned();
+        let wanted = fair::gpus(step);
+        if self.full.contains(name) {
+            return Err(Wait::Room { pool: owned() });
+        }
+        if self.turn_waits && self.is_local(name) {
+            return Err(Wait::Turn { pool: owned() });
+        }
+        if let Some(limit) = self.over_quota(step, name, pool, wanted) {
+            return Err(Wait::Quota { pool: owned(), limit });
+        }
+        let other_kind =
+            |pool: &PoolUse| (if step.trusted { pool.untrusted } else { pool.attempts - pool.untrusted }) > 0;
+        if self.is_local(name) && self.used.iter().any(|(name, pool)| self.is_local(name) && other_kind(pool))
+        {
+            self.turn_waits = true;
+            return Err(Wait::Turn { pool: owned() });
+        }
+        let used = self.used.entry(owned()).or_default();
+        let free: Vec<u32> = (0..pool.gpus).filter(|gpu| !used.gpus.contains(gpu)).collect();
+        if used.attempts >= i64::from(pool.slots) || free.len() < wanted as usize {
+            self.full.insert(owned());
+            return Err(Wait::Room { pool: owned() });
+        }
+        let gpus: Vec<u32> = free.into_iter().take(wanted as usize).collect();
+        used.attempts += 1;
+        used.untrusted += i64::from(!step.trusted);
+        used.gpus.extend(&gpus);
+        used.open.push(crate::store::queue::OpenAttempt {
+            repo_id: step.repo_id.clone(),
+            run_id: step.run_id.clone(),
+            pipeline: step.pipeline.clone(),
+            step: step.spec.name.clone(),
+            since_ms: now,
+            gpus: wanted,
+        });
+        Ok(Place { ready: index, pool: owned(), executor: pool.executor.clone(), gpus })
+    }
+
+    /// The limit that one more step of this repository would break.
+    fn over_quota(&self, step: &ReadyStep, name: &str, pool: &PoolConfig, wanted: u32) -> Option<String> {
+        let open = self.used.get(name).map(|used| used.open.as_slice()).unwrap_or_default();
+        let own = || open.iter().filter(|open| open.repo_id == step.repo_id);
+        if let Some(slots) = pool.repository_slots.filter(|slots| own().count() >= *slots as usize) {
+            return Some(format!("{slots} at once"));
+        }
+        let held: u32 = own().map(|open| open.gpus).sum();
+        let gpus = pool.repository_gpus.filter(|gpus| wanted > 0 && held.saturating_add(wanted) > *gpus)?;
+        Some(format!("{gpus} GPUs at once"))
+    }
 }
 
 /// The pool a step belongs to: the one it names, else `default`, else the only one.
-fn pool_of<'p>(
+pub fn pool_of<'p>(
     step: &ReadyStep,
     pools: &'p BTreeMap<String, PoolConfig>,
 ) -> Result<(&'p str, &'p PoolConfig), String> {
@@ -117,10 +234,15 @@ fn pool_of<'p>(
     if !step.trusted && !pool.untrusted {
         return Err(format!("pool `{name}` takes no steps of untrusted runs"));
     }
-    let wanted = gpus(&step.spec);
+    let wanted = fair::gpus(step);
     if wanted > pool.gpus {
         let has = if pool.gpus == 0 { "none".to_owned() } else { pool.gpus.to_string() };
         return Err(format!("the step asks for {wanted} GPUs and pool `{name}` has {has}"));
+    }
+    if let Some(most) = pool.repository_gpus.filter(|most| wanted > *most) {
+        return Err(format!(
+            "the step asks for {wanted} GPUs and pool `{name}` gives one repository {most} at once"
+        ));
     }
     if pool.slots == 0 {
         return Err(format!("pool `{name}` is closed: it has no slots"));
@@ -195,20 +317,19 @@ impl Handler for Scheduler {
     }
 
     async fn handle(&self, item: &WorkItem) -> anyhow::Result<WorkOutcome> {
-        let mut ready = self.store.ready_steps().await.context("cannot read the ready steps")?;
+        let now = self.clock.now_ms();
+        let mut scene = Scene::read(&self.store, &self.config, now).await.context("cannot read the queue")?;
         // Only a machine's own daemon gives away the places of its local pools, in one look at a time.
         let ours_only = item.key.contains('@');
         if ours_only {
-            ready.retain(|step| self.is_local(step));
+            scene.keep(|step| self.is_local(step));
         }
-        let used = self.store.pool_use().await.context("cannot read what runs on the pools")?;
-        let picked = pick(&ready, &used, &self.config.pools());
+        let picked = pick(&scene);
+        let ready = &scene.ready;
         for (index, why) in picked.refused {
             self.refuse(&ready[index], why).await?;
         }
-        let now = self.clock.now_ms();
-        let placed: BTreeSet<usize> = picked.places.iter().map(|place| place.ready).collect();
-        let left = ready.iter().enumerate().any(|(at, step)| !placed.contains(&at) && self.is_local(step));
+        let left = picked.waits.iter().any(|(index, _)| self.is_local(&ready[*index]));
         if left && !ours_only && !self.store.is_alone() {
             self.ask_the_others(now).await?;
         }

@@ -26,6 +26,10 @@ impl WorkAsk {
     pub fn schedule(at_ms: Millis) -> Self {
         Self::new(WorkKind::Schedule, "all".into(), at_ms)
     }
+    /// Look for steps that are equal to the ready ones of a run.
+    pub fn reuse(id: &RunId, at_ms: Millis) -> Self {
+        Self::new(WorkKind::Reuse, id.to_string(), at_ms)
+    }
     pub fn compare(id: &RunId, at_ms: Millis) -> Self {
         Self::new(WorkKind::Compare, id.to_string(), at_ms)
     }

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::conn::{Conn, Fields, all, execute, one, to_json};
+use super::queue::charge;
 use super::runs::ended_run;
 use super::work::{WorkAsk, WorkItem, ask_in};
 use super::{Store, StoreError};
 use crate::clock::Millis;
-use crate::model::{AttemptState, AttemptUid, EndClass, MetricPoint, MetricSource, Plan, RunId, StepId};
+use crate::model::{AttemptState, AttemptUid, EndClass, MetricPoint, MetricSource, RunId, StepId};
 
 /// One place given to one ready step.
 #[derive(Debug, Clone, PartialEq)]
@@ -123,29 +124,6 @@ pub enum LogAppend {
     },
     /// The attempt has ended or is unknown.
     Refused,
-}
-
-/// A ready step with what scheduling needs to know.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ReadyStep {
-    pub run_id: RunId,
-    pub step_id: StepId,
-    pub position: i64,
-    /// Number of its next attempt.
-    pub number: i64,
-    pub ready_ms: Millis,
-    pub run_created_ms: Millis,
-    pub spec: crate::model::StepSpec,
-    pub trusted: bool,
-}
-
-/// What runs on a pool now.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PoolUse {
-    pub attempts: i64,
-    /// How many of them are of untrusted runs.
-    pub untrusted: i64,
-    pub gpus: Vec<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -266,61 +244,13 @@ pub(super) async fn move_attempt_in(
     if rows == 0 {
         return Err(StoreError::Unavailable(format!("attempt {} changed meanwhile; try again", change.uid)));
     }
+    if ended {
+        charge(tx, &change.uid, now).await?;
+    }
     Ok(Some(Moved { run: row.run_id, room: ended.then(|| WorkAsk::schedule(now)) }))
 }
 
 impl Store {
-    /// Ready steps of runs that are queued or running and not asked to stop, oldest run first, then position.
-    pub async fn ready_steps(&self) -> Result<Vec<ReadyStep>, StoreError> {
-        let mut conn = self.read().await?;
-        all!(
-            conn,
-            |row| {
-                let position: i64 = row.get("position")?;
-                let plan: Plan = row.json("plan")?;
-                let spec = usize::try_from(position).ok().and_then(|at| plan.steps.into_iter().nth(at));
-                Ok(ReadyStep {
-                    run_id: row.get("run_id")?,
-                    step_id: row.get("id")?,
-                    position,
-                    number: row.get("number")?,
-                    ready_ms: row.get::<Option<Millis>>("ready_ms")?.unwrap_or_default(),
-                    run_created_ms: row.get("created_ms")?,
-                    spec: spec.ok_or_else(|| StoreError::Inconsistent {
-                        what: "a step".into(),
-                        why: format!("its plan has no step {position}"),
-                    })?,
-                    trusted: row.get("trusted")?,
-                })
-            },
-            "SELECT s.run_id, s.id, s.position, s.ready_ms, r.created_ms, r.plan, r.trusted,
-               (SELECT COALESCE(MAX(a.number), 0) + 1 FROM attempts a WHERE a.step_id = s.id) AS number
-             FROM steps s JOIN runs r ON r.id = s.run_id
-             WHERE r.state IN ('queued', 'running') AND r.cancel_request IS NULL AND s.state = 'ready'
-             ORDER BY r.created_ms, r.id, s.position"
-        )
-    }
-
-    /// Attempts that are not ended, by pool, as far as they take room from what this handle's machine may place: those that every
-    /// daemon reaches, and its own.
-    pub async fn pool_use(&self) -> Result<BTreeMap<String, PoolUse>, StoreError> {
-        let mut conn = self.read().await?;
-        let open: Vec<(String, Vec<u32>, bool)> = all!(
-            conn,
-            |row| Ok((row.get("pool")?, row.json("gpus")?, row.get("trusted")?)),
-            "SELECT a.pool, a.gpus, r.trusted FROM attempts a JOIN runs r ON r.id = a.run_id WHERE a.state IN ('intended', 'submitted', 'pending', 'running', 'finishing') AND a.machine IN ('', $1)",
-            &*self.machine
-        )?;
-        let mut pools = BTreeMap::<String, PoolUse>::new();
-        for (pool, gpus, trusted) in open {
-            let used = pools.entry(pool).or_default();
-            used.attempts += 1;
-            used.untrusted += i64::from(!trusted);
-            used.gpus.extend(gpus);
-        }
-        Ok(pools)
-    }
-
     /// Moves ready steps to running and inserts their attempts as `intended`, all in one transaction, with a work item
     /// for each run. A step that is no longer ready, or whose run is over or asked to stop, is left out. Returns those placed.
     pub async fn place(

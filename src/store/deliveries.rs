@@ -8,6 +8,7 @@ use super::arrivals::Arrival;
 use super::changes::{insert_run, request_cancel, supersede_held};
 use super::conn::{Fields, all, execute, one, to_json};
 use super::pulls::put_pull;
+use super::queue::put_priority;
 use super::runs::{NewRun, RunRow, ended_run, select_run};
 use super::work::{WorkAsk, ask_in};
 use super::{Store, StoreError};
@@ -75,6 +76,8 @@ pub struct IntakeCommit {
     pub cancel: Vec<(RunId, String)>,
     /// Held runs that a trusted twin replaces; one that was released meanwhile is asked to stop.
     pub supersede_held: Vec<(RunId, String)>,
+    /// (repository, pipeline, class): what the default branch's files name.
+    pub priorities: Vec<(RepoId, String, Option<String>)>,
     pub asks: Vec<WorkAsk>,
 }
 
@@ -299,6 +302,9 @@ impl Store {
                     if !supersede_held(tx, run, why, now).await? && request_cancel(tx, run, &why_stop).await? {
                         asks.push(WorkAsk::run(run, now));
                     }
+                }
+                for (repo, pipeline, class) in &commit.priorities {
+                    put_priority(tx, repo, pipeline, class.as_deref(), now).await?;
                 }
                 let mut made = Vec::new();
                 for run in commit.runs {

@@ -10,6 +10,7 @@
 mod arrivals;
 mod asks;
 pub mod attempts;
+pub mod caches;
 mod changes;
 pub mod comparisons;
 mod conn;
@@ -24,8 +25,10 @@ mod migrate;
 pub mod outbox;
 mod postgres;
 pub mod pulls;
+pub mod queue;
 mod reports;
 pub mod retention;
+pub mod reuse;
 pub mod runs;
 pub mod sessions;
 mod sqlite;

@@ -4,6 +4,7 @@
 use super::attempts::{ArtifactRow, Finish, LogAppend, SegmentRow};
 use super::conn::{Conn, Fields, all, execute, one, to_json};
 use super::metrics::put_sources;
+use super::queue::charge;
 use super::work::{WorkAsk, ask_in};
 use super::{Store, StoreError};
 use crate::clock::Millis;
@@ -266,6 +267,7 @@ impl Store {
                 )?;
                 let Some(run) = run else { return Ok(false) };
                 put_sources(tx, &uid, &run, &finish.sources).await?;
+                charge(tx, &uid, now).await?;
                 ask_in(tx, &[WorkAsk::run(&run, now), WorkAsk::schedule(now)], now).await?;
                 Ok(true)
             })

@@ -1,6 +1,6 @@
 //! Deletes what is old, in batches of at most 1,000 rows, as each table's migration comment says.
 
-use super::conn::{Fields, all};
+use super::conn::{Fields, all, one};
 use super::runs::ended_run;
 use super::{Store, StoreError};
 use crate::clock::Millis;
@@ -56,10 +56,25 @@ const ARTIFACTS: &str = concat!(
     ended_run!(),
     " LIMIT $2) RETURNING blob_key"
 );
+/// Long before that it counts for nothing.
+const USAGE: &str = "DELETE FROM pool_usage WHERE (repo_id, pool, bucket_ms) IN (SELECT repo_id, pool, bucket_ms FROM pool_usage
+    WHERE bucket_ms < $1 LIMIT $2) RETURNING '' AS blob_key";
 const OUTBOX: &str = "DELETE FROM outbox WHERE id IN (SELECT id FROM outbox
     WHERE updated_ms < $1 AND state <> 'pending' LIMIT $2) RETURNING '' AS blob_key";
 
 impl Store {
+    /// Does an artifact still point at these bytes? A reused step's do.
+    async fn is_named(&self, blob_key: &str) -> Result<bool, StoreError> {
+        let mut conn = self.read().await?;
+        let found: Option<i64> = one!(
+            conn,
+            |row| row.get("n"),
+            "SELECT COUNT(*) AS n FROM artifacts WHERE blob_key = $1",
+            blob_key
+        )?;
+        Ok(found.unwrap_or_default() > 0)
+    }
+
     /// One batch of each kind of old rows, each in a commit of its own. Parked work and what forges were told are kept as long as
     /// deliveries.
     pub async fn sweep(&self, keep: Retention, now: Millis) -> Result<Swept, StoreError> {
@@ -71,6 +86,7 @@ impl Store {
             (LOGS, keep.logs_ms),
             (ARTIFACTS, keep.artifacts_ms),
             (OUTBOX, keep.deliveries_ms),
+            (USAGE, keep.deliveries_ms),
         ] {
             let keys: Vec<String> = self
                 .write(move |tx| {
@@ -79,7 +95,11 @@ impl Store {
                 .await?;
             swept.rows += keys.len() as u64;
             swept.more |= keys.len() as i64 == BATCH;
-            swept.blob_keys.extend(keys.into_iter().filter(|key| !key.is_empty()));
+            for key in keys.into_iter().filter(|key| !key.is_empty()) {
+                if !self.is_named(&key).await? {
+                    swept.blob_keys.push(key);
+                }
+            }
         }
         Ok(swept)
     }

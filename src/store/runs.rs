@@ -7,7 +7,8 @@ use super::conn::{Fields, all, one};
 use super::work::WorkAsk;
 use super::{Store, StoreError};
 use crate::clock::Millis;
-use crate::model::{Plan, RepoId, RunId, RunState, Sha, StepId, StepState};
+use crate::model::plan::Need;
+use crate::model::{AttemptUid, EndClass, Plan, RepoId, RunId, RunState, Sha, StepId, StepSpec, StepState};
 
 /// A run to insert, with its steps. Its generation is part of its identity.
 #[derive(Debug, Clone)]
@@ -167,6 +168,21 @@ macro_rules! select_step {
             $rest
         )
     };
+}
+
+impl RunView {
+    /// The steps that this one needs, each with the attempt whose artifacts it gets.
+    pub fn producers<'a>(&self, step: &'a StepSpec) -> Vec<(&'a Need, AttemptUid)> {
+        let good = |name: &str| {
+            let id = &self.steps.iter().find(|s| s.name == name)?.id;
+            self.attempts
+                .iter()
+                .filter(|a| &a.step_id == id && a.class == Some(EndClass::Succeeded))
+                .max_by_key(|a| a.number)
+                .map(|a| a.uid.clone())
+        };
+        step.needs.iter().filter_map(|need| Some((need, good(&need.step)?))).collect()
+    }
 }
 
 impl RunRow {

@@ -20,6 +20,8 @@ states! {
         Run = "run",
         /// A pool name: give free places to ready steps.
         Schedule = "schedule",
+        /// A run id: look for steps that are equal to its ready ones.
+        Reuse = "reuse",
         /// A run id: compare it, as candidate and as baseline of others.
         Compare = "compare",
         /// `repo-id/sha` or `repo-id#number`: render what the forge should show.

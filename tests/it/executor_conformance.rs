@@ -12,7 +12,7 @@ use trainyard::clock::SystemClock;
 use trainyard::executor::kubernetes::{self, Kubernetes};
 use trainyard::executor::local::{Local, LocalOptions, StepUser, protect_this_process};
 use trainyard::executor::{Executor, ExecutorError, Launch, Observation, external_name};
-use trainyard::model::plan::{Resources, Retry};
+use trainyard::model::plan::{Resources, Retry, Reuse};
 use trainyard::model::{AttemptUid, EndClass, RunId, StepSpec};
 
 use crate::agent::daemon::{BOOTSTRAP, Daemon, processes_with, sh, spec, uid, until};
@@ -37,6 +37,7 @@ fn step() -> StepSpec {
         artifacts: Vec::new(),
         junit: None,
         cache: Vec::new(),
+        reuse: Reuse::default(),
         workers: 1,
     }
 }

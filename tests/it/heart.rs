@@ -15,6 +15,7 @@ use trainyard::forge::{
 use trainyard::intake::Intake;
 use trainyard::model::*;
 use trainyard::queue::{Handler, Worker};
+use trainyard::reuse::Looker;
 use trainyard::run::{Reconciler, Scheduler, Settings};
 use trainyard::sandbox::{self, Fault, FaultKind, NewPull, Sandbox, SandboxOptions};
 use trainyard::store::deliveries::{Delivered, NewDelivery};
@@ -34,21 +35,21 @@ steps:
   - {name: eval, needs: [train], commands: [python eval.py]}
 ";
 
-struct Heart {
-    sandbox: Sandbox,
-    repo: RepoName,
-    tree: WorkTree,
-    place: Place,
-    clock: Arc<ManualClock>,
-    config: Arc<Config>,
-    instance: Arc<Instance>,
-    executor: Arc<Scripted>,
-    worker: Worker,
+pub struct Heart {
+    pub sandbox: Sandbox,
+    pub repo: RepoName,
+    pub tree: WorkTree,
+    pub place: Place,
+    pub clock: Arc<ManualClock>,
+    pub config: Arc<Config>,
+    pub instance: Arc<Instance>,
+    pub executor: Arc<Scripted>,
+    pub worker: Worker,
     dir: tempfile::TempDir,
 }
 
 impl Heart {
-    async fn new(script: impl Fn(&str, i64) -> Act + Send + Sync + 'static) -> Self {
+    pub async fn new(script: impl Fn(&str, i64) -> Act + Send + Sync + 'static) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = ManualClock::at(T0);
         let sandbox =
@@ -78,15 +79,15 @@ impl Heart {
     }
 
     /// New handlers, as after a restart: nothing but rows and the outside world survives.
-    fn restart(&mut self) {
+    pub fn restart(&mut self) {
         self.worker = worker(&self.place.store, &self.clock, &self.config, &self.instance, &self.executor);
     }
 
-    fn store(&self) -> &Store {
+    pub fn store(&self) -> &Store {
         &self.place.store
     }
 
-    async fn hand_in(&self, store: &Store, sent: &sandbox::Delivery, id: &str) -> Delivered {
+    pub async fn hand_in(&self, store: &Store, sent: &sandbox::Delivery, id: &str) -> Delivered {
         let new = NewDelivery {
             id: DeliveryRowId::generate(T0),
             forge: "github".into(),
@@ -102,14 +103,14 @@ impl Heart {
     }
 
     /// Hands in every webhook that the forge has sent so far.
-    async fn hand_in_all(&self) {
+    pub async fn hand_in_all(&self) {
         for sent in self.sandbox.deliveries() {
             self.hand_in(self.store(), &sent, &sent.guid).await;
         }
     }
 
     /// Works until neither the queue nor an attempt has anything to do.
-    async fn settle(&self) {
+    pub async fn settle(&self) {
         loop {
             self.worker.run_until_idle().await.unwrap();
             if self.executor.play().await == 0 {
@@ -119,36 +120,36 @@ impl Heart {
     }
 
     /// Lets time pass, with work at every ten seconds of it.
-    async fn pass(&self, seconds: i64) {
+    pub async fn pass(&self, seconds: i64) {
         for _ in 0..seconds.div_euclid(10).max(1) {
             self.clock.advance(10_000);
             self.settle().await;
         }
     }
 
-    async fn runs(&self) -> Vec<RunRow> {
+    pub async fn runs(&self) -> Vec<RunRow> {
         runs_of(self.store()).await
     }
 
-    async fn only_run(&self) -> RunView {
+    pub async fn only_run(&self) -> RunView {
         let runs = self.runs().await;
         assert_eq!(runs.len(), 1, "{runs:?}");
         self.store().run_view(&runs[0].id).await.unwrap().unwrap()
     }
 
-    async fn decisions(&self) -> Vec<String> {
+    pub async fn decisions(&self) -> Vec<String> {
         let rows = self.store().list_deliveries(None, 1000).await.unwrap();
         rows.iter().rev().map(|row| format!("{} {}: {}", row.event, row.state, row.reason)).collect()
     }
 
-    async fn push_pipeline(&self, text: &str) -> Sha {
+    pub async fn push_pipeline(&self, text: &str) -> Sha {
         self.tree.write(".trainyard.yaml", text);
         let sha = self.tree.commit("Add a pipeline");
         self.tree.push(&["HEAD:refs/heads/main"]);
         sha
     }
 
-    async fn open_pull(&self, branch: &str, fork: Option<&RepoName>) -> i64 {
+    pub async fn open_pull(&self, branch: &str, fork: Option<&RepoName>) -> i64 {
         let author = if fork.is_some() { sandbox::STRANGER } else { sandbox::WRITER };
         let new = NewPull {
             title: "A change".into(),
@@ -171,6 +172,7 @@ fn worker(
 ) -> Worker {
     let clock: SharedClock = clock.clone();
     let forges = Forges::connect(config).unwrap();
+    let looked_at = Arc::new(forges.clone());
     let executors =
         BTreeMap::from([("local".to_owned(), executor.clone() as Arc<dyn trainyard::executor::Executor>)]);
     let settings =
@@ -181,7 +183,8 @@ fn worker(
             Arc::new(Reconciler::new(store.clone(), clock.clone(), config.clone(), settings, executors)),
             8,
         )
-        .register(Arc::new(Scheduler::new(store.clone(), clock, config.clone(), instance.clone())), 1)
+        .register(Arc::new(Scheduler::new(store.clone(), clock.clone(), config.clone(), instance.clone())), 1)
+        .register(Arc::new(Looker::new(store.clone(), looked_at, clock, config.clone())), 1)
 }
 
 async fn runs_of(store: &Store) -> Vec<RunRow> {
@@ -189,7 +192,7 @@ async fn runs_of(store: &Store) -> Vec<RunRow> {
     list.into_iter().map(|item| item.run).collect()
 }
 
-fn states(view: &RunView) -> String {
+pub fn states(view: &RunView) -> String {
     let steps: Vec<String> = view.steps.iter().map(|s| format!("{} {}", s.name, s.state)).collect();
     format!("{}: {}", view.run.state, steps.join(", "))
 }

@@ -86,10 +86,7 @@ fn the_whole_grammar_is_read() {
     assert_eq!((accuracy.goal, accuracy.min), (Some(Goal::Max), Some(0.80)));
     assert_eq!(accuracy.no_worse_than, Some(Tolerance::Relative(0.005)));
     assert!(plan.metrics.gates[2].1.warn_only);
-    assert_eq!(
-        plan.not_run,
-        ["defaults.cache", "data", "features", "model", "deploy", "monitor", "notify", "when.event.cron"]
-    );
+    assert_eq!(plan.not_run, ["data", "features", "model", "deploy", "monitor", "notify", "when.event.cron"]);
     assert!(checked.warnings.iter().all(|w| w.code == "TY060"), "{:#?}", checked.warnings);
     assert_eq!(checked.warnings.len(), plan.not_run.len());
 }

@@ -15,8 +15,9 @@ use super::client::{Client, Place, segment};
 use super::exit::{FAILED, REGRESSION, TimedOut};
 use super::style::colours;
 use crate::clock::{Clock, SystemClock};
-use crate::http::api::{Done, RunDetail, RunDiff, RunsJson};
+use crate::http::api::{Done, RerunJson, ReuseJson, RunDetail, RunDiff, RunsJson, WhyJson};
 use crate::http::auth::escape_query;
+use crate::http::text::shown;
 use crate::model::{RunState, Verdict};
 
 /// Look at runs, cancel them, release held ones
@@ -86,6 +87,34 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Why a run is where it is: what its steps wait for, their place in line, what is free
+    Why {
+        id: String,
+        /// The API's answer
+        #[arg(long)]
+        json: bool,
+    },
+    /// Why a step was reused, or the first thing in which it differs from an earlier one
+    WhyCached {
+        id: String,
+        step: String,
+        /// The API's answer
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run a run again, with the plan and the commit that it had
+    Rerun {
+        id: String,
+        /// Take the good steps over and run the others
+        #[arg(long, conflicts_with = "no_cache")]
+        failed: bool,
+        /// Take no earlier result over
+        #[arg(long)]
+        no_cache: bool,
+        /// The API's answer
+        #[arg(long)]
+        json: bool,
+    },
     /// Ask a run to stop
     Cancel {
         id: String,
@@ -142,6 +171,22 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             let path = format!("/runs/{}/diff?with={}", segment(&a)?, segment(&b)?);
             let answer: RunDiff = client.get(&path).await?;
             tell(&answer, json, print::diff)?;
+        }
+        Command::Why { id, json } => {
+            let answer: WhyJson = client.get(&format!("/runs/{}/why", segment(&id)?)).await?;
+            tell(&answer, json, print::why)?;
+        }
+        Command::WhyCached { id, step, json } => {
+            let step = escape_query(&step).replace('/', "%2F");
+            let answer: ReuseJson =
+                client.get(&format!("/runs/{}/steps/{step}/reuse", segment(&id)?)).await?;
+            tell(&answer, json, |a| format!("{}: {}\n", shown(&a.step), shown(&a.says)))?;
+        }
+        Command::Rerun { id, failed, no_cache, json } => {
+            let path = format!("/runs/{}/rerun", segment(&id)?);
+            let ask = json!({"failed": failed, "no_cache": no_cache});
+            let answer: RerunJson = client.call(Method::POST, &path, Some(&ask)).await?;
+            tell(&answer, json, |a| format!("{}  {}\n", a.run, a.url))?;
         }
         Command::Cancel { id, reason } => {
             let path = format!("/runs/{}/cancel", segment(&id)?);

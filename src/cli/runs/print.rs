@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::cli::style::word;
-use crate::http::api::{RunDetail, RunDiff, RunJson, RunsJson, StepJson};
+use crate::http::api::{RunDetail, RunDiff, RunJson, RunsJson, StepJson, WhyJson};
 use crate::http::text::{ago, duration, number, shown, shown_cut, signed};
 use crate::model::{RunState, StepState};
 
@@ -121,4 +121,13 @@ fn section<T>(out: &mut String, title: &str, rows: &[T], line: impl Fn(&T) -> St
     for row in rows {
         let _ = writeln!(out, "  {}", line(row));
     }
+}
+
+pub fn why(answer: &WhyJson) -> String {
+    let mut out = format!("run {} is {}: {}\n", answer.run, answer.state, shown(&answer.says));
+    for step in &answer.steps {
+        let name = shown_cut(&step.step, 23);
+        let _ = writeln!(out, "  {:<10}  {:<24}  {}", step.state, name.as_str(), shown(&step.says));
+    }
+    out
 }

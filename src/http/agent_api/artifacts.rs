@@ -108,7 +108,7 @@ pub(super) async fn get_artifact(
     let step = spec::step_of(&view, &row).map_err(|_| missing())?;
     let producer = AttemptUid::from_text(producer);
     let resumes = step.checkpoint.is_some() && spec::resumable(&view, &row).any(|uid| *uid == producer);
-    if !resumes && spec::producers(&view, step).iter().all(|(_, uid)| *uid != producer) {
+    if !resumes && view.producers(step).iter().all(|(_, uid)| *uid != producer) {
         return Err(missing());
     }
     let artifacts = app.store.artifacts_of_attempt(&producer).await?;

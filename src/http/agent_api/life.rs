@@ -55,7 +55,7 @@ pub(super) async fn start(
     let repo = repo_of(&app, &row).await?;
     let mut artifacts = Vec::new();
     if let Ok(step) = spec::step_of(&view, &row) {
-        for (_, producer) in spec::producers(&view, step) {
+        for (_, producer) in view.producers(step) {
             artifacts.extend(app.store.artifacts_of_attempt(&producer).await?);
         }
     }
@@ -68,8 +68,8 @@ pub(super) async fn start(
             }
         }
     }
-    let secrets = app.secrets.of_repository(&repo.forge, repo.name.as_str());
-    let mut spec = match spec::build(&view, &row, &repo, &artifacts, &resume, secrets, &app.config) {
+    let secrets = app.secrets.of_repository(&repo.forge, repo.name.as_str(), &view.run.branch);
+    let mut spec = match spec::build(&view, &row, &repo, &artifacts, &resume, &secrets, &app.config) {
         Ok(spec) => spec,
         Err(why) => {
             let finish = Finish {

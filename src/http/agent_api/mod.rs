@@ -7,6 +7,7 @@
 //! Must not: believe an agent about anything but its own attempt, or decide what follows from what it says.
 
 mod artifacts;
+mod caches;
 mod error;
 mod life;
 mod said;
@@ -85,6 +86,7 @@ pub fn router(app: App) -> anyhow::Result<Router> {
         .route("/metrics", post(said::metrics))
         .route("/artifact", put(artifacts::put_artifact))
         .route("/artifact/{producer}", get(artifacts::get_artifact))
+        .route("/cache", get(caches::get_cache).put(caches::put_cache))
         .route("/heartbeat", post(life::heartbeat))
         .route("/finish", post(life::finish))
         .route("/git/info/refs", get(source::git_refs))

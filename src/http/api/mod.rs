@@ -11,6 +11,7 @@ mod repos;
 mod results;
 mod runs;
 mod tokens;
+mod why;
 
 use axum::Json;
 use axum::body::Bytes;
@@ -31,6 +32,7 @@ pub use repos::*;
 pub use results::*;
 pub use runs::*;
 pub use tokens::*;
+pub use why::*;
 
 pub const PAGE: i64 = 50;
 const PAGE_MAX: i64 = 200;

@@ -8,7 +8,7 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{IntoResponses, Modify, OpenApi};
 
-use super::{deliveries, diff, log_lines, pools, repos, results, runs, tokens};
+use super::{deliveries, diff, log_lines, pools, repos, results, runs, tokens, why};
 use crate::http::follow;
 use crate::http::problem::Problem;
 
@@ -50,6 +50,9 @@ impl Modify for Bearer {
         runs::steps,
         runs::cancel,
         runs::release,
+        why::why,
+        why::reuse,
+        why::rerun,
         diff::plan,
         diff::diff,
         results::metrics,

@@ -347,6 +347,7 @@ mod tests {
             file: String::new(),
             when: vec![],
             concurrency: None,
+            priority: None,
             timeout_ms: 0,
             steps: vec![],
             metrics: crate::model::plan::MetricsSpec::default(),

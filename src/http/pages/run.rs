@@ -36,6 +36,7 @@ const TAIL: usize = 64 << 10;
 const PARAMS: usize = 100;
 const ARTIFACTS: usize = 200;
 const PULLS: usize = 5;
+const WAITS: usize = 8;
 
 #[derive(Template)]
 #[template(path = "run.html")]
@@ -53,6 +54,8 @@ struct Page {
     tone: &'static str,
     reason: Shown,
     cancel_request: Option<Shown>,
+    /// What its steps wait for.
+    waits: Vec<Shown>,
     held: bool,
     trusted: bool,
     can_cancel: bool,
@@ -273,6 +276,12 @@ pub async fn show(
     } else {
         0
     };
+    let mut waits = Vec::new();
+    if open && run.state != RunState::Held {
+        let why = api::explain(&web, &view, repo.name.as_str()).await?;
+        let ready = why.steps.into_iter().filter(|step| step.state == StepState::Ready);
+        waits.extend(ready.take(WAITS).map(|step| shown_cut(&format!("{}: {}", step.step, step.says), 400)));
+    }
     let took = match (run.started_ms, run.ended_ms) {
         (Some(from), to) => text::duration(to.unwrap_or(now) - from),
         _ => String::new(),
@@ -297,6 +306,7 @@ pub async fn show(
         tone: tone(run.state),
         reason: shown_lines(&without_summary(&run.reason).chars().take(2000).collect::<String>()),
         cancel_request: run.cancel_request.as_ref().filter(|_| open).map(|why| shown_cut(why, 300)),
+        waits,
         held: run.state == RunState::Held,
         trusted: run.trusted,
         can_cancel: open && run.cancel_request.is_none() && who.may(Scope::Run),

@@ -41,6 +41,10 @@ pub struct Seen {
     pub params: BTreeMap<String, String>,
     pub artifacts: BTreeMap<String, (Vec<u8>, bool)>,
     pub inputs: BTreeMap<String, Vec<u8>>,
+    /// By key; the digest that is told with them.
+    pub caches: BTreeMap<String, (Vec<u8>, String)>,
+    /// Every call about a cache is answered 500.
+    pub no_caches: bool,
     pub heartbeats: u32,
     pub cancel: bool,
     /// Every call is answered 410.
@@ -94,6 +98,9 @@ pub fn spec(sha: &Sha, commands: &[&str]) -> Spec {
         grace_ms: 2_000,
         log_quota_bytes: 1 << 30,
         gpus: Vec::new(),
+        caches: Vec::new(),
+        cache_write: true,
+        cache_bytes: 1 << 30,
     }
 }
 
@@ -120,6 +127,7 @@ impl Daemon {
             .route("/metrics", post(metrics))
             .route("/artifact", put(put_artifact))
             .route("/artifact/{attempt}", get(get_artifact))
+            .route("/cache", get(get_cache).put(put_cache))
             .route("/heartbeat", post(heartbeat))
             .route("/finish", post(finish))
             .route("/git/info/refs", get(refs))
@@ -279,6 +287,35 @@ async fn get_artifact(
         Some(bytes) => bytes.clone().into_response(),
         None => StatusCode::NOT_FOUND.into_response(),
     }
+}
+
+async fn get_cache(State(app): State<App>, Query(q): Q, headers: HeaderMap) -> Response {
+    let mut seen = app.seen.lock().unwrap();
+    if let Err(no) = check(&mut seen, &headers, &q, TOKEN) {
+        return no;
+    }
+    match seen.caches.get(&q["key"]) {
+        _ if seen.no_caches => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+        Some((bytes, digest)) => ([("x-trainyard-sha256", digest.clone())], bytes.clone()).into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
+}
+
+async fn put_cache(State(app): State<App>, Query(q): Q, headers: HeaderMap, body: Body) -> Response {
+    let bytes = axum::body::to_bytes(body, 1 << 30).await;
+    let mut seen = app.seen.lock().unwrap();
+    if let Err(no) = check(&mut seen, &headers, &q, TOKEN) {
+        return no;
+    }
+    let Ok(bytes) = bytes else { return StatusCode::BAD_REQUEST.into_response() };
+    if hex::encode(Sha256::digest(&bytes)) != q["sha256"] {
+        return breach(&mut seen, "the cache's digest is wrong");
+    }
+    if seen.caches.contains_key(&q["key"]) {
+        return StatusCode::OK.into_response();
+    }
+    seen.caches.insert(q["key"].clone(), (bytes.to_vec(), q["sha256"].clone()));
+    StatusCode::NO_CONTENT.into_response()
 }
 
 async fn heartbeat(State(app): State<App>, Query(q): Q, headers: HeaderMap) -> Response {

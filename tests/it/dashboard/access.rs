@@ -61,6 +61,10 @@ async fn call(at: &Dashboard, seeded: &Seeded, route: &Route) -> (String, String
         .replace("{delivery}", &seeded.delivery)
         .replace("{*repo}", "ada/churn")
         .replace("{number}", "7");
+    if path.contains("{step}") {
+        let name = at.place.view(&seeded.candidate).await.steps[0].name.clone();
+        path = path.replace("{step}", &trainyard::http::auth::escape_query(&name));
+    }
     if path.contains("{token}") {
         at.token("short-lived", Scope::Read, None).await;
         let tokens = at.app.store.tokens().await.unwrap();

@@ -31,6 +31,7 @@ pub fn step(name: &str) -> StepSpec {
         artifacts: Vec::new(),
         junit: None,
         cache: Vec::new(),
+        reuse: trainyard::model::plan::Reuse::default(),
         workers: 1,
     }
 }

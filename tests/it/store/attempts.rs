@@ -35,7 +35,7 @@ pub async fn ready_steps_are_placed_once(at: &Place) {
     // A second scheduler that read the step as ready comes too late; so does a decision made before.
     let stale = RunChange { epoch: view.run.epoch - 1, ..at.change(&run).await };
     assert_eq!(at.store.apply(stale, T0).await.unwrap(), Applied::Stale);
-    let again = trainyard::store::attempts::ReadyStep {
+    let again = trainyard::store::queue::ReadyStep {
         run_id: run.clone(),
         step_id: view.steps[0].id.clone(),
         position: 0,
@@ -44,6 +44,14 @@ pub async fn ready_steps_are_placed_once(at: &Place) {
         run_created_ms: T0,
         spec: super::fixture::step("test"),
         trusted: true,
+        repo_id: repo.clone(),
+        forge: "github".into(),
+        repo: trainyard::model::RepoName::parse("ada/churn").unwrap(),
+        pipeline: "churn".into(),
+        priority: None,
+        group: None,
+        ahead: None,
+        looking: false,
     };
     assert_eq!(at.store.place(vec![placement(&again)], T0).await.unwrap(), [] as [AttemptUid; 0]);
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::{attempts, deliveries, fixture, reports, results, runs, work};
+use super::{attempts, deliveries, fixture, queue, reports, results, runs, work};
 
 macro_rules! suite {
     ($($topic:ident: $($case:ident),+;)+) => {
@@ -68,6 +68,9 @@ suite! {
     attempts:
         ready_steps_are_placed_once, a_late_move_keeps_the_state, an_ended_attempt_frees_its_place,
         a_lost_lease_places_nothing;
+    queue:
+        what_was_used_counts, the_default_branch_names_the_class, an_equal_step_is_taken_over, a_run_is_run_again,
+        the_first_writer_of_a_cache_wins;
     reports:
         the_bootstrap_belongs_to_its_first_agent, a_log_has_no_gap_and_no_repeat, points_are_stored_once, last_values_are_kept_beside_the_points,
         artifacts_and_outputs_stay, nothing_is_taken_from_an_ended_attempt, only_the_last_attempt_counts;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use trainyard::clock::Millis;
-use trainyard::model::plan::{MetricsSpec, ReportSpec, Resources, Retry};
+use trainyard::model::plan::{MetricsSpec, ReportSpec, Resources, Retry, Reuse};
 use trainyard::model::{
     Actor, AttemptState, AttemptUid, DeliveryRowId, DeliveryState, EndClass, Plan, PullRequest, RepoId,
     RepoName, RepoRef, RunId, RunState, Sha, StepSpec, StepState,
@@ -70,6 +70,7 @@ pub fn step(name: &str) -> StepSpec {
         artifacts: vec![],
         junit: None,
         cache: vec![],
+        reuse: Reuse::default(),
         workers: 1,
     }
 }
@@ -80,6 +81,7 @@ pub fn plan(steps: &[&str]) -> Plan {
         file: ".trainyard.yaml".into(),
         when: vec![],
         concurrency: None,
+        priority: None,
         timeout_ms: 1000,
         steps: steps.iter().map(|name| step(name)).collect(),
         metrics: MetricsSpec::default(),
@@ -133,6 +135,7 @@ pub fn intake(delivery: &DeliveryRowId) -> IntakeCommit {
         runs: vec![],
         cancel: vec![],
         supersede_held: vec![],
+        priorities: vec![],
         asks: vec![],
     }
 }
@@ -232,7 +235,7 @@ impl Place {
     }
 }
 
-pub fn placement(ready: &trainyard::store::attempts::ReadyStep) -> Placement {
+pub fn placement(ready: &trainyard::store::queue::ReadyStep) -> Placement {
     Placement {
         uid: AttemptUid::generate(T0),
         run_id: ready.run_id.clone(),

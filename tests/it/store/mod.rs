@@ -8,6 +8,7 @@ mod deliveries;
 mod migration;
 mod postgres;
 mod power_cut;
+mod queue;
 mod reports;
 mod results;
 mod runs;

@@ -431,3 +431,45 @@ async fn an_ended_attempt_takes_nothing_more() {
     assert_eq!(agent.post("metrics", json!({ "first_seq": 1, "points": [], "params": {} })).await.0, 410);
     assert_eq!(start_with(&web, &agent.uid, BOOT, NONCE).await.0, 410);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_is_given_to_the_branches_that_it_is_for_and_its_absence_is_explained() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("key");
+    std::fs::write(&file, "deploy-key-0815").unwrap();
+    let extra = format!(
+        "[[repository]]\nforge = \"github\"\nname = \"ada/branches\"\nsecrets.KEY.file = {:?}\n\
+         secrets.KEY.branches = [\"main\", \"release/*\"]\n",
+        file.display().to_string()
+    );
+    let web = Web::with("http://127.0.0.1:9", &extra).await;
+    let repo = trainyard::model::RepoRef {
+        forge_id: "branches".into(),
+        name: trainyard::model::RepoName::parse("ada/branches").unwrap(),
+        default_branch: "main".into(),
+    };
+    let repo = web.place.store.upsert_repo("github", &repo, 1).await.unwrap();
+    let cases =
+        [("main", 'a', true), ("release/2", 'b', true), ("feature", 'c', false), ("release/2/x", 'd', false)];
+    for (branch, digit, granted) in cases {
+        let run = run_of(&web, |new| {
+            new.repo_id = repo.clone();
+            new.head_sha = sha(digit);
+            new.branch = branch.into();
+            new.concurrency = None;
+            new.plan.steps[0].secrets = vec![SecretRef { name: "KEY".into(), env: "KEY".into() }];
+        })
+        .await;
+        let uid = place(&web, &run, 0).await;
+        let (status, started) = start_with(&web, &uid, BOOT, NONCE).await;
+        if granted {
+            assert_eq!(started["spec"]["secrets"], json!({ "KEY": "deploy-key-0815" }), "{branch}");
+            continue;
+        }
+        assert_eq!(status, 410, "{branch}");
+        let why = web.place.store.attempt(&uid).await.unwrap().unwrap().reason;
+        let words = format!("for the branches `main`, `release/*` only, and this run is of `{branch}`");
+        assert!(why.contains(&words) && !why.contains("0815"), "{why}");
+    }
+    println!("SEC secrets.branch cases={} failed=0", cases.len());
+}

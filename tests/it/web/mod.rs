@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-mod agent_api;
+pub mod agent_api;
+mod caches;
 mod git_proxy;
 mod hooks;
 mod ops;
@@ -104,6 +105,11 @@ impl Web {
             stop,
             _dir: dir,
         }
+    }
+
+    /// Where artifacts, logs and caches lie.
+    pub fn blob_dir(&self) -> std::path::PathBuf {
+        self._dir.path().join("blobs")
     }
 
     pub async fn is_stored(&self, delivery_id: &str) -> bool {

@@ -1,0 +1,234 @@
+//! What waits for a place, what holds places, and what was held before: all that the order of the queue is decided from.
+
+use std::collections::BTreeMap;
+
+use super::conn::{Conn, Fields, all, execute, one};
+use super::{Store, StoreError};
+use crate::clock::Millis;
+use crate::model::{AttemptUid, Plan, RepoId, RepoName, RunId, StepId, StepSpec};
+
+/// A ready step with what scheduling needs to know.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReadyStep {
+    pub run_id: RunId,
+    pub step_id: StepId,
+    pub position: i64,
+    /// Number of its next attempt.
+    pub number: i64,
+    pub ready_ms: Millis,
+    pub run_created_ms: Millis,
+    pub spec: StepSpec,
+    pub trusted: bool,
+    pub repo_id: RepoId,
+    pub forge: String,
+    pub repo: RepoName,
+    pub pipeline: String,
+    /// The class that the default branch's file names for this pipeline.
+    pub priority: Option<String>,
+    /// Its run's concurrency group.
+    pub group: Option<String>,
+    /// Another run of that group which has begun, as long as its own has not.
+    pub ahead: Option<RunId>,
+    /// Somebody still looks for an equal step.
+    pub looking: bool,
+}
+
+/// What runs on a pool now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PoolUse {
+    pub attempts: i64,
+    /// How many of them are of untrusted runs.
+    pub untrusted: i64,
+    pub gpus: Vec<u32>,
+    pub open: Vec<OpenAttempt>,
+}
+
+/// One attempt that holds a place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenAttempt {
+    pub repo_id: RepoId,
+    pub run_id: RunId,
+    pub pipeline: String,
+    pub step: String,
+    /// When it got its place.
+    pub since_ms: Millis,
+    pub gpus: u32,
+}
+
+/// How long a repository held places of a pool; see the table of that name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolUsage {
+    pub repo_id: RepoId,
+    pub pool: String,
+    pub bucket_ms: Millis,
+    pub used_ms: i64,
+}
+
+/// Which earlier steps a duration is asked of.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StepName {
+    pub repo_id: RepoId,
+    pub pipeline: String,
+    pub step: String,
+}
+
+/// Width of a bucket of `pool_usage`.
+const BUCKET_MS: Millis = 15 * 60_000;
+
+/// Notes what an attempt that ends now has used.
+pub(super) async fn charge(tx: &mut Conn, uid: &AttemptUid, now: Millis) -> Result<(), StoreError> {
+    let row: Option<(RepoId, String, Vec<u32>, Millis)> = one!(
+        tx,
+        |row| Ok((row.get("repo_id")?, row.get("pool")?, row.json("gpus")?, row.get("intended_ms")?)),
+        "SELECT r.repo_id, a.pool, a.gpus, a.intended_ms FROM attempts a JOIN runs r ON r.id = a.run_id WHERE a.uid = $1",
+        uid
+    )?;
+    let Some((repo, pool, gpus, since)) = row else { return Ok(()) };
+    let used = (now - since).max(0).saturating_mul(gpus.len().max(1) as i64);
+    execute!(
+        tx,
+        "INSERT INTO pool_usage (repo_id, pool, bucket_ms, used_ms) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (repo_id, pool, bucket_ms) DO UPDATE SET used_ms = pool_usage.used_ms + excluded.used_ms",
+        &repo,
+        &pool,
+        now - now.rem_euclid(BUCKET_MS),
+        used
+    )?;
+    Ok(())
+}
+
+/// Notes which class the default branch's file names for a pipeline.
+pub(super) async fn put_priority(
+    tx: &mut Conn,
+    repo: &RepoId,
+    pipeline: &str,
+    class: Option<&str>,
+    now: Millis,
+) -> Result<(), StoreError> {
+    execute!(
+        tx,
+        "INSERT INTO pipelines (repo_id, name, priority, updated_ms) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (repo_id, name) DO UPDATE SET priority = excluded.priority, updated_ms = excluded.updated_ms",
+        repo,
+        pipeline,
+        class,
+        now
+    )?;
+    Ok(())
+}
+
+impl Store {
+    /// Ready steps of runs that are queued or running and not asked to stop, oldest run first, then position.
+    pub async fn ready_steps(&self) -> Result<Vec<ReadyStep>, StoreError> {
+        let mut conn = self.read().await?;
+        all!(
+            conn,
+            |row| {
+                let position: i64 = row.get("position")?;
+                let plan: Plan = row.json("plan")?;
+                let spec = usize::try_from(position).ok().and_then(|at| plan.steps.into_iter().nth(at));
+                let spec = spec.ok_or_else(|| StoreError::Inconsistent {
+                    what: "a step".into(),
+                    why: format!("its plan has no step {position}"),
+                })?;
+                Ok(ReadyStep {
+                    run_id: row.get("run_id")?,
+                    step_id: row.get("id")?,
+                    position,
+                    number: row.get("number")?,
+                    ready_ms: row.get::<Option<Millis>>("ready_ms")?.unwrap_or_default(),
+                    run_created_ms: row.get("created_ms")?,
+                    trusted: row.get("trusted")?,
+                    repo_id: row.get("repo_id")?,
+                    forge: row.get("forge")?,
+                    repo: row.get("repo_name")?,
+                    pipeline: row.get("pipeline")?,
+                    priority: row.get("priority")?,
+                    group: row.get("concurrency")?,
+                    ahead: row.get("ahead")?,
+                    looking: spec.reuse.on && row.get::<Option<String>>("reuse_key")?.is_none(),
+                    spec,
+                })
+            },
+            "SELECT s.run_id, s.id, s.position, s.ready_ms, s.reuse_key, r.created_ms, r.plan, r.trusted, r.repo_id, r.pipeline,
+               r.concurrency, p.forge, p.name AS repo_name,
+               (SELECT l.priority FROM pipelines l WHERE l.repo_id = r.repo_id AND l.name = r.pipeline) AS priority,
+               CASE r.state WHEN 'queued' THEN
+                 (SELECT MIN(o.id) FROM runs o WHERE o.concurrency = r.concurrency AND o.id <> r.id
+                    AND (o.state = 'running' OR (o.state = 'queued'
+                      AND EXISTS (SELECT 1 FROM steps t WHERE t.run_id = o.id AND t.state = 'running')))) END AS ahead,
+               (SELECT COALESCE(MAX(a.number), 0) + 1 FROM attempts a WHERE a.step_id = s.id) AS number
+             FROM steps s JOIN runs r ON r.id = s.run_id JOIN repos p ON p.id = r.repo_id
+             WHERE r.state IN ('queued', 'running') AND r.cancel_request IS NULL AND s.state = 'ready'
+             ORDER BY r.created_ms, r.id, s.position"
+        )
+    }
+
+    /// Attempts that are not ended, by pool, as far as they take room from what this handle's machine may place: those that every
+    /// daemon reaches, and its own.
+    pub async fn pool_use(&self) -> Result<BTreeMap<String, PoolUse>, StoreError> {
+        let mut conn = self.read().await?;
+        let open: Vec<(String, Vec<u32>, bool, OpenAttempt)> = all!(
+            conn,
+            |row| {
+                let gpus: Vec<u32> = row.json("gpus")?;
+                let open = OpenAttempt {
+                    repo_id: row.get("repo_id")?,
+                    run_id: row.get("run_id")?,
+                    pipeline: row.get("pipeline")?,
+                    step: row.get("step")?,
+                    since_ms: row.get("intended_ms")?,
+                    gpus: gpus.len() as u32,
+                };
+                Ok((row.get("pool")?, gpus, row.get("trusted")?, open))
+            },
+            "SELECT a.pool, a.gpus, a.intended_ms, a.run_id, r.trusted, r.repo_id, r.pipeline, s.name AS step
+             FROM attempts a JOIN runs r ON r.id = a.run_id JOIN steps s ON s.id = a.step_id
+             WHERE a.state IN ('intended', 'submitted', 'pending', 'running', 'finishing') AND a.machine IN ('', $1)
+             ORDER BY a.intended_ms, a.uid",
+            &*self.machine
+        )?;
+        let mut pools = BTreeMap::<String, PoolUse>::new();
+        for (pool, gpus, trusted, open) in open {
+            let used = pools.entry(pool).or_default();
+            used.attempts += 1;
+            used.untrusted += i64::from(!trusted);
+            used.gpus.extend(gpus);
+            used.open.push(open);
+        }
+        Ok(pools)
+    }
+
+    /// What ended attempts used of pools from `since` on.
+    pub async fn pool_usage(&self, since: Millis) -> Result<Vec<PoolUsage>, StoreError> {
+        let mut conn = self.read().await?;
+        all!(
+            conn,
+            |row| Ok(PoolUsage {
+                repo_id: row.get("repo_id")?,
+                pool: row.get("pool")?,
+                bucket_ms: row.get("bucket_ms")?,
+                used_ms: row.get("used_ms")?,
+            }),
+            "SELECT repo_id, pool, bucket_ms, used_ms FROM pool_usage WHERE bucket_ms >= $1 ORDER BY repo_id, pool, bucket_ms",
+            since
+        )
+    }
+
+    /// How long the last `limit` good ends of a step took from place to end, newest first.
+    pub async fn step_durations(&self, step: &StepName, limit: i64) -> Result<Vec<i64>, StoreError> {
+        let mut conn = self.read().await?;
+        all!(
+            conn,
+            |row| row.get("took_ms"),
+            "SELECT s.ended_ms - s.started_ms AS took_ms FROM steps s JOIN runs r ON r.id = s.run_id
+             WHERE s.name = $3 AND s.state = 'succeeded' AND s.started_ms IS NOT NULL AND s.ended_ms IS NOT NULL
+               AND r.repo_id = $1 AND r.pipeline = $2
+             ORDER BY s.id DESC LIMIT $4",
+            &step.repo_id,
+            &step.pipeline,
+            &step.step,
+            limit
+        )
+    }
+}
