@@ -27,7 +27,6 @@ ALTER TABLE steps ADD COLUMN reuse_parts TEXT NOT NULL DEFAULT '{}';
 ALTER TABLE steps ADD COLUMN reused_from TEXT;
 CREATE INDEX steps_reuse ON steps (reuse_key);
 CREATE INDEX steps_named ON steps (name, state);
-CREATE INDEX artifacts_blob ON artifacts (blob_key);
 
 -- Directories kept between runs: one archive for each key, never changed. Deleted 30 days after the last use, and from the
 -- least recently used on when a repository's are larger than its quota.
@@ -45,3 +44,4 @@ CREATE TABLE caches (
     PRIMARY KEY (repo_id, key)
 );
 CREATE INDEX caches_used ON caches (used_ms);
+CREATE INDEX caches_blob ON caches (blob_key);

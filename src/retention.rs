@@ -2,9 +2,11 @@
 //!
 //! Must not: decide how long anything is kept; that is the configuration's, within what each table's migration says.
 
+use anyhow::Context;
 use async_trait::async_trait;
+use futures_util::StreamExt;
 
-use crate::blob::Blobs;
+use crate::blob::{Blobs, Listed};
 use crate::clock::SharedClock;
 use crate::config::RetentionConfig;
 use crate::queue::Handler;
@@ -37,6 +39,46 @@ impl From<RetentionConfig> for Retention {
             artifacts_ms: days.artifacts_days * DAY,
         }
     }
+}
+
+/// What a collection of orphans found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Orphans {
+    pub looked_at: u64,
+    pub found: u64,
+    pub bytes: u64,
+}
+
+/// Keys asked about in one query.
+const ASKED_AT_ONCE: usize = 500;
+
+/// Deletes blobs that no row names (a crash between a blob and its row, or between a row and its blob), if they are at least
+/// `older_than_ms` old: a younger one may be waiting for its row. With `dry_run` only counts them.
+pub async fn collect_orphans(
+    store: &Store,
+    blobs: &Blobs,
+    older_than_ms: i64,
+    now: i64,
+    dry_run: bool,
+) -> anyhow::Result<Orphans> {
+    let mut orphans = Orphans::default();
+    let mut listed = blobs.list().chunks(ASKED_AT_ONCE);
+    while let Some(some) = listed.next().await {
+        let some: Vec<Listed> =
+            some.into_iter().collect::<Result<_, _>>().context("cannot list the blobs")?;
+        orphans.looked_at += some.len() as u64;
+        let old: Vec<&Listed> = some.iter().filter(|blob| now - blob.modified_ms >= older_than_ms).collect();
+        let keys: Vec<String> = old.iter().map(|blob| blob.key.clone()).collect();
+        let without_row =
+            store.blobs_without_row(&keys).await.context("cannot ask which blobs are in use")?;
+        orphans.found += without_row.len() as u64;
+        orphans.bytes +=
+            old.iter().filter(|blob| without_row.contains(&blob.key)).map(|blob| blob.bytes).sum::<u64>();
+        if !dry_run {
+            blobs.delete(&without_row).await.context("cannot delete blobs")?;
+        }
+    }
+    Ok(orphans)
 }
 
 #[async_trait]

@@ -56,7 +56,8 @@ impl From<object_store::Error> for BlobError {
 pub mod key {
     use super::{AttemptUid, Millis, RepoId};
 
-    /// What the keys made here begin with.
+    /// What the keys made here begin with: what the collection of orphans looks at. `Store::blobs_without_row` must know every
+    /// table that names such keys.
     pub const FIRST_PARTS: [&str; 4] = ["logs", "artifacts", "uploads", "caches"];
 
     /// One stretch of an attempt's log. `nonce` keeps two writers of the same offset apart: the row names the one that counts.

@@ -2,6 +2,7 @@
 //!
 //! Exit codes stand in [`exit`].
 
+mod admin;
 mod agent;
 mod client;
 mod completions;
@@ -64,6 +65,8 @@ enum Command {
     Deliveries(deliveries::Args),
     /// Tables: profile, check, diff.
     Data(data::Args),
+    /// The installation's database and blobs: back up, restore, migrate, tidy.
+    Admin(admin::Args),
     /// Print the JSON Schema of the pipeline file.
     Schema(schema::Args),
     /// Print a completion script for a shell.
@@ -115,6 +118,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run_local::run(&args),
         Command::Deliveries(args) => deliveries::run(&args),
         Command::Data(args) => data::run(&args),
+        Command::Admin(args) => block_on(admin::run(args)),
         Command::Schema(args) => schema::run(&args),
         Command::Doctor(args) => block_on(doctor::run(args)),
         Command::Completions(args) => Ok(completions::run(&args)),

@@ -57,14 +57,14 @@ pub struct TrendItem {
 /// Sorts behind every id: the first page.
 const NEWEST: &str = "g";
 
-/// `$1` to `$8` of [`Store::list_runs`], but for the repository.
-macro_rules! listed_runs {
-    ($repo:literal) => {
+/// `$1` to `$9` of [`Store::list_runs`], behind what picks the index.
+macro_rules! list_runs {
+    ($first:literal) => {
         select_run!(
             (", (SELECT name FROM repos p WHERE p.id = r.repo_id) AS repo_name"),
             "WHERE r.id < $1 AND ",
-            $repo,
-            " AND ($3 IS NULL OR r.branch = $3) AND ($4 IS NULL OR r.state = $4) AND ($5 IS NULL OR r.pipeline = $5)
+            $first,
+            " AND ($2 IS NULL OR r.repo_id = $2) AND ($3 IS NULL OR r.branch = $3) AND ($4 IS NULL OR r.state = $4) AND ($5 IS NULL OR r.pipeline = $5)
                AND ($7 IS NULL OR r.actor = $7)
                AND ($8 IS NULL
                  OR EXISTS (SELECT 1 FROM comparisons c WHERE c.candidate_run_id = r.id AND c.target = $9)
@@ -79,6 +79,12 @@ fn mark(row: &impl Fields, columns: [&'static str; 3]) -> Result<Option<RunMark>
     Ok(Some(RunMark { id, state: row.word(columns[1])?, created_ms: row.get(columns[2])? }))
 }
 
+pub(super) const ALL_RUNS: &str = list_runs!("TRUE");
+pub(super) const RUNS_OF_REPO: &str = list_runs!("r.repo_id = $2");
+pub(super) const RUNS_IN_STATE: &str = list_runs!("r.state = $4");
+pub(super) const RUNS_OF_BRANCH: &str = list_runs!("r.branch = $3");
+pub(super) const DELIVERIES: &str = select_delivery!("WHERE id < $1 ORDER BY id DESC LIMIT $2");
+
 impl Store {
     /// Up to `limit` runs older than the run `before` (its id: UUIDv7 sorts by time).
     pub async fn list_runs(
@@ -88,9 +94,13 @@ impl Store {
         limit: i64,
     ) -> Result<Vec<RunListItem>, StoreError> {
         let mut conn = self.read().await?;
-        // A list of one repository walks that repository's index; `OR` would hide it from the planner.
-        let sql =
-            if filter.repo.is_some() { listed_runs!("r.repo_id = $2") } else { listed_runs!("$2 IS NULL") };
+        // The narrowest of what is asked for picks the index; the rest is looked at row by row.
+        let sql = match (&filter.repo, filter.state, &filter.branch) {
+            (Some(_), ..) => RUNS_OF_REPO,
+            (None, Some(_), _) => RUNS_IN_STATE,
+            (None, None, Some(_)) => RUNS_OF_BRANCH,
+            (None, None, None) => ALL_RUNS,
+        };
         all!(
             conn,
             |row| Ok(RunListItem { run: RunRow::read(row)?, repo: row.get("repo_name")? }),
@@ -167,13 +177,7 @@ impl Store {
         limit: i64,
     ) -> Result<Vec<DeliveryRow>, StoreError> {
         let mut conn = self.read().await?;
-        all!(
-            conn,
-            DeliveryRow::read,
-            select_delivery!("WHERE id < $1 ORDER BY id DESC LIMIT $2"),
-            before.unwrap_or(NEWEST),
-            limit
-        )
+        all!(conn, DeliveryRow::read, DELIVERIES, before.unwrap_or(NEWEST), limit)
     }
 
     /// Number of runs in each state that has any, for `/metrics`.

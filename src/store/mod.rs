@@ -10,6 +10,7 @@
 mod arrivals;
 mod asks;
 pub mod attempts;
+pub mod backup;
 pub mod caches;
 mod changes;
 pub mod comparisons;
@@ -18,6 +19,7 @@ pub mod daemons;
 mod db;
 pub mod deliveries;
 mod dialect;
+pub mod hot;
 mod instance;
 pub mod lists;
 mod metrics;

@@ -1,8 +1,8 @@
 //! Deletes what is old, in batches of at most 1,000 rows, as each table's migration comment says.
 
-use super::conn::{Fields, all, one};
+use super::conn::{Fields, all, one, to_json};
 use super::runs::ended_run;
-use super::{Store, StoreError};
+use super::{Store, StoreError, dialect};
 use crate::clock::Millis;
 
 /// How long things are kept, in milliseconds.
@@ -62,6 +62,22 @@ const USAGE: &str = "DELETE FROM pool_usage WHERE (repo_id, pool, bucket_ms) IN 
 const OUTBOX: &str = "DELETE FROM outbox WHERE id IN (SELECT id FROM outbox
     WHERE updated_ms < $1 AND state <> 'pending' LIMIT $2) RETURNING '' AS blob_key";
 
+const DAEMONS: &str = "DELETE FROM daemons WHERE machine IN (SELECT machine FROM daemons
+    WHERE seen_ms < $1 LIMIT $2) RETURNING '' AS blob_key";
+
+/// Every table that names blobs, each with an index on the key.
+macro_rules! without_row {
+    ($list:literal) => {
+        concat!(
+            "SELECT value AS blob_key FROM ",
+            $list,
+            " WHERE NOT EXISTS (SELECT 1 FROM log_segments WHERE blob_key = value)
+                AND NOT EXISTS (SELECT 1 FROM artifacts WHERE blob_key = value)
+                 AND NOT EXISTS (SELECT 1 FROM caches WHERE blob_key = value)"
+        )
+    };
+}
+
 impl Store {
     /// Does an artifact still point at these bytes? A reused step's do.
     async fn is_named(&self, blob_key: &str) -> Result<bool, StoreError> {
@@ -73,6 +89,18 @@ impl Store {
             blob_key
         )?;
         Ok(found.unwrap_or_default() > 0)
+    }
+
+    /// Of these blobs those that no row names.
+    pub async fn blobs_without_row(&self, keys: &[String]) -> Result<Vec<String>, StoreError> {
+        let list = to_json(&keys)?;
+        let mut conn = self.read().await?;
+        let sql = dialect::by_engine(
+            &conn,
+            without_row!("json_each($1)"),
+            without_row!("json_array_elements_text($1::json)"),
+        );
+        all!(conn, |row| row.get("blob_key"), sql, &list)
     }
 
     /// One batch of each kind of old rows, each in a commit of its own. Parked work and what forges were told are kept as long as
@@ -87,6 +115,7 @@ impl Store {
             (ARTIFACTS, keep.artifacts_ms),
             (OUTBOX, keep.deliveries_ms),
             (USAGE, keep.deliveries_ms),
+            (DAEMONS, keep.deliveries_ms),
         ] {
             let keys: Vec<String> = self
                 .write(move |tx| {

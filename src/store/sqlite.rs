@@ -89,6 +89,12 @@ pub(super) fn pool(path: &Path, synchronous: Synchronous, connections: u32, read
         .connect_lazy_with(options)
 }
 
+/// A connection to a copy that nobody writes: leaves no file beside it.
+pub(super) fn reader_of_copy(path: &Path) -> SqlitePool {
+    let options = SqliteConnectOptions::new().filename(path).immutable(true).disable_statement_logging();
+    SqlitePoolOptions::new().max_connections(1).connect_lazy_with(options)
+}
+
 /// Reads back what decides over durability. A pragma that is misspelt or not possible here is silently passed over by
 /// SQLite, so it is asked.
 pub(super) async fn assert_durable(conn: &mut Conn, synchronous: Synchronous) -> Result<(), StoreError> {

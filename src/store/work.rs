@@ -133,6 +133,8 @@ fn next_due_sql(kinds: &[WorkKind]) -> String {
     kinds.iter().map(of_kind).collect::<Vec<_>>().join(" UNION ALL ")
 }
 
+pub(super) use {claim_sql, next_due_sql};
+
 /// The machine that alone can do it: the part of a run's or schedule's key behind `@`.
 fn machine_of<'k>(kind: &str, key: &'k str) -> &'k str {
     let of_one = [WorkKind::Run.word(), WorkKind::Schedule.word()].contains(&kind);

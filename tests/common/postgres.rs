@@ -1,5 +1,6 @@
 //! A Postgres server of Debian in a temporary directory, as the user nobody, on a free port of loopback; and pgbouncer in
 //! transaction mode before it.
+#![allow(dead_code, reason = "each of the two test binaries uses a part of it")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -92,6 +93,10 @@ impl Server {
         let sql = sqlx::AssertSqlSafe(format!("CREATE DATABASE {database}"));
         sqlx::query(sql).execute(&admin).await.unwrap();
         admin.close().await;
+        self.options(database)
+    }
+
+    pub fn options(&self, database: &str) -> OpenOptions {
         OpenOptions::postgres(self.url(database))
     }
 
@@ -135,7 +140,7 @@ impl Pooler {
         let ini = format!(
             "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
              unix_socket_dir =\nauth_type = trust\nauth_file = {}\npool_mode = transaction\ndefault_pool_size = 3\n\
-             max_client_conn = 200\nlogfile = {}\n",
+             max_client_conn = 200\nserver_login_retry = 1\nlogfile = {}\n",
             server.port,
             users.display(),
             dir.path().join("log").display(),

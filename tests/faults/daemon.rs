@@ -7,8 +7,12 @@ use std::time::{Duration, Instant};
 
 use tokio::process::{Child, Command};
 use trainyard::forge::webhook::github::sign;
+use trainyard::store::OpenOptions;
 
 pub const SECRET: &str = "the secret of the only hook";
+
+/// A closed port.
+pub const NO_FORGE: &str = "http://127.0.0.1:9";
 
 pub struct Daemon {
     pub hooks: SocketAddr,
@@ -18,6 +22,8 @@ pub struct Daemon {
     pub http: reqwest::Client,
     config: PathBuf,
     child: Option<Child>,
+    /// Of a database that is not its own SQLite file.
+    postgres: Option<OpenOptions>,
     /// Set for the next start.
     pub env: Vec<(&'static str, String)>,
     dir: tempfile::TempDir,
@@ -26,12 +32,24 @@ pub struct Daemon {
 impl Daemon {
     /// Its forge is a closed port: enough for deliveries that lead to no call.
     pub fn new() -> Self {
-        Self::of_forge("http://127.0.0.1:9", "a-token-of-the-forge")
+        Self::of_forge(NO_FORGE, "a-token-of-the-forge")
     }
 
     /// Writes its configuration; starts nothing. The ports are free ones, kept over restarts. The hook is that of
     /// `ada/churn`, whose code may run without a user of its own.
     pub fn of_forge(url: &str, forge_token: &str) -> Self {
+        Self::configured(url, forge_token, "", "")
+    }
+
+    /// On a Postgres database; `more` are tables of its configuration.
+    pub fn on_postgres(options: &OpenOptions, url: &str, forge_token: &str, keys: &str, more: &str) -> Self {
+        let pooler = if options.pooled { "database_pooler = \"transaction\"\n" } else { "" };
+        let keys = format!("database = {:?}\n{pooler}{keys}", options.url);
+        let daemon = Self::configured(url, forge_token, &keys, more);
+        Self { postgres: Some(options.clone()), ..daemon }
+    }
+
+    fn configured(url: &str, forge_token: &str, keys: &str, more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         // All four are held until all are known, so that they differ.
         let held: Vec<TcpListener> = (0..4).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
@@ -42,18 +60,23 @@ impl Daemon {
             path.display().to_string()
         };
         let text = format!(
-            "data_dir = {data:?}\npublic_url = \"http://{app}\"\n\
+            "data_dir = {data:?}\n{keys}public_url = \"http://{app}\"\n\
              [listen]\nhooks = \"{hooks}\"\napp = \"{app}\"\nagent = \"{agent}\"\nops = \"{ops}\"\n\
              [forge.github]\nkind = \"github\"\nurl = {url:?}\nallow_http = true\ntoken = {{ file = {token:?} }}\n\
              [[forge.github.hook]]\nid = \"main\"\nsecrets = [{{ file = {secret:?} }}]\nrepository = \"ada/churn\"\n\
-             [[repository]]\nforge = \"github\"\nname = \"ada/churn\"\ntrusted = true\n",
+             [[repository]]\nforge = \"github\"\nname = \"ada/churn\"\ntrusted = true\n{more}",
             data = dir.path().join("data").display().to_string(),
             token = write("token", forge_token),
             secret = write("secret", SECRET),
         );
         let config = PathBuf::from(write("trainyard.toml", &text));
         let http = reqwest::Client::builder().timeout(Duration::from_secs(10)).build().unwrap();
-        Self { hooks, ops, app, http, config, child: None, env: Vec::new(), dir }
+        Self { hooks, ops, app, http, config, child: None, postgres: None, env: Vec::new(), dir }
+    }
+
+    /// How to open its database beside it.
+    pub fn options(&self) -> OpenOptions {
+        self.postgres.clone().unwrap_or_else(|| OpenOptions::sqlite(self.database()))
     }
 
     pub fn database(&self) -> PathBuf {

@@ -6,6 +6,9 @@ mod crash_points;
 mod daemon;
 mod demo;
 mod kill;
+#[path = "../common/postgres.rs"]
+mod postgres;
+mod replicas;
 mod restart;
 mod starve;
 mod yard;

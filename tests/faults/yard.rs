@@ -9,10 +9,10 @@ use tokio::process::Command;
 use trainyard::clock::SystemClock;
 use trainyard::model::{AttemptUid, RepoName, Sha};
 use trainyard::sandbox::{PostedStatus, Sandbox, SandboxOptions, WRITER};
+use trainyard::store::Store;
 use trainyard::store::attempts::AttemptRow;
 use trainyard::store::lists::RunFilter;
 use trainyard::store::runs::RunView;
-use trainyard::store::{OpenOptions, Store};
 
 use super::daemon::{Daemon, SECRET};
 
@@ -27,13 +27,18 @@ pub struct Yard {
 impl Yard {
     /// The daemon is not started yet.
     pub async fn new() -> Self {
+        Self::of(|url, token| Daemon::of_forge(url, token)).await
+    }
+
+    /// The same with a daemon that is made for the forge's URL and token.
+    pub async fn of(make: impl FnOnce(&str, &str) -> Daemon) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let sandbox = Sandbox::start(SandboxOptions::new(dir.path().join("forge"), Arc::new(SystemClock)))
             .await
             .unwrap();
         let repo = RepoName::parse("ada/churn").unwrap();
         sandbox.create_repo(&repo, "main").await.unwrap();
-        let daemon = Daemon::of_forge(sandbox.url(), sandbox.token().expose_secret());
+        let daemon = make(sandbox.url(), sandbox.token().expose_secret());
         sandbox.set_hook(format!("http://{}/hooks/github/main", daemon.hooks), SECRET);
         let tree = dir.path().join("tree");
         std::fs::create_dir(&tree).unwrap();
@@ -62,7 +67,7 @@ impl Yard {
 
     /// The daemon's database, opened beside it for reading.
     pub async fn store(&self) -> Store {
-        Store::open_beside(&OpenOptions::sqlite(self.daemon.database())).await.unwrap()
+        Store::open_beside(&self.daemon.options()).await.unwrap()
     }
 
     pub fn statuses(&self, sha: &Sha) -> Vec<PostedStatus> {

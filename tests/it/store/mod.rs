@@ -3,8 +3,10 @@
 mod conformance;
 pub mod fixture;
 
+mod admin;
 mod attempts;
 mod deliveries;
+mod differential;
 mod migration;
 mod postgres;
 mod power_cut;
