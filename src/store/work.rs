@@ -116,7 +116,7 @@ macro_rules! claim_sql {
 
 /// When each kind falls due: the front of the index, once for what is ready and once for what is leased. `$1` is the machine, `$2`
 /// is [`NEVER`].
-fn next_due_sql(kinds: &[WorkKind]) -> String {
+pub(super) fn next_due_sql(kinds: &[WorkKind]) -> String {
     let of_kind = |kind: &WorkKind| {
         let kind = kind.word();
         format!(
@@ -133,7 +133,7 @@ fn next_due_sql(kinds: &[WorkKind]) -> String {
     kinds.iter().map(of_kind).collect::<Vec<_>>().join(" UNION ALL ")
 }
 
-pub(super) use {claim_sql, next_due_sql};
+pub(super) use claim_sql;
 
 /// The machine that alone can do it: the part of a run's or schedule's key behind `@`.
 fn machine_of<'k>(kind: &str, key: &'k str) -> &'k str {

@@ -1,13 +1,160 @@
-//! Postgres under the daemon: the server is restarted beneath it.
+//! Postgres under the daemon: several daemons share one database, and the server is restarted beneath them.
 
 use std::collections::BTreeSet;
+use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use trainyard::model::{RunState, Sha};
 use trainyard::store::Store;
+use trainyard::store::lists::RunFilter;
 
-use super::daemon::{Daemon, NO_FORGE};
+use super::daemon::{Daemon, NO_FORGE, SECRET};
 use super::postgres::{Pooler, Server};
-use super::yard::until;
+use super::yard::{Yard, until};
+
+/// moto's S3 on a free port of loopback, with the bucket `yard`.
+struct Bucket {
+    child: tokio::process::Child,
+    endpoint: String,
+}
+
+impl Bucket {
+    async fn start() -> Self {
+        let made = std::process::Command::new("scripts/venv.sh").arg("moto").output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let python = String::from_utf8(made.stdout).unwrap();
+        let program = Path::new(python.trim()).with_file_name("moto_server");
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let child = tokio::process::Command::new(program)
+            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let endpoint = format!("http://127.0.0.1:{port}");
+        let http = reqwest::Client::builder().build().unwrap();
+        until("the bucket", 60, async || {
+            http.put(format!("{endpoint}/yard")).send().await.ok().filter(|a| a.status().is_success())
+        })
+        .await;
+        Self { child, endpoint }
+    }
+
+    fn keys(&self) -> String {
+        assert!(self.child.id().is_some());
+        "blob = \"s3://yard/of/test\"\n".to_owned()
+    }
+
+    /// With keys in the files of `dir`.
+    fn table(&self, dir: &Path) -> String {
+        let key = dir.join("s3-key");
+        std::fs::write(&key, "testing").unwrap();
+        format!(
+            "[s3]\nendpoint = {:?}\nregion = \"us-east-1\"\nallow_http = true\naccess_key_id = {{ file = {key:?} }}\n\
+             secret_access_key = {{ file = {key:?} }}\n[limits]\nlease_s = 5\n[pool.default]\nexecutor = \"local\"\nslots = 3\n",
+            self.endpoint,
+            key = key.display().to_string()
+        )
+    }
+}
+
+fn pipeline(witness: &Path, name: &str) -> String {
+    format!(
+        "version: 1\nname: churn\nwhen: [{{event: push, branch: '**'}}]\nsteps:\n  - name: train\n    commands:\n      - echo {name} >> {}\n      - sleep 0.5\n      - echo accuracy=0.5 >> $TRAINYARD_OUTPUT\n",
+        witness.display()
+    )
+}
+
+/// The states of all runs by head.
+async fn states(store: &Store) -> Vec<(Sha, RunState)> {
+    let runs = store.list_runs(RunFilter::default(), None, 1000).await.unwrap();
+    runs.into_iter().map(|item| (item.run.head_sha, item.run.state)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_daemons_share_the_work_and_one_is_killed() {
+    let long = std::env::var("TRAINYARD_LONG").is_ok_and(|v| v == "1");
+    let pushes = if long { 40 } else { 16 };
+    let server = Server::start();
+    let options = server.create("shared").await;
+    let bucket = Bucket::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let witness = dir.path().join("witness");
+    let (keys, more) = (bucket.keys(), bucket.table(dir.path()));
+    let mut second = None;
+    let mut yard = Yard::of(|url, token| {
+        second = Some(Daemon::on_postgres(&options, url, token, &keys, &more));
+        Daemon::on_postgres(&options, url, token, &keys, &more)
+    })
+    .await;
+    let mut second = second.unwrap();
+    // Both start on an empty database at once: one migrates, the other waits.
+    tokio::join!(yard.daemon.start(), second.start());
+    let store = yard.store().await;
+    let mut shas = Vec::new();
+    for n in 0..pushes {
+        // Deliveries go to both; one is killed in the middle and comes back.
+        if n == pushes / 2 {
+            yard.daemon.kill().await;
+        }
+        if n == pushes * 3 / 4 {
+            yard.daemon.start().await;
+        }
+        let down = (pushes / 2..pushes * 3 / 4).contains(&n);
+        let hooks = if down || n % 2 == 0 { second.hooks } else { yard.daemon.hooks };
+        yard.sandbox.set_hook(format!("http://{hooks}/hooks/github/main"), SECRET);
+        if n > 0 {
+            yard.git(&["checkout", "-q", "-b", &format!("branch-{n}")]).await;
+        }
+        let branch = if n == 0 { "main".to_owned() } else { format!("branch-{n}") };
+        shas.push(yard.push(&branch, &pipeline(&witness, &format!("run-{n}"))).await);
+    }
+    let since = Instant::now();
+    until("the end of every run", 150, async || {
+        let states = states(&store).await;
+        (states.len() >= pushes && states.iter().all(|(_, state)| state.is_terminal())).then_some(())
+    })
+    .await;
+    until("every final status", 120, async || {
+        shas.iter()
+            .all(|sha| yard.statuses(sha).last().is_some_and(|status| status.state == "success"))
+            .then_some(())
+    })
+    .await;
+    let converged = since.elapsed();
+    let ended = states(&store).await;
+    let heads: BTreeSet<&str> = ended.iter().map(|(sha, _)| sha.as_str()).collect();
+    let doubled = ended.len() - heads.len();
+    let lost = shas.iter().filter(|sha| !heads.contains(sha.as_str())).count();
+    let failed = ended.iter().filter(|(_, state)| *state != RunState::Succeeded).count();
+    let text = std::fs::read_to_string(&witness).unwrap();
+    let ran: Vec<&str> = text.lines().collect();
+    let ran_once: BTreeSet<&str> = ran.iter().copied().collect();
+    let mut machines = BTreeSet::new();
+    for item in store.list_runs(RunFilter::default(), None, 1000).await.unwrap() {
+        let view = store.run_view(&item.run.id).await.unwrap().unwrap();
+        machines.extend(view.attempts.into_iter().map(|attempt| attempt.machine));
+    }
+    println!(
+        "FAULT replicas daemons=2 pushes={pushes} kills=1 lost={lost} doubled={doubled} failed={failed} steps_ran={} \
+         steps_ran_twice={} machines_used={} t_conv_ms={} idle_in_transaction={}",
+        ran_once.len(),
+        ran.len() - ran_once.len(),
+        machines.len(),
+        converged.as_millis(),
+        server.idle_in_transaction().await
+    );
+    assert_eq!((lost, doubled, failed, ran.len(), ran_once.len()), (0, 0, 0, pushes, pushes));
+    assert_eq!(machines.len(), 2, "one daemon did all the work");
+
+    // Local files as blob cannot be shared: a third daemon is refused with a sentence.
+    let mut third = Daemon::on_postgres(&options, NO_FORGE, "a-token-of-the-forge", "", "");
+    assert!(!third.try_start().await);
+    assert!(third.logged().contains("local files as blob cannot be shared"), "{}", third.logged());
+    store.close().await;
+}
 
 /// F10: the daemon outlives its database server, keeps its promises, and goes on by itself. F13: through a pooler as well.
 #[tokio::test(flavor = "multi_thread")]
