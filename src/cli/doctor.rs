@@ -156,8 +156,8 @@ fn secrets(report: &mut Report, config: &Config) {
         }
     }
     for repository in &config.repository {
-        for (name, source) in &repository.secrets {
-            match source.read() {
+        for (name, secret) in &repository.secrets {
+            match secret.source.read() {
                 Ok(_) => read += 1,
                 Err(error) => report.fail(
                     "secrets",

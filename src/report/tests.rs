@@ -179,7 +179,7 @@ fn what_tests_said_and_where_metrics_were_looked_for() {
         failed.tests =
             vec!["3 passed, 1 failed, 0 skipped in 0.5 s; test_a::test_b: assert @team == 2".into()];
     }
-    let body = comment::render(&view(vec![section]));
+    let body = comment::render_full(&view(vec![section]));
     assert!(
         body.contains("\n\nTests: 3 passed, 1 failed, 0 skipped in 0.5 s\n- test_a::test_b: assert "),
         "{body}"
@@ -193,7 +193,7 @@ fn what_tests_said_and_where_metrics_were_looked_for() {
     let gate = outcome.metrics[0].gate.as_mut().unwrap();
     gate.verdict = Verdict::Fail;
     gate.reasons = vec!["accuracy was not reported by this run".into()];
-    let body = comment::render(&view(vec![section]));
+    let body = comment::render_full(&view(vec![section]));
     assert!(
         body.contains("Metrics were looked for in:\n\n- train: metrics.json (json), passed over"),
         "{body}"
