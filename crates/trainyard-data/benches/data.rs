@@ -58,7 +58,7 @@ fn main() -> Any<()> {
             let (wall, _) = child(&["drift", text(&a), text(&b)])?;
             match peer("polars", "polars_profile.py", &[&a, &b]) {
                 Some(peer) => {
-                    println!("BENCH profile.csv_{}_s {wall:.3} s ratio={:.3}", short(lines), wall / peer)
+                    println!("BENCH profile.csv_{}_s {wall:.3} s ratio={:.3}", short(lines), wall / peer);
                 }
                 None => println!("BENCH profile.csv_{}_s {wall:.3} s", short(lines)),
             }
@@ -94,7 +94,11 @@ fn main() -> Any<()> {
 }
 
 fn short(rows: usize) -> String {
-    if rows % 1_000_000 == 0 { format!("{}m", rows / 1_000_000) } else { format!("{}k", rows / 1000) }
+    if rows.is_multiple_of(1_000_000) {
+        format!("{}m", rows / 1_000_000)
+    } else {
+        format!("{}k", rows / 1000)
+    }
 }
 
 fn text(path: &Path) -> &str {

@@ -99,7 +99,7 @@ pub fn check(
             finding.severity = Severity::Warn;
         }
     }
-    findings.sort_by(|a, b| a.severity.cmp(&b.severity));
+    findings.sort_by_key(|a| a.severity);
     let passed = findings.iter().all(|f| f.severity != Severity::Fail);
     Ok(Check {
         name: source.name.clone(),

@@ -363,7 +363,7 @@ fn pooled_rare(mut counts: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
     let (n, m) = counts.iter().fold((0, 0), |(n, m), c| (n + c.0, m + c.1));
     let expected = 5.0 * (n + m) as f64 / n.min(m).max(1) as f64;
     // Most frequent first, so that pictures start with what matters; ties by what they were.
-    counts.sort_by(|a, b| (b.0 + b.1).cmp(&(a.0 + a.1)));
+    counts.sort_by_key(|c| std::cmp::Reverse(c.0 + c.1));
     let (mut out, mut rest) = (Vec::new(), (0, 0));
     for c in counts {
         if (c.0 + c.1) as f64 >= expected {

@@ -7,6 +7,12 @@
 //!
 //! The crate reads data and judges it. It knows nothing of runs, forges or reports.
 
+#![allow(clippy::many_single_char_names, reason = "formulas read as in their papers")]
+#![allow(
+    clippy::neg_cmp_op_on_partial_ord,
+    reason = "`!(x > 0.0)` is also true of NaN, which is what is meant"
+)]
+
 pub mod check;
 pub mod compat;
 pub mod drift;

@@ -426,12 +426,10 @@ impl CellRule {
             add("length", words, CellTest::Length(low, high));
         }
         if rule.finite {
-            if kind != Kind::Float {
-                if kind != Kind::Int {
-                    return wrong("finite wants numbers");
-                }
-            } else {
+            if kind == Kind::Float {
                 add("finite", "finite".into(), CellTest::Finite);
+            } else if kind != Kind::Int {
+                return wrong("finite wants numbers");
             }
         }
         if rule.datetime && kind != Kind::Time {

@@ -446,19 +446,19 @@ impl Order {
 /// Deals the keys of a batch out.
 fn deal(keys: &Keys, part: &mut KeyPart, arrays: &[ArrayRef], skip_nulls: bool) -> Result<()> {
     let place = part.place;
-    if let [array] = arrays {
-        if let Some(values) = array.as_any().downcast_ref::<Int64Array>() {
-            for (row, x) in values.iter().enumerate() {
-                match x {
-                    Some(x) => keys.add_number(&mut part.dealer, x as u64, row_id(place, row))?,
-                    None if skip_nulls => {}
-                    None => keys.add_bytes(&mut part.dealer, b"null", row_id(place, row))?,
-                }
+    if let [array] = arrays
+        && let Some(values) = array.as_any().downcast_ref::<Int64Array>()
+    {
+        for (row, x) in values.iter().enumerate() {
+            match x {
+                Some(x) => keys.add_number(&mut part.dealer, x as u64, row_id(place, row))?,
+                None if skip_nulls => {}
+                None => keys.add_bytes(&mut part.dealer, b"null", row_id(place, row))?,
             }
-            return Ok(());
         }
+        return Ok(());
     }
-    let rows = arrays.first().map_or(0, |a| a.len());
+    let rows = arrays.first().map_or(0, arrow::array::Array::len);
     // Arrays of texts with the entry of each row; others by their bytes.
     let texts: Vec<ArrayRef> = arrays
         .iter()
@@ -475,7 +475,7 @@ fn deal(keys: &Keys, part: &mut KeyPart, arrays: &[ArrayRef], skip_nulls: bool) 
         })
         .collect::<Result<_>>()?;
     'rows: for row in 0..rows {
-        let key = keys.compound(&mut part.dealer);
+        let key = Keys::compound(&mut part.dealer);
         for array in &texts {
             if array.is_null(row) {
                 if skip_nulls {

@@ -25,8 +25,14 @@ impl Kind {
             T::Boolean => Self::Bool,
             T::Int8 | T::Int16 | T::Int32 | T::Int64 | T::UInt8 | T::UInt16 | T::UInt32 => Self::Int,
             // Values above 2^63 exist; a float keeps their size.
-            T::UInt64 | T::Float16 | T::Float32 | T::Float64 => Self::Float,
-            T::Decimal32(..) | T::Decimal64(..) | T::Decimal128(..) | T::Decimal256(..) => Self::Float,
+            T::UInt64
+            | T::Float16
+            | T::Float32
+            | T::Float64
+            | T::Decimal32(..)
+            | T::Decimal64(..)
+            | T::Decimal128(..)
+            | T::Decimal256(..) => Self::Float,
             T::Utf8 | T::LargeUtf8 | T::Utf8View => Self::Text,
             T::Date32 | T::Date64 | T::Timestamp(..) => Self::Time,
             T::Dictionary(_, value) => match Self::of(value) {

@@ -203,7 +203,7 @@ impl Keys {
     }
 
     /// A key of several values: each with its length, so that no two different rows make the same bytes.
-    pub fn compound<'d>(&self, dealer: &'d mut Dealer) -> &'d mut Vec<u8> {
+    pub fn compound(dealer: &mut Dealer) -> &mut Vec<u8> {
         dealer.scratch.clear();
         &mut dealer.scratch
     }

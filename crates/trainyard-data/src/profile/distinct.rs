@@ -54,13 +54,12 @@ impl Distinct {
             many.sketch.add(hash);
             return;
         }
-        match self.numbers.find_mut(hash, |e| e.0 == bits) {
-            Some(entry) => entry.1 += count,
-            None => {
-                self.numbers.insert_unique(hash, (bits, count), |e| hash::number(e.0));
-                if self.numbers.len() > EXACT {
-                    self.overflow();
-                }
+        if let Some(entry) = self.numbers.find_mut(hash, |e| e.0 == bits) {
+            entry.1 += count;
+        } else {
+            self.numbers.insert_unique(hash, (bits, count), |e| hash::number(e.0));
+            if self.numbers.len() > EXACT {
+                self.overflow();
             }
         }
     }
@@ -217,7 +216,7 @@ impl Distinct {
     /// The most frequent texts, most frequent first, and by how much each count may be short.
     pub fn top_texts(&self) -> (Vec<(&str, u64)>, u64) {
         let mut out = self.sorted_texts();
-        out.sort_by(|a, b| b.1.cmp(&a.1));
+        out.sort_by_key(|t| std::cmp::Reverse(t.1));
         (out, self.many.as_ref().map_or(0, |m| m.short))
     }
 
@@ -276,6 +275,7 @@ struct Stored {
     buckets: Option<Vec<u64>>,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
 fn is_zero(x: &u64) -> bool {
     *x == 0
 }

@@ -22,7 +22,7 @@ pub enum Column {
 }
 
 pub struct Columns {
-    columns: Vec<Column>,
+    cells: Vec<Column>,
     invalid: Vec<u64>,
     pub rows: usize,
     pub text: usize,
@@ -38,7 +38,7 @@ enum Cell {
 
 impl Columns {
     pub fn new(fields: &[Field]) -> Self {
-        let columns = fields
+        let cells = fields
             .iter()
             .map(|f| match f.kind {
                 Kind::Bool => Column::Bool(BooleanBuilder::new()),
@@ -48,7 +48,7 @@ impl Columns {
                 Kind::Text | Kind::Other => Column::Text(StringBuilder::new()),
             })
             .collect();
-        Self { columns, invalid: vec![0; fields.len()], rows: 0, text: 0 }
+        Self { cells, invalid: vec![0; fields.len()], rows: 0, text: 0 }
     }
 
     /// Adds a cell of text; `None` and what says "no value" are null.
@@ -57,7 +57,7 @@ impl Columns {
             self.push_null(column);
             return;
         };
-        let outcome = match &mut self.columns[column] {
+        let outcome = match &mut self.cells[column] {
             Column::Text(b) => match std::str::from_utf8(cell) {
                 Ok(text) => {
                     self.text += text.len();
@@ -105,7 +105,7 @@ impl Columns {
     }
 
     fn push_null(&mut self, column: usize) {
-        match &mut self.columns[column] {
+        match &mut self.cells[column] {
             Column::Bool(b) => b.append_null(),
             Column::Int(b) | Column::Time(b) => b.append_null(),
             Column::Float(b) => b.append_null(),
@@ -120,7 +120,7 @@ impl Columns {
 
     pub fn finish(&mut self) -> Batch {
         let arrays = self
-            .columns
+            .cells
             .iter_mut()
             .map(|c| -> ArrayRef {
                 match c {
@@ -131,7 +131,7 @@ impl Columns {
                 }
             })
             .collect();
-        let invalid = std::mem::replace(&mut self.invalid, vec![0; self.columns.len()]);
+        let invalid = std::mem::replace(&mut self.invalid, vec![0; self.cells.len()]);
         self.text = 0;
         Batch { arrays, rows: std::mem::take(&mut self.rows), invalid }
     }

@@ -101,24 +101,21 @@ pub fn read(
     let mut row = 0;
     for line in lines(bytes) {
         row += 1;
-        cells.iter_mut().for_each(|c| *c = None);
-        match serde_json::from_slice::<Map<String, Value>>(line) {
-            Ok(object) => {
-                for (key, value) in object {
-                    match places.get(key.as_str()) {
-                        Some(at) => cells[*at] = text_of(value),
-                        None if defects.unknown_keys.len() < 10_000 => {
-                            defects.unknown_keys.insert(key);
-                        }
-                        None => {}
+        cells.fill(None);
+        if let Ok(object) = serde_json::from_slice::<Map<String, Value>>(line) {
+            for (key, value) in object {
+                match places.get(key.as_str()) {
+                    Some(at) => cells[*at] = text_of(value),
+                    None if defects.unknown_keys.len() < 10_000 => {
+                        defects.unknown_keys.insert(key);
                     }
+                    None => {}
                 }
             }
-            Err(_) => {
-                defects.malformed += 1;
-                if defects.records.len() < 20 {
-                    defects.records.push(row);
-                }
+        } else {
+            defects.malformed += 1;
+            if defects.records.len() < 20 {
+                defects.records.push(row);
             }
         }
         for (i, cell) in cells.iter().enumerate() {

@@ -130,7 +130,7 @@ impl Source {
         let mut text = String::new();
         for file in &self.files {
             let l = &file.location;
-            text.push_str(&format!("{}\0{}\0{}\n", l.name, l.size, l.version));
+            text.extend([&l.name, "\0", &l.size.to_string(), "\0", &l.version, "\n"]);
         }
         hex::encode(twox_hash::XxHash3_128::oneshot(text.as_bytes()).to_be_bytes())
     }

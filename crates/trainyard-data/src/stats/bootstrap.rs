@@ -153,8 +153,8 @@ fn drawn_from(
     for _ in 0..draws / 2 {
         // Two indices of one draw: 32 bits each, so the bias is below 2048 / 2^32.
         let x = rng.next_u64();
-        a += values[((x >> 32) * n >> 32) as usize];
-        b += values[((x & 0xffff_ffff) * n >> 32) as usize];
+        a += values[(((x >> 32) * n) >> 32) as usize];
+        b += values[(((x & 0xffff_ffff) * n) >> 32) as usize];
     }
     if draws % 2 == 1 {
         a += values[rng.below(n) as usize];

@@ -35,7 +35,7 @@ pub fn normal_quantile(p: f64) -> f64 {
     x
 }
 
-/// Regularised incomplete beta function I_x(a, b).
+/// Regularised incomplete beta function `I_x(a`, b).
 pub fn beta_cdf(a: f64, b: f64, x: f64) -> f64 {
     if !(a > 0.0 && b > 0.0) || x.is_nan() {
         return f64::NAN;
@@ -80,7 +80,7 @@ fn beta_fraction(a: f64, b: f64, x: f64) -> f64 {
     h
 }
 
-/// The x with I_x(a, b) = p: bisection, then Newton steps that stay inside of the bracket.
+/// The x with `I_x(a`, b) = p: bisection, then Newton steps that stay inside of the bracket.
 pub fn beta_quantile(a: f64, b: f64, p: f64) -> f64 {
     if !(a > 0.0 && b > 0.0 && (0.0..=1.0).contains(&p)) {
         return f64::NAN;

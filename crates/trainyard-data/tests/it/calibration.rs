@@ -96,7 +96,7 @@ fn changes_that_matter_are_seen() {
     let rules = DriftRules::default();
     let n = 5_000;
     let report = |name: &str, seen: usize| {
-        let power = seen as f64 / runs as f64;
+        let power = seen as f64 / f64::from(runs);
         println!("FIGURE power.{name} rows={n} runs={runs} power={power:.4}");
         assert!(power >= 0.95, "{name}: {power}");
     };

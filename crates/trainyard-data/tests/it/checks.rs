@@ -137,7 +137,14 @@ fn sets_are_exact_in_memory_and_on_disk() {
     }
     let full = trainyard_data::scan::Options { memory: 1 << 16, folder: "/nowhere/at/all".into() };
     let rules = rules(r#"{"schema": {"id": {"unique": true}}}"#);
-    let error = trainyard_data::check(&mut open(&path).unwrap(), &rules, None, &Default::default(), &full, 0);
+    let error = trainyard_data::check(
+        &mut open(&path).unwrap(),
+        &rules,
+        None,
+        &trainyard_data::source::Options::default(),
+        &full,
+        0,
+    );
     assert!(error.unwrap_err().to_string().contains("spill"));
 }
 
