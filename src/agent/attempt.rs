@@ -701,11 +701,12 @@ impl Attempt {
                 return Outcome { class: EndClass::Artifacts, reason: format!("{error:#}"), ..outcome };
             }
         }
-        if outcome.class != EndClass::Succeeded && !files.is_empty() {
-            if let Err(error) = self.mark_checkpoint(places, &files).await {
-                found.notes.push(format!("the checkpoint could not be kept: {error:#}"));
-                return outcome;
-            }
+        if outcome.class != EndClass::Succeeded
+            && !files.is_empty()
+            && let Err(error) = self.mark_checkpoint(places, &files).await
+        {
+            found.notes.push(format!("the checkpoint could not be kept: {error:#}"));
+            return outcome;
         }
         if !files.is_empty() {
             locked(spool).say(&format!(

@@ -106,20 +106,17 @@ async fn backup(
         .with_context(|| format!("cannot make {}; name a directory that does not exist yet", to.display()))?;
     // Also tells whether the tables are this version's.
     Store::open_beside(options).await?.close().await;
-    let migration = match options.sqlite_path() {
-        Some(path) => {
-            let copied = copy_sqlite(&path, &to.join(SQLITE)).await?;
-            println!("{}: {} bytes, integrity ok", to.join(SQLITE).display(), copied.bytes);
-            copied.migration
-        }
-        None => {
-            refuse_pooler(config)?;
-            let file = to.join(POSTGRES);
-            let place = format!("--file={}", file.display());
-            postgres(options, "pg_dump", &["--format=custom", "--no-owner", "--no-privileges", &place])?;
-            println!("{}: made by pg_dump", file.display());
-            newest_migration()
-        }
+    let migration = if let Some(path) = options.sqlite_path() {
+        let copied = copy_sqlite(&path, &to.join(SQLITE)).await?;
+        println!("{}: {} bytes, integrity ok", to.join(SQLITE).display(), copied.bytes);
+        copied.migration
+    } else {
+        refuse_pooler(config)?;
+        let file = to.join(POSTGRES);
+        let place = format!("--file={}", file.display());
+        postgres(options, "pg_dump", &["--format=custom", "--no-owner", "--no-privileges", &place])?;
+        println!("{}: made by pg_dump", file.display());
+        newest_migration()
     };
     // Rows first: a row of the copy then names a blob that is there, unless retention deletes it meanwhile.
     let mut blobs = false;
@@ -167,27 +164,23 @@ async fn restore(config: &Config, options: &OpenOptions, from: &Path, replace: b
             manifest.trainyard
         );
     }
-    match options.sqlite_path() {
-        Some(path) => {
-            check_sqlite(&from.join(SQLITE)).await?;
-            std::fs::create_dir_all(&config.data_dir).context("cannot make data_dir")?;
-            if let Some(aside) = restore_sqlite(&from.join(SQLITE), &path, replace).await? {
-                println!("the database that was there is now {}", aside.display());
-            }
+    if let Some(path) = options.sqlite_path() {
+        check_sqlite(&from.join(SQLITE)).await?;
+        std::fs::create_dir_all(&config.data_dir).context("cannot make data_dir")?;
+        if let Some(aside) = restore_sqlite(&from.join(SQLITE), &path, replace).await? {
+            println!("the database that was there is now {}", aside.display());
         }
-        None => {
-            refuse_pooler(config)?;
-            refuse_live_daemons(options).await?;
-            let dump = from.join(POSTGRES);
-            let dump = dump.to_str().context("the backup's path is not UTF-8")?;
-            let mut arguments =
-                vec!["--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction"];
-            if replace {
-                arguments.extend(["--clean", "--if-exists"]);
-            }
-            arguments.push(dump);
-            postgres(options, "pg_restore", &arguments)?;
+    } else {
+        refuse_pooler(config)?;
+        refuse_live_daemons(options).await?;
+        let dump = from.join(POSTGRES);
+        let dump = dump.to_str().context("the backup's path is not UTF-8")?;
+        let mut arguments = vec!["--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction"];
+        if replace {
+            arguments.extend(["--clean", "--if-exists"]);
         }
+        arguments.push(dump);
+        postgres(options, "pg_restore", &arguments)?;
     }
     if manifest.blobs {
         match config.blob_place()? {
@@ -216,13 +209,12 @@ async fn gc(
     let blobs = Blobs::open(config)?;
     let now = SystemClock.now_ms();
     let mut rows = 0;
-    while !dry_run {
+    let mut more = !dry_run;
+    while more {
         let swept = store.sweep(config.retention.into(), now).await?;
         blobs.delete(&swept.blob_keys).await?;
         rows += swept.rows;
-        if !swept.more {
-            break;
-        }
+        more = swept.more;
     }
     let older_than_ms = i64::from(older_than_hours) * 3_600_000;
     let orphans = collect_orphans(&store, &blobs, older_than_ms, now, dry_run).await?;

@@ -1,5 +1,6 @@
 //! `trainyard data`: profiles, checks and differences of tables, in anyone's shell, daemon or not.
 
+use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -332,7 +333,7 @@ fn told(check: &Check) -> String {
         .map(|d| format!("{} ({})", safe(&d.column), d.reason.as_deref().unwrap_or("not tested")))
         .collect();
     if !untested.is_empty() {
-        out.push_str(&format!("\nnot tested for drift: {}\n", untested.join(", ")));
+        let _ = write!(out, "\nnot tested for drift: {}\n", untested.join(", "));
     }
     out.push_str(if check.passed { "\nPASSED\n" } else { "\nFAILED\n" });
     out
@@ -352,7 +353,7 @@ fn line(finding: &Finding) -> String {
     let column = finding.column.as_deref().map_or(String::new(), |c| format!(" {}:", safe(c)));
     let mut out = format!("{mark} [{}]{column} {}", finding.rule, finding.message);
     if finding.count > 0 && finding.share < 1.0 {
-        out.push_str(&format!(" ({}, {:.4}%)", finding.count, finding.share * 100.0));
+        let _ = write!(out, " ({}, {:.4}%)", finding.count, finding.share * 100.0);
     }
     out.push('\n');
     if finding.masked {
@@ -369,7 +370,7 @@ fn line(finding: &Finding) -> String {
         })
         .collect();
     if !examples.is_empty() {
-        out.push_str(&format!("       {}\n", examples.join("; ")));
+        let _ = writeln!(out, "       {}", examples.join("; "));
     }
     out
 }

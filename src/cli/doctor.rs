@@ -220,10 +220,10 @@ fn space(report: &mut Report, about: &str, place: &Path) {
         );
         return;
     };
-    let size = fs.fragment_size() as u128;
-    let free = (fs.blocks_available() as u128 * size) as u64;
-    let all = (fs.blocks() as u128 * size).max(1) as u64;
-    let (inodes, free_inodes) = (fs.files() as u64, fs.files_available() as u64);
+    let size = u128::from(fs.fragment_size());
+    let free = (u128::from(fs.blocks_available()) * size) as u64;
+    let all = (u128::from(fs.blocks()) * size).max(1) as u64;
+    let (inodes, free_inodes) = (fs.files(), fs.files_available());
     // Some file systems (btrfs) have no fixed number of inodes.
     let few = |share: u64| inodes > 0 && free_inodes < inodes / share;
     let says = format!(
@@ -354,18 +354,16 @@ async fn listeners(report: &mut Report, config: &Config) -> bool {
 }
 
 fn pools(report: &mut Report, config: &Config) {
-    let cards = std::fs::read_dir("/dev")
-        .map(|all| {
-            all.flatten()
-                .filter(|e| {
-                    e.file_name()
-                        .to_str()
-                        .and_then(|n| n.strip_prefix("nvidia"))
-                        .is_some_and(|n| n.parse::<u32>().is_ok())
-                })
-                .count()
-        })
-        .unwrap_or(0);
+    let cards = std::fs::read_dir("/dev").map_or(0, |all| {
+        all.flatten()
+            .filter(|e| {
+                e.file_name()
+                    .to_str()
+                    .and_then(|n| n.strip_prefix("nvidia"))
+                    .is_some_and(|n| n.parse::<u32>().is_ok())
+            })
+            .count()
+    });
     let mut wanted = 0;
     for (name, pool) in config.pools() {
         let says = format!("{} executor, {} slots, {} GPUs", pool.executor, pool.slots, pool.gpus);

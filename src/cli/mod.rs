@@ -139,7 +139,7 @@ fn store_options(
     }
     Ok(OpenOptions {
         connections: config.database_connections,
-        password: config.database_password.as_ref().map(|source| source.read()).transpose()?,
+        password: config.database_password.as_ref().map(crate::config::SecretSource::read).transpose()?,
         pooled: config.database_pooler == crate::config::Pooler::Transaction,
         ..options
     })

@@ -126,7 +126,7 @@ pub fn pick(scene: &Scene) -> Picked {
             Err(why) => picked.refused.push((index, why)),
             Ok(_) if step.looking => picked.waits.push((index, Wait::Lookup)),
             Ok(_) if ahead.is_some() => {
-                picked.waits.extend(ahead.map(|run| (index, Wait::Group(run.clone()))))
+                picked.waits.extend(ahead.map(|run| (index, Wait::Group(run.clone()))));
             }
             Ok((pool, _)) => {
                 let terms = scene.terms.get(index).copied().unwrap_or_default();

@@ -627,7 +627,9 @@ fn quotas_groups_and_look_ups_hold_back_their_own_alone() {
     pool.get_mut("default").unwrap().repository_slots = None;
     pool.get_mut("default").unwrap().repository_gpus = Some(2);
     let mut wide = line.clone();
-    wide.iter_mut().for_each(|s| s.spec.resources.gpu = 1);
+    for step in &mut wide {
+        step.spec.resources.gpu = 1;
+    }
     wide[1].spec.resources.gpu = 2;
     let (places, waits) = why(&scene(&wide, BTreeMap::new(), &pool));
     assert_eq!((places.as_str(), waits), ("a1 b1 a3", vec![format!("a2 {:?}", quota("2 GPUs at once"))]));

@@ -2,6 +2,7 @@
 //! all of it is computed from rows, and from the same order and the same [`pick`] by which places are given.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use super::fair;
 use super::schedule::{Scene, Wait, pick, pool_of};
@@ -180,7 +181,7 @@ fn explain_step(
             match (&facts.ahead, view.run.state) {
                 (_, RunState::Held) => waits(WaitsFor::Approval, "waits for the run's release".into()),
                 (Some(ahead), _) => {
-                    waits(WaitsFor::Group, format!("waits for run {ahead} of its concurrency group"))
+                    waits(WaitsFor::Group, format!("waits for run {ahead} of its concurrency group"));
                 }
                 _ if needs.is_empty() => waits(WaitsFor::Needs, "waits for the run to start".into()),
                 _ => waits(WaitsFor::Needs, format!("waits for {}", needs.join(", "))),
@@ -225,11 +226,11 @@ fn explain_step(
                     typical.of,
                     spell(typical.median_ms)
                 );
-                out.says.push_str(&format!("; {basis}"));
+                let _ = write!(out.says, "; {basis}");
                 out.estimate = Some(Estimate { in_ms: (typical.median_ms - since).max(0), basis });
             }
         }
-        state if row.reason.is_empty() => out.says = state.word().to_owned(),
+        state if row.reason.is_empty() => state.word().clone_into(&mut out.says),
         _ => out.says.clone_from(&row.reason),
     }
     out
@@ -257,10 +258,11 @@ fn in_line(facts: &Facts<'_>, ready: usize, line: &[usize], out: &mut WhyStep) {
     } else {
         String::new()
     };
-    out.says.push_str(&format!(
+    let _ = write!(
+        out.says,
         ": {} of {} in line; free are {} of {} places{gpus}",
         place.position, place.length, place.free_slots, config.slots
-    ));
+    );
     out.line = Some(place);
     let lanes = match (fair::gpus(step), config.slots) {
         (0, slots) => slots,
@@ -268,7 +270,7 @@ fn in_line(facts: &Facts<'_>, ready: usize, line: &[usize], out: &mut WhyStep) {
     };
     let before: Vec<&ReadyStep> = all[..at].iter().map(|index| &scene.ready[*index]).collect();
     if let Some(estimate) = estimate(facts, &used.open, &before, lanes as usize) {
-        out.says.push_str(&format!("; about {} to its start ({})", spell(estimate.in_ms), estimate.basis));
+        let _ = write!(out.says, "; about {} to its start ({})", spell(estimate.in_ms), estimate.basis);
         out.estimate = Some(estimate);
     }
 }

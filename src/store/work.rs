@@ -87,7 +87,7 @@ impl WorkItem {
 /// meanwhile decides when they are due again.
 const NEVER: Millis = Millis::MAX;
 
-/// Both parts read the index (kind, state, run_at_ms): what is due is at its front, and few items are leased. A ready item whose
+/// Both parts read the index `(kind, state, run_at_ms)`: what is due is at its front, and few items are leased. A ready item whose
 /// last holder keeps its term (see [`Store::settle`]) is for that holder alone.
 macro_rules! claim_sql {
     ($lock:literal) => {

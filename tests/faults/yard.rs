@@ -27,7 +27,7 @@ pub struct Yard {
 impl Yard {
     /// The daemon is not started yet.
     pub async fn new() -> Self {
-        Self::of(|url, token| Daemon::of_forge(url, token)).await
+        Self::of(Daemon::of_forge).await
     }
 
     /// The same with a daemon that is made for the forge's URL and token.

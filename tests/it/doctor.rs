@@ -74,8 +74,7 @@ async fn doctor_finds_what_is_wrong_and_says_how_to_mend_it() {
         lines
             .iter()
             .find(|l| l.1 == about)
-            .map(|l| (l.0.clone(), l.2.clone()))
-            .unwrap_or_else(|| panic!("no {about}: {lines:#?}"))
+            .map_or_else(|| panic!("no {about}: {lines:#?}"), |l| (l.0.clone(), l.2.clone()))
     };
 
     // Before the first start: no database yet.

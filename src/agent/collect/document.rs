@@ -20,7 +20,7 @@ fn parsed(file: &mut File<'_>, max: u64) -> Option<Value> {
         Ok(value) => Some(value),
         Err(error) => {
             if file.last {
-                file.say(format!("{error}"));
+                file.say(error.clone());
             }
             None
         }
@@ -151,7 +151,7 @@ impl Reader for Params {
     fn read(&mut self, file: &mut File<'_>, found: &mut Found) {
         let bytes = match file.whole(MAX_PARAMS) {
             Ok(bytes) => bytes,
-            Err(error) => return file.say(format!("{error}")),
+            Err(error) => return file.say(error.clone()),
         };
         let parsed = if file.name.ends_with(".json") {
             json::parse(&bytes).map_err(|e| e.to_string())
@@ -161,7 +161,7 @@ impl Reader for Params {
         match parsed {
             Ok(value) => json::params(&value, "", 0, &mut |name, value| found.param(name, value)),
             Err(error) if file.last => {
-                file.say(format!("{}", error.lines().next().unwrap_or_default()));
+                file.say(error.lines().next().unwrap_or_default().to_owned());
             }
             Err(_) => {}
         }

@@ -58,6 +58,7 @@ struct PluginData {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
+#[expect(clippy::struct_field_names, reason = "the names of the protocol")]
 struct Tensor {
     #[prost(int32, tag = "1")]
     dtype: i32,

@@ -55,7 +55,7 @@ impl Reader for Junit {
                     file.say(format!("and {more} more failures"));
                 }
             }
-            Err(error) => file.say(format!("{error}")),
+            Err(error) => file.say(error.clone()),
         }
     }
 }
@@ -138,7 +138,7 @@ fn parse(bytes: &[u8]) -> Result<(Tests, Vec<String>), String> {
                 // A failure without a message says what it is in its text.
                 if let Some(why) = case.as_mut().and_then(|c| c.failed.as_mut()).filter(|why| why.is_empty())
                 {
-                    *why = cut(&String::from_utf8_lossy(&text), 1_000).to_owned();
+                    cut(&String::from_utf8_lossy(&text), 1_000).clone_into(why);
                 }
             }
             Event::End(element) if element.local_name().as_ref() == b"testcase" => {

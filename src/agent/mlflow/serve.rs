@@ -14,7 +14,7 @@ use tower::ServiceExt as _;
 /// A step that opens more waits for its own.
 const CONNECTIONS: usize = 128;
 /// For a whole request head; also how long an idle connection is kept.
-const HEAD: Duration = Duration::from_secs(60);
+const HEAD: Duration = Duration::from_mins(1);
 
 pub(super) async fn accept(listener: TcpListener, router: Router) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));

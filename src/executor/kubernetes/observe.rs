@@ -178,13 +178,13 @@ fn read_pod(pod: &Pod, events: &[Event], now: Millis) -> Observation {
     if let Some(end) = prepare.and_then(|s| s.terminated.as_ref()).filter(|end| end.exit_code != 0) {
         return match (said(end), disruption(pod)) {
             _ if end.reason.as_deref() == Some("OOMKilled") => {
-                gone(EndClass::OutOfMemory, code(end), "out of memory while fetching the source")
+                gone(EndClass::OutOfMemory, Some(code(end)), "out of memory while fetching the source")
             }
-            (Some(result), None) => gone(result.class, code(end), result.reason),
-            (_, Some((class, reason))) => gone(class, code(end), reason),
+            (Some(result), None) => gone(result.class, Some(code(end)), result.reason),
+            (_, Some((class, reason))) => gone(class, Some(code(end)), reason),
             (None, None) => gone(
                 EndClass::Internal,
-                code(end),
+                Some(code(end)),
                 with(
                     &format!("preparing its pod failed with exit code {}", end.exit_code),
                     end.message.as_ref(),
@@ -285,8 +285,8 @@ fn stuck(what: &str, reason: Option<&str>, message: Option<&String>, for_ms: Mil
     })
 }
 
-fn code(end: &ContainerStateTerminated) -> Option<i64> {
-    Some(i64::from(end.exit_code))
+fn code(end: &ContainerStateTerminated) -> i64 {
+    i64::from(end.exit_code)
 }
 
 /// What the agent left as the container's last word.
@@ -298,12 +298,12 @@ fn said(end: &ContainerStateTerminated) -> Option<ResultFile> {
 fn ended(pod: &Pod, end: &ContainerStateTerminated) -> Observation {
     let disrupted = disruption(pod);
     if end.reason.as_deref() == Some("OOMKilled") {
-        return gone(EndClass::OutOfMemory, code(end), "killed by the kernel: over its memory limit");
+        return gone(EndClass::OutOfMemory, Some(code(end)), "killed by the kernel: over its memory limit");
     }
     match said(end) {
         Some(result) if result.class == EndClass::Succeeded && end.exit_code != 0 => gone(
             EndClass::Internal,
-            code(end),
+            Some(code(end)),
             format!("its agent said that it succeeded, its container ended with exit code {}", end.exit_code),
         ),
         Some(result) if matches!(result.class, EndClass::Preempted | EndClass::Cancelled) => {
@@ -332,7 +332,7 @@ fn ended(pod: &Pod, end: &ContainerStateTerminated) -> Observation {
                     format!("the agent ended without a result (exit code {})", end.exit_code),
                 ),
             });
-            gone(class, code(end), reason)
+            gone(class, Some(code(end)), reason)
         }
     }
 }

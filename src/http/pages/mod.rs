@@ -56,6 +56,7 @@ impl Shell {
         }
     }
     /// The page has events of its own; fetching it again is only for what they do not tell.
+    #[must_use]
     pub fn streaming(mut self, path: String) -> Self {
         self.stream = path;
         self

@@ -52,7 +52,7 @@ async fn pages_live_in_a_browser_and_run_nobody_elses_script() {
         }
     };
     let output = tokio::select! {
-        output = tokio::time::timeout(Duration::from_secs(240), browser) => output.expect("the browser took over 240 s").unwrap(),
+        output = tokio::time::timeout(Duration::from_mins(4), browser) => output.expect("the browser took over 240 s").unwrap(),
         () = produce => unreachable!("it produces for ever"),
     };
     let text = String::from_utf8_lossy(&output.stdout);

@@ -105,7 +105,7 @@ fn a_job_without_pods_says_why() {
     let event = |reason: &str, of: &str, message: &str| json!({"metadata": {"name": "e"}, "involvedObject": {"name": of}, "reason": reason, "message": message});
     let gone = |observation: Observation, want: EndClass, words: &str| match observation {
         Observation::Gone { class, reason, .. } => {
-            assert!(class == want && reason.contains(words), "{class} {reason}")
+            assert!(class == want && reason.contains(words), "{class} {reason}");
         }
         other => panic!("{other:?}"),
     };

@@ -159,7 +159,7 @@ impl Yard {
         self.daemon = Some(child);
         let (began, http) = (Instant::now(), reqwest::Client::new());
         while !http.get(format!("http://{}/readyz", self.ops)).send().await.is_ok_and(|a| a.status() == 200) {
-            assert!(began.elapsed() < Duration::from_secs(60), "not ready: {}", self.tail());
+            assert!(began.elapsed() < Duration::from_mins(1), "not ready: {}", self.tail());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -184,7 +184,7 @@ impl Yard {
     async fn until(&self, store: &Store, sha: &Sha, what: &str, so: impl Fn(&RunView) -> bool) -> RunView {
         let began = Instant::now();
         let mut last = String::new();
-        while began.elapsed() < Duration::from_secs(120) {
+        while began.elapsed() < Duration::from_mins(2) {
             if let Some(view) = self.run_of(store, sha).await {
                 if so(&view) {
                     return view;
@@ -213,7 +213,7 @@ impl Yard {
             if let Some(last) = statuses.last().filter(|s| s.state != "pending") {
                 return format!("{}: {}", last.state, last.description.clone().unwrap_or_default());
             }
-            assert!(began.elapsed() < Duration::from_secs(60), "no last status\n{}", self.tail());
+            assert!(began.elapsed() < Duration::from_mins(1), "no last status\n{}", self.tail());
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }

@@ -1,5 +1,5 @@
 //! Metrics with no change to the user's code (issue's Show: every parameter, step metric and artifact read back): real trackers
-//! from PyPI log in real attempts of the real daemon, and its API gives back what they logged.
+//! from `PyPI` log in real attempts of the real daemon, and its API gives back what they logged.
 
 #[allow(dead_code, reason = "shared with the tests of faults")]
 #[path = "../../faults/daemon.rs"]

@@ -361,7 +361,7 @@ async fn callers_that_leave_leave_no_transaction_open_on_postgres() {
             "FAULT F14 engine=postgres way={way} n=500 finished={finished} stored={rows} idle_in_transaction={open}"
         );
         assert_eq!((open, rows), (0, work));
-        assert!(finished >= 50 && finished < 500, "{finished} of 500 waited for the answer");
+        assert!((50..500).contains(&finished), "{finished} of 500 waited for the answer");
         at.store.close().await;
     }
 }
