@@ -84,7 +84,7 @@ impl Daemon {
         self.child = Some(child);
         let http = reqwest::Client::builder().timeout(Duration::from_secs(5)).build()?;
         let url = format!("http://{}/readyz", self.ops);
-        while since.elapsed() < Duration::from_secs(120) {
+        while since.elapsed() < Duration::from_mins(2) {
             if let Some(status) = self.child.as_mut().and_then(|c| c.try_wait().ok().flatten()) {
                 bail!("the daemon ended with {status}: {}", std::fs::read_to_string(self.log())?);
             }

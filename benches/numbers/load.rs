@@ -1,6 +1,7 @@
 //! A generator of signed GitHub deliveries over kept-alive connections: closed loop (the next request when the last is answered)
 //! and open loop (at fixed times, latency counted from the time a request was due, so that a stall is not hidden).
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -50,7 +51,8 @@ impl Body {
         let mut tail = String::from(r#"","commits":["#);
         while tail.len() < 20_100 {
             let comma = if tail.ends_with('[') { "" } else { "," };
-            tail += &format!(
+            let _ = write!(
+                tail,
                 r#"{comma}{{"id":"{}","tree_id":"{}","message":"Try another depth of the trees {}","timestamp":"2026-11-2{}T1{}:2{}:00Z","author":{{"name":"Ada","email":"ada@localhost","username":"ada"}},"added":["features/{}.py"],"removed":[],"modified":["train.py","params.yaml"]}}"#,
                 hex(20),
                 hex(20),

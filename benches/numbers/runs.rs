@@ -1,5 +1,6 @@
 //! From a delivery to a running step, and the way of a log: a sandbox forge here, the release daemon beside it.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -205,9 +206,9 @@ pub async fn log() -> anyhow::Result<Vec<Line>> {
     for (n, secret) in secrets.iter().enumerate() {
         let file = keep.path().join(format!("s{n}"));
         std::fs::write(&file, secret)?;
-        more += &format!("secrets.S{n} = {{ file = {:?} }}\n", file.display().to_string());
+        let _ = writeln!(more, "secrets.S{n} = {{ file = {:?} }}", file.display().to_string());
     }
-    more += &format!("[limits]\nlog_quota_bytes = {}\n", 4u64 << 30);
+    let _ = writeln!(more, "[limits]\nlog_quota_bytes = {}", 4u64 << 30);
     let yard = Yard::start(&more).await?;
     // One MiB of lines, written again and again by `cat`: what makes the lines must not be what is measured.
     let block = keep.path().join("block");
@@ -259,7 +260,7 @@ pub async fn log() -> anyhow::Result<Vec<Line>> {
             (stored, last_ms) = (bytes as u64, end);
             break;
         }
-        ensure!(since.elapsed() < Duration::from_secs(300), "the log does not end within 300 s");
+        ensure!(since.elapsed() < Duration::from_mins(5), "the log does not end within 300 s");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let seconds = (last_ms - start) / 1000.0;

@@ -88,7 +88,7 @@ fn traces(text: &str) -> Vec<Vec<u8>> {
         .replace('"', "&#34;")
         .replace('\'', "&#39;");
     let mut all =
-        vec![text.as_bytes().to_vec(), json[1..json.len() - 1].as_bytes().to_vec(), html.into_bytes()];
+        vec![text.as_bytes().to_vec(), json.as_bytes()[1..json.len() - 1].to_vec(), html.into_bytes()];
     all.dedup();
     all
 }

@@ -83,9 +83,8 @@ async fn pass(State(proxy): State<Proxy>, request: Request) -> Response {
     if let Some(kind) = parts.headers.get("content-type") {
         sent = sent.header("content-type", kind);
     }
-    let answer = match sent.send().await {
-        Ok(answer) => answer,
-        Err(_) => return said(StatusCode::BAD_GATEWAY, "the API server is away"),
+    let Ok(answer) = sent.send().await else {
+        return said(StatusCode::BAD_GATEWAY, "the API server is away");
     };
     if parts.method == "POST" && n % 3 == 0 && answer.status().is_success() {
         proxy.faults.fetch_add(1, Ordering::Relaxed);

@@ -157,7 +157,8 @@ impl Yard {
             .spawn()
             .unwrap();
         self.daemon = Some(child);
-        let (began, http) = (Instant::now(), reqwest::Client::new());
+        let (began, http) =
+            (Instant::now(), reqwest::Client::builder().timeout(Duration::from_secs(5)).build().unwrap());
         while !http.get(format!("http://{}/readyz", self.ops)).send().await.is_ok_and(|a| a.status() == 200) {
             assert!(began.elapsed() < Duration::from_mins(1), "not ready: {}", self.tail());
             tokio::time::sleep(Duration::from_millis(50)).await;

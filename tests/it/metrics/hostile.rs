@@ -26,7 +26,7 @@ impl Bench {
         let env = server.environment(&[("HTTP_PROXY".to_owned(), "http://proxy:1".to_owned())].into());
         assert!(env.contains(&("NO_PROXY".to_owned(), "127.0.0.1".to_owned())), "{env:?}");
         let (url, token) = (env[0].1.clone(), env[1].1.clone());
-        Self { server, http: reqwest::Client::new(), url, token, dir }
+        Self { server, http: reqwest::Client::builder().build().unwrap(), url, token, dir }
     }
 
     /// Status and MLflow's error code; every answer must be JSON.

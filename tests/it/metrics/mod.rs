@@ -141,7 +141,9 @@ async fn what_trackers_log_comes_back_through_the_api() {
             wanted.len(),
         ));
     }
-    figures.iter().for_each(|f| println!("{f}"));
+    for figure in &figures {
+        println!("{figure}");
+    }
 
     // What was passed over is listed, with the reason.
     let list = sources["sources"].as_array().unwrap();

@@ -206,8 +206,7 @@ fn many(engine_is_sqlite: bool, runs: i64, deliveries: i64) -> Vec<String> {
 fn types(name: &str) -> &'static str {
     match name {
         "claim" => "text, bigint, bigint, text, bigint, bigint, text",
-        "next_due" => "text, bigint",
-        "list_deliveries" => "text, bigint",
+        "next_due" | "list_deliveries" => "text, bigint",
         _ => "text, text, text, text, text, bigint, text, bigint, text",
     }
 }

@@ -225,9 +225,9 @@ pub async fn what_is_old_is_deleted(at: &Place) {
     let old: Vec<_> = (0..1001).map(|n| delivery(&format!("d{n}"), b"x")).collect();
     let last = old[1000].id.clone();
     for some in old.chunks(100) {
-        join_all(some.iter().cloned().map(async |new| {
+        join_all(some.iter().map(async |new| {
             let id = new.id.clone();
-            at.store.deliver(new).await.unwrap();
+            at.store.deliver(new.clone()).await.unwrap();
             at.store.commit_intake(intake(&id), T0).await.unwrap();
         }))
         .await;

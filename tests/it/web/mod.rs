@@ -44,7 +44,7 @@ pub struct Web {
     pub ops: SocketAddr,
     pub http: reqwest::Client,
     stop: CancellationToken,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Web {
@@ -95,21 +95,12 @@ impl Web {
         tokio::spawn(serve_agents(agent, None, app.clone(), stop.clone()));
         tokio::spawn(serve_ops(ops, app.clone(), stop.clone()));
         let [hooks, agent, ops] = addresses;
-        Self {
-            place,
-            app,
-            hooks,
-            agent,
-            ops,
-            http: reqwest::Client::builder().build().unwrap(),
-            stop,
-            _dir: dir,
-        }
+        Self { place, app, hooks, agent, ops, http: reqwest::Client::builder().build().unwrap(), stop, dir }
     }
 
     /// Where artifacts, logs and caches lie.
     pub fn blob_dir(&self) -> std::path::PathBuf {
-        self._dir.path().join("blobs")
+        self.dir.path().join("blobs")
     }
 
     pub async fn is_stored(&self, delivery_id: &str) -> bool {
