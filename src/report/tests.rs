@@ -181,7 +181,8 @@ fn what_tests_said_and_where_metrics_were_looked_for() {
     }
     let body = comment::render_full(&view(vec![section]));
     assert!(
-        body.contains("\n\nTests: 3 passed, 1 failed, 0 skipped in 0.5 s\n- test_a::test_b: assert "),
+        body.replace('\u{200b}', "")
+            .contains("\n\nTests: 3 passed, 1 failed, 0 skipped in 0.5 s\n- test_a::test_b: assert "),
         "{body}"
     );
     assert!(!body.contains("@team"), "{body}");

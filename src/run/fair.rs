@@ -99,7 +99,7 @@ pub fn order(
         let aged = now - c.step.ready_ms >= policy.ageing_s.saturating_mul(1000);
         if aged { highest[c.pool] } else { c.terms.rank }
     };
-    let age = |c: &Contender<'_>| (c.step.run_created_ms, c.step.run_id.clone(), c.step.position);
+    let age = |c: &Contender<'_>| (c.step.run_created_ms, c.step.run_id.clone(), c.step.position, c.index);
     let mut queues: BTreeMap<(&str, &RepoId), Vec<&Contender<'_>>> = BTreeMap::new();
     for c in contenders {
         queues.entry((c.pool, &c.step.repo_id)).or_default().push(c);

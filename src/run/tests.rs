@@ -554,10 +554,11 @@ fn repositories_share_a_pool_by_what_they_used_their_weights_and_classes() {
         Scene { usage: vec![usage("a", 0, 2), usage("b", 0, 1)], ..plain() },
         "c1 b1 a1 b2 a2 a3 a4",
     ));
+    let half_more = PoolUsage { used_ms: 51 * 60_000 + 30_000, ..usage("b", 0, 0) };
     cases.push((
         "what is a half-life old counts half",
-        Scene { usage: vec![usage("a", 24, 100), usage("b", 0, 51), usage("c", 0, 49)], ..plain() },
-        "c1 a1 a2 b1 b2 a3 a4",
+        Scene { usage: vec![usage("a", 24, 100), half_more, usage("c", 0, 49)], ..plain() },
+        "c1 a1 a2 b1 a3 b2 a4",
     ));
     let another_pool = PoolUsage { pool: "elsewhere".into(), ..usage("a", 0, 500) };
     cases.push((
@@ -644,7 +645,7 @@ fn quotas_groups_and_look_ups_hold_back_their_own_alone() {
     let (places, waits) = why(&scene(&grouped, BTreeMap::new(), &free));
     assert_eq!(
         (places.as_str(), waits),
-        ("a3 b1 a1", vec![format!("a2 {:?}", Wait::Group(RunId::from_text("a1")))])
+        ("a1 b1 a3", vec![format!("a2 {:?}", Wait::Group(RunId::from_text("a1")))])
     );
     grouped[..2].iter_mut().for_each(|s| s.ahead = Some(RunId::from_text("z")));
     assert_eq!(why(&scene(&grouped, BTreeMap::new(), &free)).0, "a3 b1");
