@@ -586,7 +586,7 @@ fn repositories_share_a_pool_by_what_they_used_their_weights_and_classes() {
     cases.push((
         "as often as it has GPUs",
         holds(vec![open("a", 1, 0), open("b", 1, 4)]),
-        "c1 a1 a2 a3 b1 a4 b2",
+        "c1 a1 a2 a3 a4 b1 b2",
     ));
     let mut heavy = plain();
     heavy.terms[..4].iter_mut().for_each(|t| t.weight = 2.0);

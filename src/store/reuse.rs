@@ -198,7 +198,7 @@ impl Store {
         )
     }
 
-    /// The newest good step of that name before `step`, in a trusted run, whose dependencies are known: what a step that
+    /// The newest good step of that name that had ended when `step` became ready, in a trusted run, whose dependencies are known: what a step that
     /// was not reused is held against.
     pub async fn earlier_reuse(
         &self,
@@ -211,9 +211,10 @@ impl Store {
             |row| Ok((row.get("run_id")?, reuse(row)?)),
             "SELECT s.run_id, s.reuse_key, s.reuse_parts, s.reused_from, o.run_id AS source_run
              FROM steps s JOIN runs r ON r.id = s.run_id LEFT JOIN steps o ON o.id = s.reused_from
-             WHERE s.name = $3 AND s.state = 'succeeded' AND s.reuse_key IS NOT NULL AND s.reuse_key <> '-' AND s.id < $4
+             WHERE s.name = $3 AND s.state = 'succeeded' AND s.reuse_key IS NOT NULL AND s.reuse_key <> '-' AND s.id <> $4
+               AND s.ended_ms <= (SELECT t.ready_ms FROM steps t WHERE t.id = $4)
                AND r.repo_id = $1 AND r.pipeline = $2 AND r.trusted
-             ORDER BY s.id DESC LIMIT 1",
+             ORDER BY s.ended_ms DESC, s.id DESC LIMIT 1",
             &name.repo_id,
             &name.pipeline,
             &name.step,
