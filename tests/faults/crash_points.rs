@@ -161,7 +161,7 @@ async fn round(
     Outcome { crashed, hits: hits.lines().map(name).collect() }
 }
 
-/// Every name given to `failpoint::hit` in the sources.
+/// Every name given to `failpoint::hit` in the sources, but for those of the Kubernetes executor: the steps run on this machine here.
 fn points() -> BTreeSet<String> {
     fn look(dir: &Path, hit: &regex::Regex, out: &mut BTreeSet<String>) {
         for entry in std::fs::read_dir(dir).unwrap() {
@@ -175,6 +175,7 @@ fn points() -> BTreeSet<String> {
     }
     let mut out = BTreeSet::new();
     look(Path::new("src"), &regex::Regex::new(r#"failpoint::hit\("([^"]+)"\)"#).unwrap(), &mut out);
+    out.retain(|point| !point.starts_with("kubernetes."));
     out
 }
 

@@ -132,7 +132,7 @@ async fn a_run_writes_at_most_four_statuses_and_one_comment_that_is_edited() {
 
     insta::assert_snapshot!(d.words(&b1).join("\n"), @r##"
         Pending queued
-        Pending running
+        Running running
         Pending waiting for the baseline run: main at a300000, the merge-base
         Success accuracy 0.8131 (+0.0131 vs main a300000) · gates passed
         "##);

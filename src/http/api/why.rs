@@ -205,7 +205,7 @@ pub struct RerunJson {
 
 /// Runs a run again, with its recorded plan, commit and trust
 #[utoipa::path(post, path = "/api/v1/runs/{run}/rerun", tag = "runs",
-    params(("run" = String, Path, description = "The run's id, or its first eight or more characters")), request_body = RerunAsk,
+    params(("run" = String, Path, description = "The run's id, or its first eight or more characters")), request_body(content = Option<RerunAsk>),
     responses((status = 200, description = "The new run", body = RerunJson), Refusals))]
 pub async fn rerun(
     State(web): State<Web>,
@@ -222,7 +222,7 @@ pub async fn rerun(
 
 pub async fn rerun_run(web: &Web, who: &Who, run: &RunRow, ask: &RerunAsk) -> Result<RunId, Problem> {
     if ask.failed && ask.no_cache {
-        return Err(Problem::bad_request(
+        return Err(Problem::conflict(
             "`failed` takes good steps over and `no_cache` takes none: choose one",
         ));
     }

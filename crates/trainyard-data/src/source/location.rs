@@ -168,6 +168,9 @@ fn listed(root: &Path, depth: usize, wanted: &mut dyn FnMut(&str) -> bool) -> Re
         return Err(Error::usage(format!("{name}: directories are nested too deeply")));
     }
     let mut out = Vec::new();
+    if !root.exists() {
+        return Ok(out); // names nothing, which the caller says
+    }
     for entry in std::fs::read_dir(root).map_err(|e| Error::io(&name, "cannot be listed", e))? {
         let entry = entry.map_err(|e| Error::io(&name, "cannot be listed", e))?;
         let kind = entry.file_type().map_err(|e| Error::io(&name, "cannot be listed", e))?;
