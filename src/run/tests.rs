@@ -593,7 +593,7 @@ fn repositories_share_a_pool_by_what_they_used_their_weights_and_classes() {
     cases.push(("a weight of two gets two", heavy, "a1 b1 c1 a2 a3 b2 a4"));
     let mut high = plain();
     high.terms[5].rank = 10;
-    cases.push(("a higher class goes first", high, "b2 a1 c1 b1 a2 a3 a4"));
+    cases.push(("a higher class goes first", high, "b2 a1 c1 a2 b1 a3 a4"));
     let mut low = plain();
     low.terms[..4].iter_mut().for_each(|t| t.rank = -10);
     cases.push(("a lower class goes last", low, "b1 c1 b2 a1 a2 a3 a4"));
