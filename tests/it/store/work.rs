@@ -23,6 +23,8 @@ pub async fn asking_again_looks_once_more(at: &Place) {
     assert_eq!(claim(at, T0 + 9).await, [], "not before its time");
     assert_eq!(at.store.next_due(&[WorkKind::Run]).await.unwrap(), Some(T0 + 10));
     assert_eq!(at.store.next_due(&[WorkKind::Outbox]).await.unwrap(), None);
+    let due = at.store.next_due_of(&[WorkKind::Outbox, WorkKind::Run]).await.unwrap();
+    assert_eq!(due, [(WorkKind::Run, T0 + 10)], "kinds with nothing open are left out");
     assert_eq!(at.store.claim(&[WorkKind::Schedule], "w", T0 + 50, LEASE, 9).await.unwrap(), []);
     let item = claim(at, T0 + 10).await.remove(0);
     assert_eq!((item.key.as_str(), item.epoch, item.tries), ("r", 1, 0));
