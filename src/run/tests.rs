@@ -725,6 +725,7 @@ impl World {
             if m.cancel {
                 row.cancel_request = true;
             }
+            row.reason.clone_from(&m.reason);
             if m.to != row.state {
                 assert!(row.state.next().contains(&m.to), "attempt {} -> {}", row.state, m.to);
                 row.state = m.to;
