@@ -31,6 +31,7 @@ pub async fn what_was_used_counts(at: &Place) {
         reason: String::new(),
         outputs: BTreeMap::new(),
         notes: vec![],
+        sources: vec![],
         log_lost_bytes: 0,
         sources: vec![],
     };
