@@ -33,7 +33,6 @@ pub async fn what_was_used_counts(at: &Place) {
         notes: vec![],
         sources: vec![],
         log_lost_bytes: 0,
-        sources: vec![],
     };
     assert!(at.store.agent_finish(&uid, finish.clone(), T0 + 1002).await.unwrap());
     assert!(!at.store.agent_finish(&uid, finish, T0 + 9999).await.unwrap(), "an end is charged once");
