@@ -159,7 +159,7 @@ async fn a_training_goes_on_while_the_daemon_is_away() {
 /// 256 MiB at full speed, 2 GiB with `TRAINYARD_LONG=1`; one line without an end among them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_is_printed_memory_stays_bounded() {
-    let long = std::env::var_os("TRAINYARD_LONG").is_some();
+    let long = std::env::var("TRAINYARD_LONG").is_ok_and(|v| v == "1");
     let bytes: u64 = if long { 2 << 30 } else { 256 << 20 };
     let daemon = Daemon::start().await;
     daemon.seen.lock().unwrap().count_only = true;
@@ -177,29 +177,34 @@ async fn whatever_is_printed_memory_stays_bounded() {
     daemon.will_run(spec);
     let mut agent = Agent::start(&daemon.url);
     let (pid, begun) = (agent.pid(), Instant::now());
-    let mut peak_kb = 0_u64;
+    // The whole peak counts the pages of the program's file too, of which a development build has many; what grows is anonymous.
+    let (mut peak_kb, mut anonymous_kb) = (0_u64, 0_u64);
     while agent.child.try_wait().unwrap().is_none() {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let now = status
-            .lines()
-            .find_map(|l| l.strip_prefix("VmHWM:")?.trim().trim_end_matches(" kB").parse().ok());
-        peak_kb = peak_kb.max(now.unwrap_or(0));
+        let line = |name: &str| -> u64 {
+            let value = status.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
+            value.and_then(|v| v.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0)
+        };
+        peak_kb = peak_kb.max(line("VmHWM"));
+        anonymous_kb = anonymous_kb.max(line("RssAnon"));
         assert!(begun.elapsed() < Duration::from_secs(580), "{}", agent.own_log());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let seen = daemon.seen.lock().unwrap();
     let finished = seen.finished.clone().unwrap();
     println!(
-        "FAULT F29 bytes={bytes} stored={} lost_counted={} peak_rss_mb={} seconds={:.1}",
+        "FAULT F29 bytes={bytes} stored={} lost_counted={} peak_rss_mb={} anonymous_mb={} seconds={:.1}",
         seen.log_len,
         finished.log_lost_bytes,
         peak_kb / 1024,
+        anonymous_kb / 1024,
         begun.elapsed().as_secs_f64()
     );
     assert_eq!(finished.class, EndClass::Succeeded, "{finished:?}");
     assert!(seen.log_len <= quota && seen.log_len > quota - 1_000);
     assert!(finished.log_lost_bytes > 0);
-    assert!(peak_kb < 48 * 1024, "{peak_kb} kB");
+    assert!(anonymous_kb > 0 && anonymous_kb < 48 * 1024, "{anonymous_kb} kB");
+    assert!(peak_kb < 150 * 1024, "{peak_kb} kB");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
