@@ -24,7 +24,7 @@ fn comment(printed: &str) -> String {
     for (what, instead) in [
         (r"https?://[^\s)>\]]+", "URL"),
         (r"\b[0-9a-f]{7,64}\b", "ID"),
-        (r"\b\d+(\.\d+)? ?(ms|s|min)\b", "TIME"),
+        (r"\b(under )?\d+(\.\d+)? ?(ms|s|min)\b", "TIME"),
     ] {
         text = Regex::new(what).unwrap().replace_all(&text, instead).into_owned();
     }

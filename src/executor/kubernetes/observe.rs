@@ -55,7 +55,7 @@ const OVERDUE: &str = "its Job was over its deadline";
 /// The condition by which the cluster gave a Job up.
 fn failed(job: &Job) -> Option<&JobCondition> {
     let conditions = job.status.as_ref()?.conditions.as_ref()?;
-    conditions.iter().find(|c| c.type_ == "Failed" && c.status == "True")
+    conditions.iter().find(|c| matches!(c.type_.as_str(), "Failed" | "FailureTarget") && c.status == "True")
 }
 
 fn taken_away(class: EndClass) -> bool {
@@ -105,7 +105,7 @@ fn without_pod(job: &Job, cancelled: bool, events: &[Event]) -> Observation {
                 None,
                 with("the cluster took its pod away", failed.message.as_ref()),
             ),
-            _ => gone(EndClass::Cancelled, None, "its pod was deleted by someone else"),
+            _ => gone(EndClass::Preempted, None, "its pod was deleted by someone else"),
         };
     }
     if job.metadata.deletion_timestamp.is_some() {
@@ -118,7 +118,7 @@ fn without_pod(job: &Job, cancelled: bool, events: &[Event]) -> Observation {
         return pending("waits in its queue for quota");
     }
     if status.is_some_and(|s| s.active.unwrap_or(0) > 0 || s.failed.unwrap_or(0) > 0) {
-        return gone(EndClass::Cancelled, None, "its pod was deleted by someone else");
+        return gone(EndClass::Preempted, None, "its pod was deleted by someone else");
     }
     pending("its pod is being made")
 }

@@ -114,7 +114,7 @@ fn a_job_without_pods_says_why() {
     gone(seen(failed("PodFailurePolicy"), vec![], vec![], 0), EndClass::Preempted, "took its pod away");
     gone(
         seen(failed("BackoffLimitExceeded"), vec![], vec![], 0),
-        EndClass::Cancelled,
+        EndClass::Preempted,
         "deleted by someone else",
     );
     let refused = event("FailedCreate", "ty-x", "pods \"x\" is forbidden: exceeded quota: none");
