@@ -42,7 +42,8 @@ pub struct MemberValue {
 /// A candidate held against a baseline.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
-    /// Version of the rules that judged: `point-1` compares means and says nothing of noise.
+    /// Version of the rules that judged: `point-1` compared means and said nothing of noise, `interval-1` judges by the interval
+    /// of the change where there is one.
     pub rules: String,
     pub verdict: Verdict,
     /// One sentence for each gate that did not pass, in the order of `metrics`.
@@ -80,7 +81,81 @@ pub struct MetricOutcome {
     pub relative: Option<f64>,
     /// By the metric's direction; None without two finite values.
     pub better: Option<Change>,
+    /// How sure the change is; None where nothing stands behind it but two numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Evidence>,
+    /// Why there is no evidence, in a few words: `unreplicated`. Empty when there is, or without two finite values.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub no_evidence: String,
     pub gate: Option<GateOutcome>,
+}
+
+/// The interval of a change, and what it rests on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evidence {
+    pub method: Method,
+    pub unit: Unit,
+    /// Values of the candidate; pairs, when it is paired.
+    pub count: u64,
+    pub baseline_count: u64,
+    /// Two-sided: 0.95.
+    pub level: f64,
+    /// Ends of the interval of `delta`, not turned by the metric's direction.
+    pub low: f64,
+    pub high: f64,
+    /// Two-sided, of no change at all; not corrected for other metrics.
+    pub p: f64,
+}
+
+impl Evidence {
+    /// `3 seeds, paired`, `3 against 2 seeds`.
+    pub fn basis(&self) -> String {
+        let unit = match self.unit {
+            Unit::Seeds => "seeds",
+            Unit::Folds => "folds",
+        };
+        match self.method {
+            Method::WelchT if self.count != self.baseline_count => {
+                format!("{} against {} {unit}", self.count, self.baseline_count)
+            }
+            Method::WelchT => format!("{} {unit} a side", self.count),
+            Method::PairedT | Method::NadeauBengio => format!("{} {unit}, paired", self.count),
+        }
+    }
+    /// Zero lies outside of the interval.
+    pub fn is_clear(&self) -> bool {
+        self.low > 0.0 || self.high < 0.0
+    }
+}
+
+/// The test that made an interval.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// Both runs have the same seeds.
+    PairedT,
+    /// They do not.
+    WelchT,
+    /// The paired t test over folds, corrected for what their training data share (Nadeau and Bengio 2003).
+    NadeauBengio,
+}
+
+impl Method {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::PairedT => "paired_t",
+            Self::WelchT => "welch_t",
+            Self::NadeauBengio => "nadeau_bengio",
+        }
+    }
+}
+
+/// What was repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unit {
+    Seeds,
+    Folds,
 }
 
 /// Which way a metric moved, by its direction.
@@ -101,4 +176,10 @@ pub struct GateOutcome {
     pub rules: Vec<String>,
     /// Why it did not pass; empty when it did.
     pub reasons: Vec<String>,
+    /// It was held against the interval of the change, not against the change alone.
+    #[serde(default)]
+    pub by_interval: bool,
+    /// Seeds (or folds) of a side that would probably settle an inconclusive verdict.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub needed: Option<u64>,
 }

@@ -174,8 +174,21 @@ pub struct Gate {
     pub max: Option<f64>,
     pub no_worse_than: Option<Tolerance>,
     pub improve_by: Option<Tolerance>,
+    /// None: by the interval where there is one, else by the point.
+    #[serde(default)]
+    pub evidence: Option<GateEvidence>,
     /// A failing gate only warns.
     pub warn_only: bool,
+}
+
+/// What a gate is held against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GateEvidence {
+    /// The mean, whatever its spread.
+    Point,
+    /// The interval, and nothing else: without one the gate is inconclusive.
+    Interval,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,7 +13,7 @@ use super::steps::{self, Draft};
 use super::{graph, text, values};
 use crate::model::Goal;
 use crate::model::plan::{
-    Baseline, CommentMode, Concurrency, Gate, MetricsSpec, Paths, Plan, ReportSpec, SecretRef, When,
+    Baseline, CommentMode, Concurrency, Gate, GateEvidence, MetricsSpec, Paths, Plan, ReportSpec, SecretRef, When,
 };
 
 /// A run without `timeout` may take a day.
@@ -342,6 +342,11 @@ impl Builder<'_, '_> {
                     max: entry.value.get("max").and_then(decimal),
                     no_worse_than: tolerance("no_worse_than"),
                     improve_by: tolerance("improve_by"),
+                    evidence: match entry.value.get("evidence").and_then(Node::text) {
+                        Some("point") => Some(GateEvidence::Point),
+                        Some("interval") => Some(GateEvidence::Interval),
+                        _ => None,
+                    },
                     warn_only: entry.value.get("on_fail").and_then(Node::text) == Some("warn"),
                 },
             ));

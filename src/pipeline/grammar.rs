@@ -402,6 +402,12 @@ static GATE: Section = Section {
             "How much worse than the baseline it may be: `1%` relative, `0.01` absolute, `1pp` points.",
         ),
         f("improve_by", Shape::Tolerance, "How much better than the baseline it must be."),
+        f(
+            "evidence",
+            Shape::Word(&["point", "interval"]),
+            "`point` holds means against the thresholds; `interval` the 95 % interval, and is inconclusive without one. Default: \
+             changes by the interval where seeds give one, `min` and `max` by the mean.",
+        ),
         f("on_fail", Shape::Word(&["fail", "warn"]), "What a failing gate does. Default: fail."),
     ],
 };

@@ -5,7 +5,7 @@ use std::fmt::Write as _; // to a String, which never fails
 use super::view::{ComparisonView, FailedStep, Section, StepLine, View};
 use super::{chart, escape, numbers};
 use crate::model::metric::Goal;
-use crate::model::outcome::{Aggregate, Change, MetricOutcome, Outcome};
+use crate::model::outcome::{Aggregate, Change, Evidence, MetricOutcome, Outcome};
 use crate::model::{ComparisonState, EndClass, RunState, StepState, Verdict};
 
 /// Longest comment on any forge: GitHub takes 65,536 characters, and one that is longer nobody reads.
@@ -140,15 +140,20 @@ fn succeeded_line(section: &Section, name: &str) -> String {
         && let Some(this) = &metric.candidate
     {
         let decimals = decimals(metric);
-        let _ = write!(
-            line,
-            " · {} {}",
-            escape::text(&metric.name, NAME),
-            numbers::value(this.value(), decimals)
-        );
-        if metric.delta.is_some() {
-            let _ = write!(line, " ({})", change(metric));
-        }
+        let value = numbers::value(this.value(), decimals);
+        let _ = write!(line, " · {} ", escape::text(&metric.name, NAME));
+        let _ = match (&metric.baseline, &metric.evidence) {
+            (Some(base), Some(evidence)) => write!(
+                line,
+                "{} → {value} ({}, {}, {})",
+                numbers::value(base.value(), decimals),
+                numbers::signed(metric.delta.unwrap_or_default(), decimals),
+                interval(evidence, decimals),
+                evidence.basis()
+            ),
+            _ if metric.delta.is_some() => write!(line, "{value} ({})", change(metric)),
+            _ => write!(line, "{value}"),
+        };
     }
     line
 }
@@ -175,7 +180,12 @@ fn subline(section: &Section) -> String {
                 let other =
                     if base > 0 && base != seeds { format!(" against {base}") } else { String::new() };
                 let alone = if seeds == 1 { ", unreplicated" } else { "" };
-                parts.push(format!("point comparison, {seeds} {}{other}{alone}", plural(seeds, "seed")));
+                let kind = if outcome.metrics.iter().any(|m| m.evidence.is_some()) {
+                    "changes with 95 % intervals"
+                } else {
+                    "point comparison"
+                };
+                parts.push(format!("{kind}, {seeds} {}{other}{alone}", plural(seeds, "seed")));
             }
         }
     }
@@ -304,19 +314,21 @@ fn metrics_table(outcome: &Outcome, comparison: Option<&ComparisonView>) -> Opti
         || "baseline".to_owned(),
         |b| format!("{} `{}`", escape::text(&b.branch, 30), b.sha.abbreviated()),
     );
-    let mut text = format!("| metric | {head} | this | change | gate |\n|:--|--:|--:|--:|:--|");
+    let intervals = outcome.metrics.iter().any(|m| m.evidence.is_some());
+    let (title, line, empty) = if intervals { (" 95 % interval |", "--:|", " |") } else { ("", "", "") };
+    let mut text = format!("| metric | {head} | this | change |{title} gate |\n|:--|--:|--:|--:|{line}:--|");
     for metric in outcome.metrics.iter().take(MAX_METRICS) {
         text.push('\n');
-        text.push_str(&metric_row(metric));
+        text.push_str(&metric_row(metric, intervals));
     }
     if outcome.metrics.len() > MAX_METRICS {
-        let _ =
-            write!(text, "\n| and {} more in the full report | | | | |", outcome.metrics.len() - MAX_METRICS);
+        let more = outcome.metrics.len() - MAX_METRICS;
+        let _ = write!(text, "\n| and {more} more in the full report | | | |{empty} |");
     }
     Some(text)
 }
 
-fn metric_row(metric: &MetricOutcome) -> String {
+fn metric_row(metric: &MetricOutcome, intervals: bool) -> String {
     let arrow = match metric.goal {
         Goal::Max => "↑",
         Goal::Min => "↓",
@@ -334,19 +346,36 @@ fn metric_row(metric: &MetricOutcome) -> String {
             format!("{} {rules}", gate_icon(gate.verdict, gate.warn_only)).trim_end().to_owned()
         }
         None => match metric.better {
+            Some(_) if metric.evidence.as_ref().is_some_and(|e| !e.is_clear()) => "no clear change".to_owned(),
             Some(Change::Better) => "better".to_owned(),
             Some(Change::Worse) => "worse".to_owned(),
             Some(Change::Same) => "same".to_owned(),
             None => String::new(),
         },
     };
+    let range = match &metric.evidence {
+        _ if !intervals => String::new(),
+        Some(evidence) => format!(" {} |", ends(evidence, decimals)),
+        None if metric.no_evidence.is_empty() => " – |".to_owned(),
+        None => format!(" <sub>{}</sub> |", escape::text(&metric.no_evidence, NAME)),
+    };
     format!(
-        "| {} {arrow}{assumed} | {} | {} | {} | {gate} |",
+        "| {} {arrow}{assumed} | {} | {} | {} |{range} {gate} |",
         bold(name),
         show(&metric.baseline),
         bold(show(&metric.candidate)),
         bold(moved)
     )
+}
+
+/// `95 % CI +0.0104 … +0.0158`.
+fn interval(evidence: &Evidence, decimals: usize) -> String {
+    format!("{:.0} % CI {}", 100.0 * evidence.level, ends(evidence, decimals))
+}
+
+/// `+0.0104 … +0.0158`.
+fn ends(evidence: &Evidence, decimals: usize) -> String {
+    format!("{} … {}", numbers::signed(evidence.low, decimals), numbers::signed(evidence.high, decimals))
 }
 
 /// `+0.0131, +1.54%`.

@@ -77,9 +77,14 @@ fn headline(outcome: &Outcome, comparison: &ComparisonView) -> Option<String> {
     let decimals = numbers::decimals(&[this, base.unwrap_or(this)], metric.delta);
     let name = escape::plain(&metric.name, 40);
     let value = numbers::value(this, decimals);
+    // `, 95 % CI +0.0104 … +0.0158`
+    let range = metric.evidence.as_ref().map_or_else(String::new, |e| {
+        let end = |x| numbers::signed(x, decimals);
+        format!(", {:.0} % CI {} … {},", 100.0 * e.level, end(e.low), end(e.high))
+    });
     Some(match (metric.delta, &comparison.baseline) {
         (Some(delta), Some(against)) => format!(
-            "{name} {value} ({} vs {} {})",
+            "{name} {value} ({}{range} vs {} {})",
             numbers::signed(delta, decimals),
             escape::plain(&against.branch, 24),
             against.sha.abbreviated()

@@ -1,5 +1,7 @@
 use super::*;
-use crate::model::outcome::{Aggregate, Change, GateOutcome, MemberValue, MetricOutcome, Number};
+use crate::model::outcome::{
+    Aggregate, Change, Evidence, GateOutcome, MemberValue, Method, MetricOutcome, Number, Unit,
+};
 use crate::model::{ComparisonState, EndClass, Goal, Outcome, ParamLine, RunState, Sha, StepState, Verdict};
 
 fn sha(digit: &str) -> Sha {
@@ -32,11 +34,15 @@ fn metric(name: &str, goal: Goal, this: &[f64], base: &[f64], rules: &[&str]) ->
         better: Some(better),
         candidate: Some(candidate),
         baseline: Some(baseline),
+        evidence: None,
+        no_evidence: String::new(),
         gate: (!rules.is_empty()).then(|| GateOutcome {
             verdict: Verdict::Pass,
             warn_only: false,
             rules: rules.iter().map(|r| (*r).to_owned()).collect(),
             reasons: vec![],
+            by_interval: false,
+            needed: None,
         }),
     }
 }
@@ -205,6 +211,36 @@ fn what_tests_said_and_where_metrics_were_looked_for() {
 fn a_better_model_reads_like_this() {
     insta::assert_snapshot!("better", comment::render_full(&view(vec![churn()])));
     insta::assert_snapshot!(status_line(&churn()), @"trainyard/churn Success: accuracy 0.8612 (+0.0131 vs main 9f1c2ab) · gates passed");
+}
+
+/// The same with what its seeds say of chance.
+fn replicated() -> Section {
+    let mut section = churn();
+    let outcome = section.comparison.as_mut().and_then(|c| c.outcome.as_mut()).unwrap();
+    outcome.rules = "interval-1".into();
+    let ends = [(0.0125, 0.0138), (-0.0330, -0.0299), (-0.0044, 0.0016)];
+    for (metric, (low, high)) in outcome.metrics.iter_mut().zip(ends) {
+        metric.evidence = Some(Evidence {
+            method: Method::PairedT,
+            unit: Unit::Seeds,
+            count: 3,
+            baseline_count: 3,
+            level: 0.95,
+            low,
+            high,
+            p: 0.01,
+        });
+    }
+    outcome.metrics[3].no_evidence = "all seeds alike".into();
+    section
+}
+
+#[test]
+fn an_interval_is_told_at_one_glance() {
+    let body = comment::render_full(&view(vec![replicated()]));
+    let shown = |line: &&str| line.starts_with("###") || line.starts_with("[`") || line.starts_with('|');
+    insta::assert_snapshot!(body.lines().filter(shown).take(8).collect::<Vec<_>>().join("\n"), @"");
+    insta::assert_snapshot!(status_line(&replicated()), @"");
 }
 
 #[test]

@@ -82,7 +82,8 @@ impl Comparer {
         self.supersede(run, &keep).await?;
 
         let metrics = self.store.last_metrics(&run.id).await?;
-        let summary = summarise(&metrics, &run.plan);
+        let params = self.store.run_params(&run.id).await?;
+        let summary = summarise(&metrics, &run.plan).tested_on(&params);
         let live = self.store.comparisons_of(&run.id).await?;
         let forge = self
             .forges
@@ -134,7 +135,8 @@ impl Comparer {
             Choice::Use { run: baseline, note } => {
                 let row = self.store.run(&baseline).await?.context("the baseline has no row")?;
                 let metrics = self.store.last_metrics(&baseline).await?;
-                let outcome = against(Some(&summarise(&metrics, &row.plan)));
+                let params = self.store.run_params(&baseline).await?;
+                let outcome = against(Some(&summarise(&metrics, &row.plan).tested_on(&params)));
                 (ComparisonState::Final, Some(outcome), note)
             }
             // Without the baseline's state: it would change the status without saying anything new.

@@ -8,6 +8,7 @@
 mod baseline;
 mod compare;
 mod comparer;
+mod evidence;
 mod summary;
 
 pub use compare::{RULES, compare};

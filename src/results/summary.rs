@@ -1,10 +1,13 @@
 //! One value for each metric of a run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::outcome::{Aggregate, MemberValue, Number};
-use crate::model::{Plan, StepSpec};
+use crate::model::{Plan, StepSpec, params};
 use crate::store::attempts::StoredMetric;
+
+/// The parameter by which any training names the data it was tested on.
+const TEST_SET_DIGEST: &str = "test_set_digest";
 
 /// The metrics of a run, each with the step that reported it.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -13,6 +16,8 @@ pub struct Summary {
     by_step: BTreeMap<(String, String), Aggregate>,
     /// Which base step a bare name means.
     owner: BTreeMap<String, String>,
+    /// Digests of the data that it was tested on, by name; only what the run itself reported.
+    test_sets: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Summary {
@@ -24,6 +29,32 @@ impl Summary {
         }
         let (step, metric) = name.split_once(':')?;
         of(step, metric)
+    }
+    /// Adds the digests of test sets that are among a run's parameters, as (step, name, value): what MLflow calls the data set of a
+    /// context `test` or `eval`, and the parameter `test_set_digest`.
+    #[must_use]
+    pub fn tested_on(mut self, params: &[params::Reported]) -> Self {
+        for (_, name, value) in params {
+            let named = match name.strip_prefix("dataset/").and_then(|rest| rest.split_once('/')) {
+                Some((context, set)) => {
+                    let context = context.to_ascii_lowercase();
+                    (context.starts_with("test") || context.starts_with("eval")).then_some(set)
+                }
+                None => (name == TEST_SET_DIGEST).then_some(TEST_SET_DIGEST),
+            };
+            if let Some(set) = named {
+                self.test_sets.entry(set.to_owned()).or_default().insert(value.clone());
+            }
+        }
+        self
+    }
+    /// Why this run and another must not be compared: both say what they were tested on, and it differs.
+    pub fn other_test_set(&self, other: &Self) -> Option<String> {
+        let differs = |(set, digests): &(&String, &BTreeSet<String>)| other.test_sets.get(*set).is_some_and(|o| o != *digests);
+        self.test_sets.iter().find(differs).map(|(set, _)| match set.as_str() {
+            TEST_SET_DIGEST => "its test set is another one than the baseline's".to_owned(),
+            set => format!("its test set {set} is another one than the baseline's"),
+        })
     }
     /// Every bare name, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {

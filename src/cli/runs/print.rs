@@ -101,6 +101,21 @@ pub fn diff(answer: &RunDiff) -> String {
         let delta = m.delta.map_or(String::new(), signed);
         format!("{name:<44}  {:>12}  {:>12}  {delta:>12}", value(m.a), value(m.b))
     });
+    if !answer.intervals.is_empty() {
+        section(&mut out, "Means", &answer.intervals, |m| {
+            let name = format!("{} ({})", shown_cut(&m.name, 60), shown_cut(&m.step, 40));
+            format!(
+                "{name:<44}  {} → {} ({}, {:.0} % CI {} … {}, {})",
+                number(m.a),
+                number(m.b),
+                signed(m.delta),
+                100.0 * m.level,
+                signed(m.low),
+                signed(m.high),
+                shown_cut(&m.basis, 60)
+            )
+        });
+    }
     section(&mut out, "Plan", &answer.plan, |p| {
         let json = |v: &serde_json::Value| shown_cut(&v.to_string(), 120).to_string();
         format!("{}\n    a {}\n    b {}", shown_cut(&p.at, 80), json(&p.a), json(&p.b))

@@ -14,6 +14,7 @@ use crate::http::app::Web;
 use crate::http::auth::Who;
 use crate::http::extract::{Path, Query};
 use crate::model::{Plan, params};
+use crate::results::{self, Summary, summarise};
 use crate::store::attempts::StoredMetric;
 use crate::store::runs::{RunView, StepRow};
 
@@ -45,6 +46,9 @@ pub struct RunDiff {
     pub b: String,
     pub params: Vec<ParamDiff>,
     pub metrics: Vec<MetricDiff>,
+    /// Means over the members of a step, where seeds or folds say how sure the change is.
+    #[serde(default)]
+    pub intervals: Vec<IntervalDiff>,
     pub plan: Vec<PlanDiff>,
     pub durations: Vec<DurationDiff>,
 }
@@ -65,6 +69,26 @@ pub struct MetricDiff {
     pub b: Option<f64>,
     /// `b - a`.
     pub delta: Option<f64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct IntervalDiff {
+    pub step: String,
+    pub name: String,
+    /// Means.
+    pub a: f64,
+    pub b: f64,
+    /// `b - a`.
+    pub delta: f64,
+    /// Ends of the interval of `delta`.
+    pub low: f64,
+    pub high: f64,
+    /// Two-sided: 0.95.
+    pub level: f64,
+    /// `paired_t`, `welch_t` or `nadeau_bengio`.
+    pub method: String,
+    /// What it rests on: `3 seeds, paired`.
+    pub basis: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -104,6 +128,7 @@ pub async fn diff(
             params: store.run_params(&view.run.id).await?,
             // The last points are what counts; of long curves the rest is left out.
             metrics: store.sample_metrics(&view.run.id, None, 200, POINTS_MAX).await?,
+            means: summarise(&store.last_metrics(&view.run.id).await?, &view.run.plan),
         });
     }
     Ok(Json(compare(&a, &values[0], &b, &values[1])))
@@ -112,6 +137,27 @@ pub async fn diff(
 struct Values {
     params: Vec<params::Reported>,
     metrics: Vec<StoredMetric>,
+    means: Summary,
+}
+
+/// The changes that have an interval, by name.
+fn intervals(a: &Summary, b: &Summary) -> Vec<IntervalDiff> {
+    let found = results::compare(b, Some(a), &[], None).metrics.into_iter().filter_map(|m| {
+        let (a, b, evidence) = (m.baseline?, m.candidate?, m.evidence?);
+        Some(IntervalDiff {
+            step: b.step.clone(),
+            name: m.name,
+            a: a.value(),
+            b: b.value(),
+            delta: m.delta?,
+            low: evidence.low,
+            high: evidence.high,
+            level: evidence.level,
+            method: evidence.method.word().to_owned(),
+            basis: evidence.basis(),
+        })
+    });
+    found.collect()
 }
 
 fn compare(a: &RunView, of_a: &Values, b: &RunView, of_b: &Values) -> RunDiff {
@@ -129,6 +175,7 @@ fn compare(a: &RunView, of_a: &Values, b: &RunView, of_b: &Values) -> RunDiff {
         b: b.run.id.to_string(),
         params,
         metrics: metrics.collect(),
+        intervals: intervals(&of_a.means, &of_b.means),
         plan: plan_diff(&a.run.plan, &b.run.plan),
         durations: durations(a, b),
     }
