@@ -28,7 +28,7 @@ use super::protocol::{
 use super::script::{self, Places};
 use super::source::{Fetch, NoSource};
 use super::spool::Spool;
-use super::{artifacts, inputs, logs, metrics, mlflow, outcome, paths, proc};
+use super::{artifacts, data, inputs, logs, metrics, mlflow, outcome, paths, proc};
 use crate::clock::SystemClock;
 use crate::model::EndClass;
 
@@ -455,7 +455,15 @@ impl Attempt {
             grace: Duration::from_millis(self.spec.grace_ms.max(0) as u64),
             stop: self.stopped.clone(),
         };
-        let command = self.command(places, tracking.as_ref());
+        let checks = !self.spec.data.is_empty();
+        let (command, report) = match self.command(places, tracking.as_ref()) {
+            Ok(command) => command,
+            Err(error) => {
+                let outcome = Outcome::of(EndClass::Internal, format!("cannot prepare the check: {error}"));
+                let _ = done.send(true);
+                return (outcome, found(), tracking);
+            }
+        };
         let ended = process::supervise(command, limits, |output| match output {
             Output::Bytes(bytes) => {
                 locked(spool).push(bytes);
@@ -479,7 +487,14 @@ impl Attempt {
                     spool_refused: spool.refused(),
                     tail: &tail,
                 };
-                let outcome = outcome::of(&ended, self.spec.timeout_ms, signs);
+                let mut outcome = outcome::of(&ended, self.spec.timeout_ms, signs);
+                if let (true, EndClass::Failed, Some(why)) = (
+                    checks,
+                    outcome.class,
+                    report.as_deref().map(data::reports).and_then(|r| data::failure(&r)),
+                ) {
+                    outcome.reason = why;
+                }
                 if ended.killed > 0 {
                     spool.say(&format!("{} processes that were left were killed", ended.killed));
                 }
@@ -636,16 +651,26 @@ impl Attempt {
         env
     }
 
-    fn command(&self, places: &Places, tracking: Option<&mlflow::Server>) -> Command {
-        let mut command = Command::new("/bin/sh");
+    /// The step's commands; for the data step our own check, with the place of its report.
+    fn command(
+        &self,
+        places: &Places,
+        tracking: Option<&mlflow::Server>,
+    ) -> std::io::Result<(Command, Option<PathBuf>)> {
+        let (mut command, report) = if self.spec.data.is_empty() {
+            let mut shell = Command::new("/bin/sh");
+            shell.arg("-e").arg(&places.script);
+            (shell, None)
+        } else {
+            let (check, report) = data::command(&std::env::current_exe()?, &self.dir, &self.spec.data)?;
+            (check, Some(report))
+        };
         command
-            .arg("-e")
-            .arg(&places.script)
             .current_dir(&places.source)
             .env_clear()
             .envs(self.environment(places))
             .envs(tracking.map(|server| server.environment(&self.spec.env)).unwrap_or_default());
-        command
+        Ok((command, report))
     }
 
     /// Uploads what was logged as MLflow artifacts. Nobody asked for them by name, so what cannot be kept is only noted.
@@ -775,6 +800,7 @@ impl Attempt {
             notes: found.notes,
             sources: found.sources,
             log_lost_bytes: lost as i64,
+            data: data::reports(&self.dir.join(data::REPORT)),
         };
         let (begun, mut backoff) = (Instant::now(), Backoff::default());
         while begun.elapsed() < TELLING {

@@ -8,6 +8,7 @@ pub mod attempt;
 pub mod caches;
 pub mod client;
 pub mod collect;
+pub mod data;
 pub mod inputs;
 pub mod logs;
 pub mod mask;

@@ -23,7 +23,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{EndClass, MetricPoint, MetricSource, Sha};
+use super::data::DataSpec;
+use crate::model::{DataReport, EndClass, MetricPoint, MetricSource, Sha};
 
 pub const PROTOCOL: u32 = 1;
 
@@ -120,6 +121,9 @@ pub struct Spec {
     /// The largest archive of a cache, in bytes.
     #[serde(default)]
     pub cache_bytes: i64,
+    /// Data sets to check: the agent does that itself, and there are no commands.
+    #[serde(default)]
+    pub data: Vec<DataSpec>,
 }
 
 /// A directory kept between runs.
@@ -192,4 +196,7 @@ pub struct Finished {
     #[serde(default)]
     pub sources: Vec<MetricSource>,
     pub log_lost_bytes: i64,
+    /// What the `data` step found.
+    #[serde(default)]
+    pub data: Vec<DataReport>,
 }

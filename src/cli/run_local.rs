@@ -21,7 +21,7 @@ use crate::agent::mask::Masker;
 use crate::agent::outcome::{self, Outcome, Signs};
 use crate::agent::process::{self, Limits, Output, Stop};
 use crate::agent::script::{self, Places};
-use crate::agent::{artifacts, mlflow, paths};
+use crate::agent::{artifacts, data, mlflow, paths};
 use crate::clock::SystemClock;
 use crate::model::plan::StepSpec;
 use crate::model::{EndClass, Plan};
@@ -241,26 +241,35 @@ impl Here<'_> {
             tail.drain(..extra);
             out.clear();
         };
-        let ended = process::supervise(
-            self.command(step, &places, &env),
-            Limits { deadline, grace: GRACE, stop: asked },
-            |output| match output {
-                Output::Bytes(bytes) => {
-                    if let Some(scanner) = &mut scanner {
-                        scanner.push(bytes);
+        let (command, report) = if step.data.is_empty() {
+            (self.command(step, &places, &env), None)
+        } else {
+            let (mut check, report) =
+                data::command(&std::env::current_exe()?, &dir, &data::alone(&step.data))?;
+            check.current_dir(&self.tree).env_clear().envs(&env);
+            (check, Some(report))
+        };
+        let ended =
+            process::supervise(
+                command,
+                Limits { deadline, grace: GRACE, stop: asked },
+                |output| match output {
+                    Output::Bytes(bytes) => {
+                        if let Some(scanner) = &mut scanner {
+                            scanner.push(bytes);
+                        }
+                        stream.push(bytes, &mut out);
+                        show(&mut out);
                     }
-                    stream.push(bytes, &mut out);
-                    show(&mut out);
-                }
-                Output::Tick => {
-                    stream.flush(&mut out);
-                    show(&mut out);
-                    collectors.poll(&mut found, false);
-                }
-            },
-        )
-        .await
-        .with_context(|| format!("cannot start step {}", step.name))?;
+                    Output::Tick => {
+                        stream.flush(&mut out);
+                        show(&mut out);
+                        collectors.poll(&mut found, false);
+                    }
+                },
+            )
+            .await
+            .with_context(|| format!("cannot start step {}", step.name))?;
         stream.finish(&mut out);
         show(&mut out);
         if let Some(scanner) = &mut scanner {
@@ -268,7 +277,10 @@ impl Here<'_> {
         }
         collectors.poll(&mut found, true);
         let tail = String::from_utf8_lossy(&tail).into_owned();
-        let outcome = outcome::of(&ended, step.timeout_ms, Signs { tail: &tail, ..Signs::default() });
+        let mut outcome = outcome::of(&ended, step.timeout_ms, Signs { tail: &tail, ..Signs::default() });
+        if let Some(why) = report.as_deref().map(data::reports).and_then(|found| data::failure(&found)) {
+            outcome.reason = why;
+        }
         if ended.killed > 0 {
             say(&format!("{} processes that were left were killed", ended.killed));
         }

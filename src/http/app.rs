@@ -98,6 +98,7 @@ pub fn routes() -> Vec<Route> {
         row("GET", "/api/v1/runs/{run}/steps", Read, Api, false, get(api::steps)),
         row("GET", "/api/v1/runs/{run}/metrics", Read, Api, false, get(api::metrics)),
         row("GET", "/api/v1/runs/{run}/metric-sources", Read, Api, false, get(api::metric_sources)),
+        row("GET", "/api/v1/runs/{run}/data", Read, Api, false, get(api::data)),
         row("GET", "/api/v1/runs/{run}/params", Read, Api, false, get(api::params)),
         row("GET", "/api/v1/runs/{run}/artifacts", Read, Api, false, get(api::artifacts)),
         row("GET", "/api/v1/runs/{run}/comparisons", Read, Api, false, get(api::comparisons)),

@@ -40,6 +40,7 @@ fn step(name: &str, pool: Option<&str>) -> StepSpec {
         cache: vec![],
         reuse: Reuse::default(),
         workers: 1,
+        data: Vec::new(),
     }
 }
 

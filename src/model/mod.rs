@@ -1,5 +1,6 @@
 //! Level 0: plain types that every other room may use. No I/O, no clock, nothing of ours below it.
 
+pub mod data;
 pub mod event;
 pub mod ids;
 pub mod metric;
@@ -9,6 +10,7 @@ pub mod plan;
 pub mod span;
 pub mod state;
 
+pub use data::DataReport;
 pub use event::{
     Actor, CommentEvent, Event, EventKind, Parsed, PullRequest, PullRequestAction, PullRequestEvent, Push,
     RepoRef, TagPush,

@@ -88,6 +88,32 @@ pub struct StepSpec {
     pub reuse: Reuse,
     /// How many pods; 1 unless `distributed` is declared.
     pub workers: u32,
+    /// The step named `data` alone has any: it runs our own check of them instead of commands.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub data: Vec<DataSet>,
+}
+
+/// A data set with the rules that it must keep.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DataSet {
+    pub name: String,
+    /// A file or glob below the source tree, a .dvc file, or an address.
+    pub path: String,
+    /// In the words of `trainyard-data`, which alone reads them.
+    pub rules: serde_json::Value,
+    /// What its distributions are held against; None: nothing.
+    pub drift: Option<DataBaseline>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DataBaseline {
+    /// The same data set in the run that metrics are held against, too.
+    Run,
+    /// A profile or a table below the source tree.
+    File(String),
+    /// An alias of a registered model; there is no registry yet.
+    Model(String),
 }
 
 /// May the result of an equal step stand for this one?

@@ -13,7 +13,8 @@ use super::steps::{self, Draft};
 use super::{graph, text, values};
 use crate::model::Goal;
 use crate::model::plan::{
-    Baseline, CommentMode, Concurrency, Gate, GateEvidence, MetricsSpec, Paths, Plan, ReportSpec, SecretRef, When,
+    Baseline, CommentMode, Concurrency, Gate, GateEvidence, MetricsSpec, Paths, Plan, ReportSpec, SecretRef,
+    When,
 };
 
 /// A run without `timeout` may take a day.

@@ -155,7 +155,11 @@ pub(super) static PIPELINE: Section = Section {
             "Secrets of the daemon's configuration that every step gets as variables; never given to untrusted runs.",
         ),
         f("defaults", Shape::Map(&DEFAULTS), "What steps have unless they say otherwise."),
-        later("data", Shape::Many(&Shape::Map(&DATA)), "Checks of data sets, run before a GPU is asked for."),
+        f(
+            "data",
+            Shape::Many(&Shape::Map(&DATA)),
+            "Checks of data sets: a step called `data`, run before a GPU is asked for.",
+        ),
         later("features", Shape::Many(&Shape::Map(&FEATURE)), "Checks of feature transforms."),
         f(
             "train",
@@ -468,6 +472,13 @@ static COLUMN: Section = Section {
         f("one_of", Shape::Many(&Shape::Value), "The only values."),
         f("pattern", Shape::Text(Text::Pattern), "A regular expression that the whole value matches."),
         f("optional", Shape::Bool, "The column may be absent."),
+        f(
+            "mostly",
+            Shape::Number,
+            "The share of values that must keep `min`, `max`, `one_of` and `pattern`, 0 to 1. Default: 1.",
+        ),
+        f("label", Shape::Bool, "What the model predicts: its drift is named as such."),
+        f("on_fail", Shape::Word(&["fail", "warn"]), "What a finding in this column does. Default: fail."),
     ],
 };
 
@@ -482,8 +493,8 @@ static DATA_DRIFT: Section = Section {
     one_of: &[],
     fields: &[
         req("against", ANY, "`baseline`, `file:PATH` or `model:ALIAS`."),
-        f("test", Shape::Word(DRIFT_TESTS), "The measure. Default: by the type of the column."),
-        f("max", Shape::Number, "The most it may be."),
+        later("test", Shape::Word(DRIFT_TESTS), "The measure. Default: by the type of the column."),
+        later("max", Shape::Number, "The most it may be."),
     ],
 };
 

@@ -6,6 +6,7 @@
 
 mod build;
 mod check;
+mod data;
 mod diagnostic;
 mod grammar;
 mod graph;
@@ -121,7 +122,8 @@ pub fn resolve_step(step: &StepSpec, vars: &BTreeMap<String, String>) -> Result<
         .chain(&mut out.checkpoint)
         .chain(&mut out.junit)
         .chain(&mut out.artifacts)
-        .chain(&mut out.reuse.inputs);
+        .chain(&mut out.reuse.inputs)
+        .chain(out.data.iter_mut().map(|set| &mut set.path));
     for text in texts {
         *text = resolve(text, &known)?;
     }

@@ -58,7 +58,8 @@ pub(super) fn drafts<'n>(
 ) -> Vec<Draft<'n>> {
     let defaults = root.get("defaults");
     let base = base(b, defaults, run_timeout_ms, env, secrets);
-    let mut out: Vec<Draft<'n>> = Vec::new();
+    // First, so that a step without `needs` that would be the first of the file comes after it.
+    let mut out: Vec<Draft<'n>> = super::data::draft(b, root, &base).into_iter().collect();
     match (root.entry("train"), root.entry("steps")) {
         (Some(train), Some(steps)) => {
             let line = b.findings.line_of(train.key_span.start.min(steps.key_span.start));
@@ -159,6 +160,7 @@ fn base(
         cache: Vec::new(),
         reuse: Reuse::default(),
         workers: 1,
+        data: Vec::new(),
     };
     if let Some(node) = defaults {
         let known: Vec<String> = env.keys().cloned().collect();

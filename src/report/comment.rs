@@ -3,7 +3,7 @@
 use std::fmt::Write as _; // to a String, which never fails
 
 use super::view::{ComparisonView, FailedStep, Section, StepLine, View};
-use super::{chart, escape, numbers};
+use super::{chart, data, escape, numbers};
 use crate::model::metric::Goal;
 use crate::model::outcome::{Aggregate, Change, Evidence, MetricOutcome, Outcome};
 use crate::model::{ComparisonState, EndClass, RunState, StepState, Verdict};
@@ -81,11 +81,15 @@ fn section(section: &Section) -> Vec<Block> {
     add(0, Some(verdict_line(section)));
     add(1, Some(subline(section)));
     add(1, explanation(section));
-    add(3, section.failed.as_ref().map(failed_step));
+    add(2, data::failed(&section.data));
+    // What the data's findings say, no log says better.
+    let failed = section.failed.as_ref().filter(|_| section.data.iter().all(|r| r.passed));
+    add(3, failed.map(failed_step));
     let outcome = section.comparison.as_ref().and_then(|c| c.outcome.as_ref());
     add(2, outcome.and_then(|o| metrics_table(o, section.comparison.as_ref())));
     add(4, curves(section));
     add(5, outcome.and_then(seeds_table));
+    add(4, data::folded(&section.data));
     add(4, params(section));
     add(5, steps(section));
     add(1, Some(footer(section)));
@@ -98,6 +102,9 @@ fn verdict_line(section: &Section) -> String {
         RunState::Held => ("✋", "waits for a release".to_owned()),
         RunState::Queued => ("⏳", "is queued".to_owned()),
         RunState::Running => ("⏳", "is running".to_owned()),
+        RunState::Failed if section.data.iter().any(|r| !r.passed) => {
+            ("❌", "was stopped by its data".to_owned())
+        }
         RunState::Failed => ("❌", "failed".to_owned()),
         RunState::Errored => ("🛑", "could not run".to_owned()),
         RunState::Cancelled => ("🚫", "was cancelled".to_owned()),
@@ -346,7 +353,9 @@ fn metric_row(metric: &MetricOutcome, intervals: bool) -> String {
             format!("{} {rules}", gate_icon(gate.verdict, gate.warn_only)).trim_end().to_owned()
         }
         None => match metric.better {
-            Some(_) if metric.evidence.as_ref().is_some_and(|e| !e.is_clear()) => "no clear change".to_owned(),
+            Some(_) if metric.evidence.as_ref().is_some_and(|e| !e.is_clear()) => {
+                "no clear change".to_owned()
+            }
             Some(Change::Better) => "better".to_owned(),
             Some(Change::Worse) => "worse".to_owned(),
             Some(Change::Same) => "same".to_owned(),
@@ -375,6 +384,7 @@ fn interval(evidence: &Evidence, decimals: usize) -> String {
 
 /// `+0.0104 … +0.0158`.
 fn ends(evidence: &Evidence, decimals: usize) -> String {
+    let decimals = decimals.max(numbers::decimals(&[], Some(evidence.high - evidence.low))).min(6);
     format!("{} … {}", numbers::signed(evidence.low, decimals), numbers::signed(evidence.high, decimals))
 }
 
@@ -543,7 +553,7 @@ fn footer(section: &Section) -> String {
     format!("<sub>{}</sub>", parts.join(" · "))
 }
 
-fn fold(summary: &str, body: &str) -> String {
+pub(super) fn fold(summary: &str, body: &str) -> String {
     format!("<details><summary>{summary}</summary>\n\n{body}\n\n</details>")
 }
 

@@ -55,6 +55,7 @@ impl Gatherer<'_> {
             comparison,
             steps: Vec::new(),
             failed: None,
+            data: Vec::new(),
             params: Vec::new(),
             looked_at: Vec::new(),
             curves: Vec::new(),
@@ -76,6 +77,7 @@ impl Gatherer<'_> {
         section.gpu_ms = section.steps.iter().map(|s| s.gpu_ms).sum();
         section.costs = costs(&view.attempts, self.pools);
         section.failed = self.failed_step(&view).await?;
+        section.data = self.store.data_reports(&run.id).await?;
 
         let baseline = match comparison.and_then(|c| c.baseline.as_ref()) {
             Some(id) if section.comparison.as_ref().is_some_and(|c| c.outcome.is_some()) => {

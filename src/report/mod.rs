@@ -9,6 +9,7 @@
 
 mod chart;
 pub mod comment;
+mod data;
 mod escape;
 mod gather;
 mod numbers;

@@ -79,6 +79,7 @@ fn headline(outcome: &Outcome, comparison: &ComparisonView) -> Option<String> {
     let value = numbers::value(this, decimals);
     // `, 95 % CI +0.0104 … +0.0158`
     let range = metric.evidence.as_ref().map_or_else(String::new, |e| {
+        let decimals = decimals.max(numbers::decimals(&[], Some(e.high - e.low))).min(6);
         let end = |x| numbers::signed(x, decimals);
         format!(", {:.0} % CI {} … {},", 100.0 * e.level, end(e.low), end(e.high))
     });

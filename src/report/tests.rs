@@ -1,8 +1,11 @@
 use super::*;
+use crate::model::data::{ColumnShift, DataFinding, Severity, Shift};
 use crate::model::outcome::{
     Aggregate, Change, Evidence, GateOutcome, MemberValue, Method, MetricOutcome, Number, Unit,
 };
-use crate::model::{ComparisonState, EndClass, Goal, Outcome, ParamLine, RunState, Sha, StepState, Verdict};
+use crate::model::{
+    ComparisonState, DataReport, EndClass, Goal, Outcome, ParamLine, RunState, Sha, StepState, Verdict,
+};
 
 fn sha(digit: &str) -> Sha {
     Sha::parse(&format!("{digit}f1c2ab9d8e7f60514233241506f7a8b9cadbec0")[..40]).unwrap()
@@ -121,6 +124,7 @@ fn churn() -> Section {
         })
         .collect(),
         failed: None,
+        data: vec![],
         params: [
             ("batch", "64", "64"),
             ("epochs", "40", "40"),
@@ -239,8 +243,127 @@ fn replicated() -> Section {
 fn an_interval_is_told_at_one_glance() {
     let body = comment::render_full(&view(vec![replicated()]));
     let shown = |line: &&str| line.starts_with("###") || line.starts_with("[`") || line.starts_with('|');
-    insta::assert_snapshot!(body.lines().filter(shown).take(8).collect::<Vec<_>>().join("\n"), @"");
-    insta::assert_snapshot!(status_line(&replicated()), @"");
+    insta::assert_snapshot!(body.lines().filter(shown).take(8).collect::<Vec<_>>().join("\n"), @r"
+    ### ✅ churn: passed both gates · accuracy 0.8481 → 0.8612 (+0.0131, 95 % CI +0.0125 … +0.0138, 3 seeds, paired)
+    [`5f1c2ab`](https://github.com/acme/churn/commit/5f1c2ab9d8e7f60514233241506f7a8b9cadbec0) against [**main at 9f1c2ab, the merge-base**](https://ci.example/runs/019ab3ee-0000-7000-8000-000000000000) · changes with 95 % intervals, 3 seeds
+    | metric | main `9f1c2ab` | this | change | 95 % interval | gate |
+    |:--|--:|--:|--:|--:|:--|
+    | **accuracy** ↑ | 0.8481 | **0.8612** | **+0.0131, +1.54%** | +0.0125 … +0.0138 | ✅ ≥ 0.75, at most 0.5% worse |
+    | log_loss ↓ | 0.3712 | 0.3398 | −0.0314, −8.46% | −0.0330 … −0.0299 | ✅ at most 2% worse |
+    | precision ↑ <sub>assumed</sub> | 0.7817 | 0.7803 | −0.0014, −0.18% | −0.0044 … +0.0016 | no clear change |
+    | recall ↑ <sub>assumed</sub> | 0.6398 | 0.6905 | +0.0507, +7.93% | <sub>all seeds alike</sub> | better |
+    ");
+    insta::assert_snapshot!(status_line(&replicated()), @"trainyard/churn Success: accuracy 0.8612 (+0.0131, 95 % CI +0.0125 … +0.0138, vs main 9f1c2ab) · gates passed");
+}
+
+/// A run that its data stopped.
+fn refused() -> Section {
+    let mut section = failing();
+    section.reason = "step data failed: customers: monthly_charge: moved by 0.431 standard deviations".into();
+    if let Some(failed) = &mut section.failed {
+        failed.name = "data".into();
+        failed.log_tail = "customers: 20000 rows".into();
+    }
+    let finding = |severity, rule: &str, column: Option<&str>, message: &str, count, share| DataFinding {
+        severity,
+        rule: rule.into(),
+        column: column.map(str::to_owned),
+        message: message.into(),
+        count,
+        share,
+    };
+    let column = |name: &str, verdict, p, shift, shares: [f64; 4]| ColumnShift {
+        column: name.into(),
+        verdict,
+        p: Some(p),
+        shift,
+        psi: Some(0.21),
+        v: Some(0.1),
+        baseline_shares: vec![0.25; 4],
+        shares: shares.to_vec(),
+    };
+    section.data = vec![DataReport {
+        name: "customers".into(),
+        rows: 20_000,
+        columns: 7,
+        passed: false,
+        against: "main at 9f1c2ab, the merge-base".into(),
+        findings: vec![
+            finding(
+                Severity::Fail,
+                "drift",
+                Some("monthly_charge"),
+                "moved by 0.431 standard deviations, PSI 0.210 (adjusted p 2.10e-200)",
+                0,
+                0.0,
+            ),
+            finding(
+                Severity::Fail,
+                "unseen_category",
+                Some("contract"),
+                "a value that the baseline does not have",
+                1_375,
+                0.06875,
+            ),
+        ],
+        drift: vec![
+            column("tenure_months", Shift::Stable, 0.97, Some(0.0), [0.25; 4]),
+            column("monthly_charge", Shift::Drifted, 2.1e-200, Some(0.431), [0.1, 0.2, 0.3, 0.4]),
+        ],
+        left_out: 0,
+    }];
+    section
+}
+
+#[test]
+fn data_that_stops_a_run_says_which_column_how_far_and_how_sure() {
+    let body = comment::render_full(&view(vec![refused()]));
+    insta::assert_snapshot!(body.split("<details><summary><b>Steps").next().unwrap(), @r"
+    <!-- trainyard:report pr=12 mac=00112233445566778899aabbccddeeff -->
+    ### ❌ churn was stopped by its data
+
+    [`5f1c2ab`](https://github.com/acme/churn/commit/5f1c2ab9d8e7f60514233241506f7a8b9cadbec0)
+
+    **Data `customers`** is not fit to train on: 20,000 rows, 7 columns, against main at 9f1c2ab, the merge-base
+
+    | | column | what | rows |
+    |:--|:--|:--|--:|
+    | ❌ | `monthly_charge` | moved by 0.431 standard deviations, PSI 0.210 (adjusted p 2.10e-200) | – |
+    | ❌ | `contract` | a value that the baseline does not have | 1,375 (6.88 %) |
+
+    <details><summary><b>Data</b>: 0 of 1 sets good, 1 of 2 columns drifted</summary>
+
+    `customers`
+
+    | column | verdict | adjusted p | moved by | PSI | baseline | this |
+    |:--|:--|--:|--:|--:|:--|:--|
+    | `monthly_charge` | **drifted** | 2e-200 | 0.43 sd | 0.210 | ████ | ▃▅▆█ |
+    | `tenure_months` | stable | 0.970 | 0.00 sd | 0.210 | ████ | ████ |
+
+    </details>
+    ");
+    insta::assert_snapshot!(status_line(&refused()), @"trainyard/churn Failure: failed: step data failed: customers: monthly_charge: moved by 0.431 standard deviations");
+    assert!(!body.contains("of its log"), "the log says no more than the findings: {body}");
+
+    // Names come from the data: they mention nobody and open nothing.
+    let mut hostile = refused();
+    hostile.data[0].findings[0].column = Some("@team</details><img src=x>|`x`".into());
+    hostile.data[0].drift[1].column = "#1 | @team".into();
+    let body = comment::render_full(&view(vec![hostile]));
+    // One code span in one cell, whatever the name holds.
+    assert!(
+        body.contains("| ❌ | ``@team</details><img src=x>\u{2223}`x` `` |")
+            || body.contains("| ❌ | `` @team</details><img src=x>\u{2223}`x` `` |"),
+        "{body}"
+    );
+    assert!(body.contains("| `#1 \u{2223} @team` | **drifted** |"), "{body}");
+
+    let mut good = churn();
+    good.data = refused().data;
+    good.data[0].passed = true;
+    good.data[0].findings.clear();
+    let body = comment::render_full(&view(vec![good]));
+    assert!(body.contains("<b>Data</b>: 1 set, good, 1 of 2 columns drifted"), "{body}");
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! All that is shown, as plain values.
 
 use crate::clock::Millis;
-use crate::model::{ComparisonState, EndClass, Outcome, ParamLine, RunState, Sha, StepState, Verdict};
+use crate::model::{
+    ComparisonState, DataReport, EndClass, Outcome, ParamLine, RunState, Sha, StepState, Verdict,
+};
 
 /// One pull request's comment.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,6 +30,8 @@ pub struct Section {
     pub comparison: Option<ComparisonView>,
     pub steps: Vec<StepLine>,
     pub failed: Option<FailedStep>,
+    /// What the `data` step found, in the order of the pipeline file.
+    pub data: Vec<DataReport>,
     /// All parameters, beside the baseline's.
     pub params: Vec<ParamLine>,
     /// Where metrics were looked for; filled when a gated metric was not found.

@@ -43,12 +43,11 @@ pub fn compare(
     let unlike = baseline.and_then(|b| candidate.other_test_set(b));
     let sides: Vec<Side<'_>> = rows(candidate, baseline, gates)
         .into_iter()
-        .map(|(name, gate, slice)| {
-            Side::new(name, gate, slice, candidate, baseline, unlike.as_deref())
-        })
+        .map(|(name, gate, slice)| Side::new(name, gate, slice, candidate, baseline, unlike.as_deref()))
         .collect();
     let chance = chance(&sides);
-    let mut metrics: Vec<MetricOutcome> = sides.into_iter().zip(chance).map(|(side, c)| side.judge(c)).collect();
+    let mut metrics: Vec<MetricOutcome> =
+        sides.into_iter().zip(chance).map(|(side, c)| side.judge(c)).collect();
     let primary = primary.map(str::to_owned).or_else(|| {
         metrics.iter().find(|m| m.gate.is_some() && m.candidate.is_some()).map(|m| m.name.clone())
     });
@@ -429,8 +428,7 @@ impl Findings {
 
 /// For each metric, the chances of its rules after correcting for the others of its family.
 fn chance(sides: &[Side<'_>]) -> Vec<Chance> {
-    let mut out: Vec<Chance> =
-        sides.iter().map(|side| Chance { p: side.raw_chances(), among: 1 }).collect();
+    let mut out: Vec<Chance> = sides.iter().map(|side| Chance { p: side.raw_chances(), among: 1 }).collect();
     let blocking = |s: &Side<'_>| s.gate.is_some_and(|g| !g.warn_only);
     let families: [(&dyn Fn(&Side<'_>) -> bool, fn(&[f64]) -> Vec<f64>); 2] =
         [(&|s| !s.slice && blocking(s), holm), (&|s| s.slice, benjamini_hochberg)];
@@ -455,7 +453,7 @@ fn no_interval(name: &str, why: &str) -> String {
 
 /// `95 % CI −0.0158 … −0.0104, 3 seeds, paired`.
 fn interval_words(evidence: &Evidence) -> String {
-    let end = |x: f64| if x > 0.0 { format!("+{}", plain(x)) } else { plain(x).replace('-', "−") };
+    let end = |x: f64| if x > 0.0 { format!("+{}", digits(x, 3)) } else { digits(x, 3).replace('-', "−") };
     format!(
         "{:.0} % CI {} … {}, {}",
         100.0 * evidence.level,
@@ -497,10 +495,14 @@ fn rounding(a: f64, b: f64) -> f64 {
 
 /// Six significant digits, without trailing zeros.
 fn plain(value: f64) -> String {
+    digits(value, 6)
+}
+
+fn digits(value: f64, significant: i32) -> String {
     if value == 0.0 || !value.is_finite() {
         return value.to_string();
     }
-    let digits = (5 - value.abs().log10().floor() as i32).clamp(0, 12) as usize;
-    let text = format!("{value:.digits$}");
+    let places = (significant - 1 - value.abs().log10().floor() as i32).clamp(0, 12) as usize;
+    let text = format!("{value:.places$}");
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }

@@ -11,6 +11,7 @@ mod comparer;
 mod evidence;
 mod summary;
 
+pub use baseline::{Choice, ChooseError, Chooser};
 pub use compare::{RULES, compare};
 pub use comparer::Comparer;
 pub use summary::{Summary, summarise};

@@ -50,7 +50,9 @@ impl Summary {
     }
     /// Why this run and another must not be compared: both say what they were tested on, and it differs.
     pub fn other_test_set(&self, other: &Self) -> Option<String> {
-        let differs = |(set, digests): &(&String, &BTreeSet<String>)| other.test_sets.get(*set).is_some_and(|o| o != *digests);
+        let differs = |(set, digests): &(&String, &BTreeSet<String>)| {
+            other.test_sets.get(*set).is_some_and(|o| o != *digests)
+        };
         self.test_sets.iter().find(differs).map(|(set, _)| match set.as_str() {
             TEST_SET_DIGEST => "its test set is another one than the baseline's".to_owned(),
             set => format!("its test set {set} is another one than the baseline's"),

@@ -189,7 +189,10 @@ fn a_reason_says_how_far_and_from_what() {
 /// A run whose step `train` has so many seeds, each with a value of the metric.
 fn seeds(name: &str, values: &[(&str, f64)]) -> Summary {
     let mut plan = plan();
-    plan.steps = values.iter().map(|(seed, _)| step(&format!("train (seed={seed})"), "train", &[("seed", seed)])).collect();
+    plan.steps = values
+        .iter()
+        .map(|(seed, _)| step(&format!("train (seed={seed})"), "train", &[("seed", seed)]))
+        .collect();
     let points: Vec<_> =
         values.iter().enumerate().map(|(i, (_, v))| point(i as i64, 1, name, *v, None)).collect();
     summarise(&points, &plan)
@@ -248,12 +251,8 @@ fn folds_share_what_they_train_on() {
     let evidence = out.metrics[0].evidence.clone().unwrap();
     assert_eq!((evidence.method, evidence.basis()), (Method::NadeauBengio, "5 folds, paired".to_owned()));
     // The variance is taken times 1/5 + 1/4 instead of 1/5: the interval is 1.5 times as wide.
-    let paired = compare(
-        &five(B, ["1", "2", "3", "4", "5"]),
-        Some(&five(A, ["1", "2", "3", "4", "5"])),
-        &[],
-        None,
-    );
+    let paired =
+        compare(&five(B, ["1", "2", "3", "4", "5"]), Some(&five(A, ["1", "2", "3", "4", "5"])), &[], None);
     let plain = paired.metrics[0].evidence.clone().unwrap();
     assert!(((evidence.high - evidence.low) / (plain.high - plain.low) - 1.5).abs() < 1e-9);
 }
@@ -262,7 +261,9 @@ fn folds_share_what_they_train_on() {
 fn a_gate_is_held_against_the_interval_where_there_is_one() {
     use Verdict::{Fail, Inconclusive, Pass};
     let keep = |x| gate(|g| g.no_worse_than = Some(Tolerance::Absolute(x)));
-    let point = |x| gate(|g| (g.no_worse_than, g.evidence) = (Some(Tolerance::Absolute(x)), Some(GateEvidence::Point)));
+    let point = |x| {
+        gate(|g| (g.no_worse_than, g.evidence) = (Some(Tolerance::Absolute(x)), Some(GateEvidence::Point)))
+    };
     let grow = |x| gate(|g| g.improve_by = Some(Tolerance::Absolute(x)));
     let floor = |x| gate(|g| g.min = Some(x));
     let sure = |x| gate(|g| (g.min, g.evidence) = (Some(x), Some(GateEvidence::Interval)));
@@ -310,7 +311,9 @@ fn a_gate_is_held_against_the_interval_where_there_is_one() {
 #[test]
 fn what_is_not_replicated_is_judged_by_its_point_unless_the_gate_wants_more() {
     let keep = gate(|g| g.no_worse_than = Some(Tolerance::Absolute(0.01)));
-    let strict = gate(|g| (g.no_worse_than, g.evidence) = (Some(Tolerance::Absolute(0.01)), Some(GateEvidence::Interval)));
+    let strict = gate(|g| {
+        (g.no_worse_than, g.evidence) = (Some(Tolerance::Absolute(0.01)), Some(GateEvidence::Interval))
+    });
     let one = |v| seeds("accuracy", &[("1", v)]);
     let held = |gate: &Gate, this: &Summary, base: &Summary| {
         let out = compare(this, Some(base), &[("accuracy".to_owned(), gate.clone())], None);
@@ -331,8 +334,11 @@ fn what_is_not_replicated_is_judged_by_its_point_unless_the_gate_wants_more() {
 
     // Members of another matrix are other models: their spread is not chance.
     let mut plan = plan();
-    plan.steps = ["a", "b"].iter().map(|m| step(&format!("train (kind={m})"), "train", &[("kind", m)])).collect();
-    let of = |x: f64, y: f64| summarise(&[point(0, 1, "accuracy", x, None), point(1, 1, "accuracy", y, None)], &plan);
+    plan.steps =
+        ["a", "b"].iter().map(|m| step(&format!("train (kind={m})"), "train", &[("kind", m)])).collect();
+    let of = |x: f64, y: f64| {
+        summarise(&[point(0, 1, "accuracy", x, None), point(1, 1, "accuracy", y, None)], &plan)
+    };
     let (why, verdict, _) = held(&keep, &of(0.7, 0.9), &of(0.65, 0.95));
     assert_eq!((why.as_str(), verdict), ("no seeds among the members", Verdict::Pass));
 }
@@ -343,7 +349,10 @@ fn a_reason_by_interval_says_how_sure_and_how_many_seeds_would_tell() {
     let base = three("accuracy", [0.800, 0.802, 0.804]);
     let open = compare(&three("accuracy", [0.790, 0.801, 0.809]), Some(&base), &gates, None);
     let bad = compare(&three("accuracy", [0.780, 0.781, 0.786]), Some(&base), &gates, None);
-    insta::assert_snapshot!(format!("{}\n{}", open.reasons[0], bad.reasons[0]), @"");
+    insta::assert_snapshot!(format!("{}\n{}", open.reasons[0], bad.reasons[0]), @r"
+    accuracy is 0.002 (0.25%) worse than the baseline 0.802 (95 % CI −0.0208 … +0.0168, 3 seeds, paired); it may be worse by at most 0.005, and about 53 seeds a side would tell
+    accuracy is 0.0196667 (2.45%) worse than the baseline 0.802 (95 % CI −0.0235 … −0.0159, 3 seeds, paired); it may be worse by at most 0.005
+    ");
 }
 
 /// Loss: lower is better, so an interval above zero is a loss of quality.
@@ -366,7 +375,8 @@ fn many_gates_do_not_fail_by_chance() {
     let runs = 400;
     let names: Vec<String> = (0..20).map(|i| format!("m/{i}")).collect();
     let mut plan = plan();
-    plan.steps = (1..=5).map(|s| step(&format!("train (seed={s})"), "train", &[("seed", &s.to_string())])).collect();
+    plan.steps =
+        (1..=5).map(|s| step(&format!("train (seed={s})"), "train", &[("seed", &s.to_string())])).collect();
     let mut side = || {
         let mut points = Vec::new();
         for name in &names {
@@ -392,19 +402,26 @@ fn many_gates_do_not_fail_by_chance() {
     }
     // Each alone fails in 2.5 % (one side of a 95 % interval); without a correction two of five runs would fail.
     let single = single as f64 / (runs * names.len()) as f64;
-    let (holm, slices) = (f64::from(holm as u32) / f64::from(runs as u32), f64::from(slices as u32) / f64::from(runs as u32));
-    println!("FIGURE gates.false_failures runs={runs} gates=20 single={single:.4} holm={holm:.4} slices={slices:.4}");
+    let (holm, slices) =
+        (f64::from(holm as u32) / f64::from(runs as u32), f64::from(slices as u32) / f64::from(runs as u32));
+    println!(
+        "FIGURE gates.false_failures runs={runs} gates=20 single={single:.4} holm={holm:.4} slices={slices:.4}"
+    );
     assert!((0.015..0.035).contains(&single), "{single}");
     assert!(holm <= 0.05 && slices <= 0.10, "{holm} {slices}");
 }
 
 #[test]
 fn runs_that_were_tested_on_different_data_are_not_compared() {
-    let gates = vec![("accuracy".to_owned(), gate(|g| (g.min, g.no_worse_than) = (Some(0.5), Some(Tolerance::Relative(0.01)))))];
+    let gates = vec![(
+        "accuracy".to_owned(),
+        gate(|g| (g.min, g.no_worse_than) = (Some(0.5), Some(Tolerance::Relative(0.01)))),
+    )];
     let param = |name: &str, value: &str| vec![("train".to_owned(), name.to_owned(), value.to_owned())];
     let on = |values, params: Vec<_>| three("accuracy", values).tested_on(&params);
     let (this, base) = ([0.81, 0.82, 0.84], [0.80, 0.81, 0.82]);
-    for (name, set) in [("dataset/eval/holdout", "its test set holdout"), ("test_set_digest", "its test set")] {
+    for (name, set) in [("dataset/eval/holdout", "its test set holdout"), ("test_set_digest", "its test set")]
+    {
         let out = compare(&on(this, param(name, "b5")), Some(&on(base, param(name, "a1"))), &gates, None);
         assert_eq!(out.verdict, Verdict::Inconclusive);
         assert_eq!(

@@ -137,6 +137,7 @@ mod tests {
             cache: vec![],
             reuse: Reuse::default(),
             workers: 1,
+            data: Vec::new(),
         }
     }
 

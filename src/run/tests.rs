@@ -38,6 +38,7 @@ fn spec(name: &str, needs: &[&str]) -> StepSpec {
         cache: vec![],
         reuse: Reuse::default(),
         workers: 1,
+        data: Vec::new(),
     }
 }
 

@@ -8,7 +8,9 @@ use super::runs::ended_run;
 use super::work::{WorkAsk, WorkItem, ask_in};
 use super::{Store, StoreError};
 use crate::clock::Millis;
-use crate::model::{AttemptState, AttemptUid, EndClass, MetricPoint, MetricSource, RunId, StepId};
+use crate::model::{
+    AttemptState, AttemptUid, DataReport, EndClass, MetricPoint, MetricSource, RunId, StepId,
+};
 
 /// One place given to one ready step.
 #[derive(Debug, Clone, PartialEq)]
@@ -92,6 +94,8 @@ pub struct Finish {
     pub notes: Vec<String>,
     pub sources: Vec<MetricSource>,
     pub log_lost_bytes: i64,
+    /// What the `data` step found, within the bounds of `model::data`.
+    pub data: Vec<DataReport>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use super::queue::charge;
 use super::work::{WorkAsk, ask_in};
 use super::{Store, StoreError};
 use crate::clock::Millis;
-use crate::model::{AttemptUid, RunId, StepId};
+use crate::model::{AttemptUid, DataReport, RunId, StepId};
 
 /// Of each step, only the last attempt counts. To be used where `a` is an attempt.
 macro_rules! last_attempt {
@@ -267,12 +267,31 @@ impl Store {
                 )?;
                 let Some(run) = run else { return Ok(false) };
                 put_sources(tx, &uid, &run, &finish.sources).await?;
+                put_data(tx, &uid, &run, &finish.data).await?;
                 charge(tx, &uid, now).await?;
                 ask_in(tx, &[WorkAsk::run(&run, now), WorkAsk::schedule(now)], now).await?;
                 Ok(true)
             })
         })
         .await
+    }
+
+    /// What the attempts that count found in their data, in the order of the pipeline file.
+    pub async fn data_reports(&self, run: &RunId) -> Result<Vec<DataReport>, StoreError> {
+        let mut conn = self.read().await?;
+        let rows: Vec<serde_json::Value> = all!(
+            conn,
+            |row| row.json("report"),
+            concat!(
+                "SELECT d.report FROM data_reports d JOIN attempts a ON a.uid = d.attempt_uid JOIN steps s ON s.id = a.step_id
+                 WHERE d.run_id = $1 AND ",
+                last_attempt!(),
+                " ORDER BY s.position, d.position"
+            ),
+            run
+        )?;
+        // What a newer version wrote in another form is left out, not an error.
+        Ok(rows.into_iter().filter_map(|report| serde_json::from_value(report).ok()).collect())
     }
 
     /// (step name, parameter, value) of the attempts that count, by step position and parameter.
@@ -308,6 +327,28 @@ impl Store {
             run
         )
     }
+}
+
+async fn put_data(
+    tx: &mut Conn,
+    uid: &AttemptUid,
+    run: &RunId,
+    reports: &[DataReport],
+) -> Result<(), StoreError> {
+    for (position, report) in reports.iter().enumerate() {
+        execute!(
+            tx,
+            "INSERT INTO data_reports (attempt_uid, position, run_id, name, passed, report) VALUES ($1, $2, $3, $4, $5, $6)
+             ON CONFLICT DO NOTHING",
+            uid,
+            position as i64,
+            run,
+            &report.name,
+            report.passed,
+            to_json(report)?
+        )?;
+    }
+    Ok(())
 }
 
 async fn insert_segment(

@@ -39,6 +39,7 @@ fn step() -> StepSpec {
         cache: Vec::new(),
         reuse: Reuse::default(),
         workers: 1,
+        data: Vec::new(),
     }
 }
 

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use trainyard::model::plan::{Baseline, Plan};
+use trainyard::model::plan::{Baseline, DataBaseline, Plan};
 use trainyard::model::{EndClass, Goal, RepoName, RepoRef, Sha, Tolerance};
 use trainyard::pipeline::{self, Diagnostic};
 
@@ -55,6 +55,7 @@ fn the_whole_grammar_is_read() {
     assert_eq!(
         names,
         [
+            "data",
             "test",
             "train (seed=1)",
             "train (seed=2)",
@@ -64,6 +65,22 @@ fn the_whole_grammar_is_read() {
             "eval (seed=3)"
         ]
     );
+    let data = plan.step("data").unwrap();
+    assert_eq!((data.commands.len(), data.resources.gpu, data.needs.len()), (0, 0, 0));
+    assert_eq!(data.artifacts, [".trainyard/data/customers.profile.json"]);
+    let set = &data.data[0];
+    assert_eq!((set.path.as_str(), set.drift.as_ref()), ("data/customers.parquet", Some(&DataBaseline::Run)));
+    assert_eq!(
+        set.rules,
+        serde_json::json!({
+            "rows": {"min": 10000.0, "max": null},
+            "schema": {
+                "age": {"type": "float", "min": 0.0, "max": 120.0, "nulls": "<1%"},
+                "id": {"type": "int64", "unique": true},
+                "plan": {"one_of": ["a", "b", "c"]},
+            }
+        })
+    );
     let test = plan.step("test").unwrap();
     assert_eq!((test.pool.as_deref(), test.junit.as_deref()), (Some("cpu"), Some("junit.xml")));
     let train = plan.step("train (seed=2)").unwrap();
@@ -71,7 +88,7 @@ fn the_whole_grammar_is_read() {
     assert_eq!(train.env["EPOCHS"], "10");
     assert_eq!(train.setup, ["pip install -r requirements.txt"]);
     assert_eq!(train.secrets[0].env, "HUGGINGFACE_TOKEN");
-    assert_eq!(train.needs.iter().map(|n| n.step.as_str()).collect::<Vec<_>>(), ["test"]);
+    assert_eq!(train.needs.iter().map(|n| n.step.as_str()).collect::<Vec<_>>(), ["test", "data"]);
     assert_eq!((train.resources.gpu, train.resources.cpu_milli), (1, Some(4000)));
     assert_eq!(train.resources.memory_bytes, Some(32 << 30));
     assert_eq!(train.retry.when, ["preempted", "node_lost"]);
@@ -86,7 +103,7 @@ fn the_whole_grammar_is_read() {
     assert_eq!((accuracy.goal, accuracy.min), (Some(Goal::Max), Some(0.80)));
     assert_eq!(accuracy.no_worse_than, Some(Tolerance::Relative(0.005)));
     assert!(plan.metrics.gates[2].1.warn_only);
-    assert_eq!(plan.not_run, ["data", "features", "model", "deploy", "monitor", "notify", "when.event.cron"]);
+    assert_eq!(plan.not_run, ["features", "model", "deploy", "monitor", "notify", "when.event.cron"]);
     assert!(checked.warnings.iter().all(|w| w.code == "TY060"), "{:#?}", checked.warnings);
     assert_eq!(checked.warnings.len(), plan.not_run.len());
 }

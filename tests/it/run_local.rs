@@ -191,3 +191,50 @@ fn gates_that_need_no_baseline_are_judged() {
         std::fs::remove_file(tree.path().join("metrics.json")).unwrap();
     }
 }
+
+/// `age` is spread evenly over 100 years, and shifted by `by`; `plan` is one of two words, and now and then a third.
+fn table(rows: usize, by: usize, third: bool) -> String {
+    let line = |i: usize| {
+        let plan = if third && i % 10 == 0 { "secret-plan" } else { ["free", "paid"][i % 2] };
+        format!("{i},{},{plan}\n", (i * 37) % 100 + by)
+    };
+    std::iter::once("id,age,plan\n".to_owned()).chain((0..rows).map(line)).collect()
+}
+
+#[test]
+fn data_is_checked_before_anything_trains() {
+    let tree = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(tree.path().join(name), text).unwrap();
+    write(
+        ".trainyard.yaml",
+        "name: d\ndata:\n  - name: people\n    path: people.csv\n    rows: {min: 100}\n    schema: {id: {type: int, unique: true}, \
+         age: {min: 0, max: 200}}\n    drift: {against: \"file:base.csv\"}\ntrain: \"echo trained\"\n",
+    );
+    write("base.csv", &table(5_000, 0, false));
+    write("people.csv", &table(5_000, 0, false));
+    let out = run(tree.path(), &[]);
+    let (stdout, stderr) = (text(&out.stdout), text(&out.stderr));
+    assert!(out.status.success(), "{stdout}\n{stderr}");
+    assert!(stdout.contains("people: 5000 rows, 3 columns, against the file base.csv"), "{stdout}");
+    assert!(stdout.contains("0 of 2 compared columns drifted") && stdout.contains("trained\n"), "{stdout}");
+
+    // Shifted, and with a word that nobody has seen: said by column, count and share, and never by its value.
+    write("people.csv", &table(5_000, 20, true));
+    let out = run(tree.path(), &[]);
+    let (stdout, stderr) = (text(&out.stdout), text(&out.stderr));
+    assert_eq!(out.status.code(), Some(1), "{stdout}\n{stderr}");
+    assert!(stdout.contains("fail [drift] age: moved by"), "{stdout}");
+    assert!(stdout.contains("fail [unseen_category] plan:"), "{stdout}");
+    assert!(stderr.contains("step data: failed, people: "), "{stderr}");
+    assert!(stderr.contains("step train is skipped, since data did not succeed"), "{stderr}");
+    assert!(!stdout.contains("secret-plan") && !stderr.contains("secret-plan"), "{stdout}\n{stderr}");
+    assert!(!stdout.contains("trained\n"), "{stdout}");
+
+    // What cannot be read never passes.
+    for bad in ["", "id,age,plan\n", "id,age\n1\n2,3,4\n", "PAR1 no parquet PAR1"] {
+        write("people.csv", bad);
+        let out = run(tree.path(), &[]);
+        assert_eq!(out.status.code(), Some(1), "{bad:?}: {}\n{}", text(&out.stdout), text(&out.stderr));
+        assert!(text(&out.stderr).contains("step train is skipped"), "{bad:?}: {}", text(&out.stderr));
+    }
+}

@@ -596,7 +596,11 @@ fn unseen(
             severity,
             "unseen_category",
             Some(&new.field.name),
-            format!("{} values that the baseline does not have", fresh.len()),
+            if fresh.len() == 1 {
+                "a value that the baseline does not have".to_owned()
+            } else {
+                format!("{} values that the baseline does not have", fresh.len())
+            },
         )
         .counted(count, new.present())
         .with_examples(examples, rule.is_some_and(|r| r.personal)),
@@ -623,7 +627,7 @@ fn told(drift: &[ColumnDrift], rules: &Rules, findings: &mut Vec<Finding>) {
             severity,
             rule,
             Some(&column.column),
-            format!("{} (adjusted p {:.2e})", effects.join(", "), column.p_adjusted),
+            format!("{} (adjusted p {})", effects.join(", "), chance(column.p_adjusted)),
         ));
     }
     // Nobody may read a pass where there was nothing to judge by.
@@ -825,4 +829,9 @@ fn other_keys(
         }
     }
     scanned.keys.pop().ok_or_else(|| Error::usage(format!("{path}: has no keys")))
+}
+
+/// A p-value for people; what is below the smallest numbers is said to be.
+fn chance(p: f64) -> String {
+    if p < 1e-300 { "below 1e-300".to_owned() } else { format!("{p:.1e}") }
 }

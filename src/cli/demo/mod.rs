@@ -1,4 +1,4 @@
-//! `trainyard demo`: a forge, a push, two trainings and a pull-request comment, all on this machine.
+//! `trainyard demo`: a forge, pushes, data that is refused, two trainings and a pull-request comment, all on this machine.
 //!
 //! Nothing is played: the daemon, its configuration, the signed webhooks, the git pushes and the trainings are what they are
 //! elsewhere. Only the forge is the sandbox.
@@ -24,7 +24,7 @@ use super::daemon::Daemon;
 use crate::clock::SystemClock;
 use crate::config::{Config, ForgeKind};
 use crate::forge::webhook::gitlab;
-use crate::model::{RepoName, Sha};
+use crate::model::{RepoName, Sha, StepState};
 use crate::sandbox::{NewPull, Sandbox, SandboxOptions, WRITER};
 
 const REPOSITORY: &str = "acme/churn";
@@ -111,11 +111,15 @@ async fn story(
     let base = push(&project, "main").await?;
     watch.until_runs(1, PATIENCE).await.context("no run appeared for the push of main")?;
 
+    // What the pull request's data is held against.
+    watch.until_ended(PATIENCE).await?;
+
     let branch = Arc::clone(&project);
     tokio::task::spawn_blocking(move || branch.change()).await??;
-    say(started, &format!("git push origin {BRANCH}, and a pull request"));
+    say(started, &format!("git push origin {BRANCH}, and a pull request; something is wrong with its data"));
     say(started, &format!("forge       {}/{REPOSITORY}/{}/1", sandbox.url(), pull_page(kind)));
-    let head = push(&project, BRANCH).await?;
+    let spoilt = push(&project, BRANCH).await?;
+    watch.expect_failure(spoilt.clone());
     let number = sandbox
         .open_pull(
             repo,
@@ -132,19 +136,34 @@ async fn story(
     watch.until_runs(2, PATIENCE).await.context("no run appeared for the pull request")?;
     watch.until_ended(PATIENCE).await?;
     watch.until_told(number, PATIENCE).await?;
-
-    let comments = sandbox.comments(repo, number);
-    let comment = comments.first().context("no comment was posted")?;
-    let body = comment.body();
-    println!(
-        "\n────────── the comment on pull request #{number}, as posted ──────────\n{body}\n──────────────────────────────\n"
+    let stopped = comment(sandbox, repo, number, "after the first push")?;
+    data_was_refused(&watch, &spoilt, &stopped).await?;
+    say(
+        started,
+        "✓ nothing was trained: the comment says which columns, how far and how sure, and none of their values",
     );
 
-    anyhow::ensure!(comments.len() == 1, "{} comments were posted instead of one", comments.len());
-    for (sha, what) in [(&base, "main"), (&head, "the pull request")] {
+    let branch = Arc::clone(&project);
+    tokio::task::spawn_blocking(move || branch.mend()).await??;
+    say(started, &format!("git push origin {BRANCH}, with the data as it should be"));
+    let head = push(&project, BRANCH).await?;
+    watch.until_runs(3, PATIENCE).await.context("no run appeared for the second push")?;
+    watch.until_ended(PATIENCE).await?;
+    watch.until_told(number, PATIENCE).await?;
+    let body = comment(sandbox, repo, number, "after the second push")?;
+    for words in [" → ", "95 % CI +", "3 seeds, paired", "columns drifted"] {
+        anyhow::ensure!(body.contains(words), "the comment does not say {words:?}");
+    }
+
+    for (sha, what, wanted) in [
+        (&base, "main", "success"),
+        (&spoilt, "the first push of the pull request", "failure"),
+        (&head, "its second push", "success"),
+    ] {
         let statuses = sandbox.statuses(repo, sha);
         let last = statuses.last().with_context(|| format!("no status was posted for {what}"))?;
-        anyhow::ensure!(last.state == "success", "the status of {what} is {}, not success", last.state);
+        let failed = if wanted == "failure" && kind == ForgeKind::Gitlab { "failed" } else { wanted };
+        anyhow::ensure!(last.state == failed, "the status of {what} is {}, not {failed}", last.state);
         anyhow::ensure!(
             statuses.len() <= 5,
             "{} statuses were posted for {what}; 4 and one are enough",
@@ -161,6 +180,38 @@ async fn story(
         EXPECTED.1
     );
     say(started, &format!("✓ accuracy {was:.4} on main, {is:.4} on the branch, as the code says it must be"));
+    Ok(())
+}
+
+/// The one comment of the pull request, printed as posted.
+fn comment(sandbox: &Sandbox, repo: &RepoName, number: i64, when: &str) -> anyhow::Result<String> {
+    let comments = sandbox.comments(repo, number);
+    anyhow::ensure!(comments.len() == 1, "{} comments were posted instead of one", comments.len());
+    let body = comments[0].body().to_owned();
+    println!(
+        "\n────────── the comment on pull request #{number} {when}, as posted ──────────\n{body}\n──────────────────────────────\n"
+    );
+    Ok(body)
+}
+
+/// The shifted column and the broken category were found, and stopped the run before anything trained.
+async fn data_was_refused(watch: &Watch, sha: &Sha, body: &str) -> anyhow::Result<()> {
+    let words = [
+        "was stopped by its data",
+        "is not fit to train on",
+        "`monthly_charge`",
+        "standard deviations",
+        "adjusted p",
+        "`contract`",
+    ];
+    for words in words {
+        anyhow::ensure!(body.contains(words), "the comment does not say {words:?}");
+    }
+    anyhow::ensure!(!body.contains("month-to-month"), "the comment shows a value of the data");
+    let steps = watch.steps(sha).await?;
+    anyhow::ensure!(steps.get("data") == Some(&StepState::Failed), "the data step did not fail");
+    let trained = steps.iter().filter(|(name, state)| *name != "data" && **state != StepState::Skipped);
+    anyhow::ensure!(trained.count() == 0, "something ran after the data was refused");
     Ok(())
 }
 
@@ -268,7 +319,7 @@ fn pull_page(kind: ForgeKind) -> &'static str {
 fn next_steps(daemon: &Daemon, sandbox: &Sandbox, kind: ForgeKind, dir: &Path, keep: bool) {
     println!(
         "\nThe daemon stays until Ctrl-C. Three things to try:\n\
-         \n  1. Look at the two runs, their curves and the comparison:   http://{}\
+         \n  1. Look at the runs, what was wrong with the data, and the comparison:   http://{}\
          \n  2. Change the model yourself and watch the comment change:  cd {} && $EDITOR features.py && git commit -am 'Try it' && git push\
          \n     Statuses and the comment, as the forge has them:         {}/{REPOSITORY}/{}/1\
          \n  3. In a repository of your own:                             trainyard init && trainyard lint && trainyard run\n",

@@ -1,4 +1,4 @@
-//! The demo's project: the files of `examples/churn`, carried in the binary, and the two commits that are pushed.
+//! The demo's project: the files of `examples/churn`, carried in the binary, and the three commits that are pushed.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -20,6 +20,7 @@ const NEW_FEATURE: &str =
     "        (tenure - 36) / 36 * (charge - 60) / 45,  # a high price hurts new customers most\n";
 
 pub const BRANCH: &str = "price-by-tenure";
+const MENDED: &str = "Export prices without tax, and contracts by their own words";
 pub const TITLE: &str = "Let the model see that a high price hurts new customers most";
 
 /// A working tree with a remote `origin`.
@@ -43,11 +44,36 @@ impl Project {
             project.git(&["config", key, value])?;
         }
         project.git(&["remote", "add", "origin", remote])?;
+        project.customers(&[])?;
         project.commit("Predict churn from six numbers about a customer")?;
         Ok(project)
     }
 
-    /// Commits the change of the demo's pull request on a branch of its own.
+    /// Writes the customers' file by the project's own script.
+    fn customers(&self, options: &[&str]) -> anyhow::Result<()> {
+        let mut script = Command::new("python3");
+        script
+            .args(["data.py", "data/customers.csv"])
+            .args(options)
+            .current_dir(&self.dir)
+            .stdin(Stdio::null());
+        let out =
+            script.output().context("cannot run python3, which the demo trains with; is it installed?")?;
+        anyhow::ensure!(
+            out.status.success(),
+            "the demo's data.py failed: {}",
+            String::from_utf8_lossy(&out.stderr).trim()
+        );
+        Ok(())
+    }
+
+    /// Commits the second word on the pull request: the data as it should be.
+    pub fn mend(&self) -> anyhow::Result<()> {
+        self.customers(&[])?;
+        self.commit(MENDED)
+    }
+
+    /// Commits the change of the demo's pull request on a branch of its own, with an export of the customers that went wrong.
     pub fn change(&self) -> anyhow::Result<()> {
         self.git(&["checkout", "-q", "-b", BRANCH])?;
         let path = self.dir.join("features.py");
@@ -59,6 +85,7 @@ impl Project {
         let params = std::fs::read_to_string(&path).context("cannot read the demo's params.json")?;
         std::fs::write(&path, params.replace("\"rate\": 0.02", "\"rate\": 0.03"))
             .context("cannot write the demo's params.json")?;
+        self.customers(&["--broken"])?;
         self.commit(TITLE)
     }
 

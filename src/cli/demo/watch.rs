@@ -1,11 +1,11 @@
 //! Watches the demo's runs in the store and says what changes, one line each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use crate::model::{RunId, Sha, StepState};
+use crate::model::{RunId, RunState, Sha, StepState};
 use crate::store::Store;
 use crate::store::lists::RunFilter;
 use crate::store::outbox::{OutboxKind, OutboxState};
@@ -21,11 +21,26 @@ pub struct Watch {
     store: Store,
     started: Instant,
     seen: BTreeMap<String, String>,
+    /// Commits whose run should fail.
+    bad: BTreeSet<Sha>,
 }
 
 impl Watch {
     pub fn new(store: Store, started: Instant) -> Self {
-        Self { store, started, seen: BTreeMap::new() }
+        Self { store, started, seen: BTreeMap::new(), bad: BTreeSet::new() }
+    }
+
+    /// The run of this commit should fail; any other that does ends the demo.
+    pub fn expect_failure(&mut self, sha: Sha) {
+        self.bad.insert(sha);
+    }
+
+    /// States of a commit's steps, by name.
+    pub async fn steps(&self, sha: &Sha) -> anyhow::Result<BTreeMap<String, StepState>> {
+        let runs = self.store.list_runs(RunFilter::default(), None, 20).await?;
+        let run = runs.iter().find(|r| r.run.head_sha == *sha).context("a run vanished")?;
+        let view = self.store.run_view(&run.run.id).await?.context("a run vanished")?;
+        Ok(view.steps.into_iter().map(|s| (s.name, s.state)).collect())
     }
 
     pub async fn until_runs(&mut self, count: usize, patience: Duration) -> anyhow::Result<()> {
@@ -104,8 +119,10 @@ impl Watch {
             }
             self.change(run.id.as_str(), &format!("{}: run {} {}", run.branch, run.pipeline, run.state));
             if run.state.is_terminal() {
+                let wanted =
+                    if self.bad.contains(&run.head_sha) { RunState::Failed } else { RunState::Succeeded };
                 anyhow::ensure!(
-                    run.state == crate::model::RunState::Succeeded,
+                    run.state == wanted,
                     "the run of {} ended as {}: {}",
                     run.branch,
                     run.state,

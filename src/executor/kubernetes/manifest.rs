@@ -69,7 +69,7 @@ pub struct Objects {
 /// Why this pool does not take the step: one sentence for the person who wrote the pipeline.
 pub fn build(launch: &Launch, pool: &KubernetesPool, cluster: &Cluster) -> Result<Objects, String> {
     let spec = &launch.spec;
-    let image = admit(launch, pool)?;
+    let image = admit(launch, pool, cluster)?;
     let workers = i32::try_from(spec.workers.max(1)).map_err(|_| "too many workers".to_owned())?;
     let labels = labels(launch, cluster);
     let meta = |finalizers: Option<Vec<String>>| ObjectMeta {
@@ -163,9 +163,11 @@ pub fn build(launch: &Launch, pool: &KubernetesPool, cluster: &Cluster) -> Resul
 }
 
 /// The image to run, or why the pool does not take the step.
-fn admit(launch: &Launch, pool: &KubernetesPool) -> Result<String, String> {
+fn admit(launch: &Launch, pool: &KubernetesPool, cluster: &Cluster) -> Result<String, String> {
     let (spec, name) = (&launch.spec, &launch.pool);
-    let image = spec.image.as_ref().or(pool.image.as_ref()).ok_or_else(|| {
+    // The data step is ours: it needs nothing of the user's image.
+    let own = (!spec.data.is_empty()).then_some(&cluster.config.image);
+    let image = own.or(spec.image.as_ref()).or(pool.image.as_ref()).ok_or_else(|| {
         format!("pool `{name}` runs containers and the step names no image: add `image:` to the step, or to `defaults:`")
     })?;
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-/:@".contains(c);

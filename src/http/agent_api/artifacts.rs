@@ -10,7 +10,7 @@ use futures_util::{StreamExt, stream};
 use serde::Deserialize;
 
 use super::error::CallError;
-use super::{Answer, Api, Flat, cut, masker, open};
+use super::{Answer, Api, Flat, baseline, cut, masker, open};
 use crate::blob::key;
 use crate::http::{artifact_path, spec};
 use crate::model::AttemptUid;
@@ -108,7 +108,10 @@ pub(super) async fn get_artifact(
     let step = spec::step_of(&view, &row).map_err(|_| missing())?;
     let producer = AttemptUid::from_text(producer);
     let resumes = step.checkpoint.is_some() && spec::resumable(&view, &row).any(|uid| *uid == producer);
-    if !resumes && view.producers(step).iter().all(|(_, uid)| *uid != producer) {
+    if !resumes
+        && view.producers(step).iter().all(|(_, uid)| *uid != producer)
+        && !baseline::may_read(&app, &view, step, &producer, &query.path).await?
+    {
         return Err(missing());
     }
     let artifacts = app.store.artifacts_of_attempt(&producer).await?;

@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
+use super::baseline;
 use super::error::CallError;
 use super::{
     Answer, Api, NAME_BYTES, PARAM_BYTES, Version, bearer, cut, equal, known, masker, parsed, repo_of,
@@ -17,7 +18,9 @@ use super::{
 use crate::agent::protocol::{Finished, Heartbeat, HeartbeatAnswer, Start, Started};
 use crate::http::live::Hint;
 use crate::http::{logs, spec};
-use crate::model::{AttemptState, AttemptUid, EndClass, MetricSource};
+use crate::model::data::MAX_REPORTS;
+use crate::model::{AttemptState, AttemptUid, DataReport, EndClass, MetricSource};
+use crate::pipeline;
 use crate::store::attempts::Finish;
 
 /// Metric sources of one attempt.
@@ -80,12 +83,19 @@ pub(super) async fn start(
                 notes: Vec::new(),
                 sources: Vec::new(),
                 log_lost_bytes: 0,
+                data: Vec::new(),
             };
             app.store.agent_finish(&uid, finish, now).await?;
             app.live.tell(Hint::Run(row.run_id));
             return Err(CallError::new(StatusCode::GONE, why.to_string()));
         }
     };
+    if let Some(step) = spec::step_of(&view, &row).ok().filter(|s| !s.data.is_empty() && !start.preparing) {
+        let step = pipeline::resolve_step(step, &view.run.variables).unwrap_or_else(|_| step.clone());
+        let (sets, profiles) = baseline::sets(&app, &view, &repo, &step).await?;
+        spec.data = sets;
+        spec.inputs.extend(profiles);
+    }
     let token = if start.preparing {
         spec.secrets.clear();
         tracing::info!(attempt.uid = %uid, run.id = %row.run_id, agent.version = start.version, "attempt is being prepared");
@@ -98,6 +108,18 @@ pub(super) async fn start(
     let mut response = Json(Started { token, spec }).into_response();
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
+}
+
+/// A report with the repository's secrets masked: column names and errors come from outside.
+fn hidden(mut report: DataReport, hide: &impl Fn(String) -> String) -> DataReport {
+    for finding in &mut report.findings {
+        finding.message = hide(std::mem::take(&mut finding.message));
+        finding.column = finding.column.take().map(hide);
+    }
+    for column in &mut report.drift {
+        column.column = hide(std::mem::take(&mut column.column));
+    }
+    report
 }
 
 pub(super) async fn heartbeat(
@@ -152,6 +174,7 @@ pub(super) async fn finish(
             })
             .collect(),
         log_lost_bytes: said.log_lost_bytes.max(0),
+        data: said.data.into_iter().take(MAX_REPORTS).map(|report| hidden(report, &hide).bounded()).collect(),
     };
     crate::failpoint::hit("agent.finish.before");
     let finished = app.store.agent_finish(&row.uid, finish, app.clock.now_ms()).await?;

@@ -7,6 +7,7 @@
 //! Must not: believe an agent about anything but its own attempt, or decide what follows from what it says.
 
 mod artifacts;
+mod baseline;
 mod caches;
 mod error;
 mod life;

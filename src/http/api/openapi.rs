@@ -57,6 +57,7 @@ impl Modify for Bearer {
         diff::diff,
         results::metrics,
         results::metric_sources,
+        results::data,
         results::params,
         results::artifacts,
         results::comparisons,

@@ -18,7 +18,7 @@ use crate::http::auth::{self, Who};
 use crate::http::extract::{Path, Query};
 use crate::http::problem::Problem;
 use crate::model::metric::float;
-use crate::model::{ComparisonState, MetricSource, Verdict};
+use crate::model::{ComparisonState, DataReport, MetricSource, Verdict};
 use crate::store::attempts::StoredMetric;
 
 /// Metric points in one answer.
@@ -135,6 +135,20 @@ impl SourceJson {
         let MetricSource { kind, place, used, points, params, note } = source;
         Self { step_name, kind, place, used, points, params, note }
     }
+}
+
+/// What the `data` step found
+///
+/// Columns, counts and shares; never values of the data. Each report has `name`, `rows`, `columns`, `passed`, `against`, `findings`
+/// (`severity`, `rule`, `column`, `message`, `count`, `share`) and `drift` (`column`, `verdict`, `p`, `shift`, `psi`, `v`, `shares`).
+#[utoipa::path(get, path = "/api/v1/runs/{run}/data", tag = "results", params(("run" = String, Path, description = "The run's id, or its first eight or more characters")), responses((status = 200, description = "One report for each data set, in the order of the file", body = Vec<Object>), Refusals))]
+pub async fn data(
+    State(web): State<Web>,
+    Extension(who): Extension<Who>,
+    Path(id): Path<String>,
+) -> Answer<Vec<DataReport>> {
+    let run = run_for(&web, &who, &id).await?.view.run.id;
+    Ok(Json(web.app.store.data_reports(&run).await?))
 }
 
 #[derive(Debug, Serialize, Deserialize, ToSchema)]

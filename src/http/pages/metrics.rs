@@ -64,9 +64,16 @@ impl Plot {
     fn of(evidence: &Evidence) -> Self {
         let (from, to) = (evidence.low.min(0.0), evidence.high.max(0.0));
         let span = (to - from) * 1.2;
-        let at = |x: f64| if span > 0.0 { (100.0 * (x - from + (to - from) * 0.1) / span).round() as u32 } else { 50 };
+        let at = |x: f64| {
+            if span > 0.0 { (100.0 * (x - from + (to - from) * 0.1) / span).round() as u32 } else { 50 }
+        };
         let (low, high) = (at(evidence.low), at(evidence.high));
-        Self { zero: at(0.0), low, width: (high - low).max(1), middle: at(f64::midpoint(evidence.low, evidence.high)) }
+        Self {
+            zero: at(0.0),
+            low,
+            width: (high - low).max(1),
+            middle: at(f64::midpoint(evidence.low, evidence.high)),
+        }
     }
 }
 

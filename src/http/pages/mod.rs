@@ -5,6 +5,7 @@
 //! `report::to_html`.
 
 pub mod chart;
+pub mod data;
 pub mod deliveries;
 pub mod graph;
 pub mod icons;

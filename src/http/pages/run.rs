@@ -11,7 +11,7 @@ use super::chart::Chart;
 use super::graph::{self, Graph};
 use super::metrics::{self, Table};
 use super::runs::title;
-use super::{Shell, render, report};
+use super::{Shell, data, render, report};
 use crate::clock::Millis;
 use crate::http::api::{self, FoundRun, run_for};
 use crate::http::app::Web;
@@ -91,6 +91,7 @@ struct Page {
     artifacts_cut: usize,
     steps: Vec<Step>,
     sources: Vec<Source>,
+    data: Vec<data::Set>,
     left_out: Vec<Shown>,
     reports: Vec<Report>,
 }
@@ -339,6 +340,7 @@ pub async fn show(
         artifacts,
         artifacts_cut,
         steps: view.steps.iter().map(|s| Step::new(s, &view, now)).collect(),
+        data: store.data_reports(&run.id).await?.iter().map(data::Set::new).collect(),
         sources: store.metric_sources(&run.id).await?.into_iter().map(Source::new).collect(),
         left_out: store
             .metric_points_left_out(&run.id)

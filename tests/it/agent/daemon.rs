@@ -101,6 +101,7 @@ pub fn spec(sha: &Sha, commands: &[&str]) -> Spec {
         caches: Vec::new(),
         cache_write: true,
         cache_bytes: 1 << 30,
+        data: Vec::new(),
     }
 }
 

@@ -145,6 +145,7 @@ impl Dashboard {
                 },
             ],
             log_lost_bytes: 0,
+            data: Vec::new(),
         };
         assert!(self.app.store.agent_finish(uid, finish, self.clock.now_ms()).await.unwrap());
         self.app.live.tell(trainyard::http::Hint::Log(uid.clone()));

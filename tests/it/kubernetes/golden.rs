@@ -33,6 +33,7 @@ pub fn step(name: &str) -> StepSpec {
         cache: Vec::new(),
         reuse: trainyard::model::plan::Reuse::default(),
         workers: 1,
+        data: Vec::new(),
     }
 }
 

@@ -72,6 +72,7 @@ pub fn step(name: &str) -> StepSpec {
         cache: vec![],
         reuse: Reuse::default(),
         workers: 1,
+        data: Vec::new(),
     }
 }
 

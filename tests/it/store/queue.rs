@@ -33,6 +33,7 @@ pub async fn what_was_used_counts(at: &Place) {
         notes: vec![],
         sources: vec![],
         log_lost_bytes: 0,
+        data: Vec::new(),
     };
     assert!(at.store.agent_finish(&uid, finish.clone(), T0 + 1002).await.unwrap());
     assert!(!at.store.agent_finish(&uid, finish, T0 + 9999).await.unwrap(), "an end is charged once");

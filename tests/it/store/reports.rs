@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use trainyard::model::{AttemptState, AttemptUid, EndClass, MetricPoint, MetricSource, RunState, StepState};
+use trainyard::model::data::{ColumnShift, DataFinding, Severity, Shift};
+use trainyard::model::{
+    AttemptState, AttemptUid, DataReport, EndClass, MetricPoint, MetricSource, RunState, StepState,
+};
 use trainyard::store::attempts::{ArtifactRow, Finish, LogAppend, SegmentRow};
 use trainyard::store::runs::{RunChange, StepMove};
 
@@ -33,6 +36,35 @@ pub fn source(place: &str, used: bool) -> MetricSource {
     MetricSource { kind: "json".into(), place: place.into(), used, points: 3, params: 1, note: "why".into() }
 }
 
+pub fn data_report(name: &str, passed: bool) -> DataReport {
+    DataReport {
+        name: name.into(),
+        rows: 20_000,
+        columns: 2,
+        passed,
+        against: "main at 9f1c2ab".into(),
+        findings: vec![DataFinding {
+            severity: Severity::Fail,
+            rule: "drift".into(),
+            column: Some("age".into()),
+            message: "moved by 0.8 standard deviations".into(),
+            count: 3,
+            share: 0.25,
+        }],
+        drift: vec![ColumnShift {
+            column: "age".into(),
+            verdict: Shift::Drifted,
+            p: Some(1e-300),
+            shift: Some(0.8),
+            psi: None,
+            v: Some(0.1),
+            baseline_shares: vec![0.5, 0.5],
+            shares: vec![0.1, 0.9],
+        }],
+        left_out: 0,
+    }
+}
+
 pub fn finish() -> Finish {
     Finish {
         class: EndClass::Succeeded,
@@ -42,6 +74,7 @@ pub fn finish() -> Finish {
         notes: vec!["an artifact was passed over".into()],
         sources: vec![source("metrics.json", true), source("old.json", false)],
         log_lost_bytes: 4,
+        data: vec![data_report("customers", false), data_report("orders", true)],
     }
 }
 
@@ -174,6 +207,8 @@ pub async fn last_values_are_kept_beside_the_points(at: &Place) {
     assert_eq!(at.store.metric_points_left_out(&run).await.unwrap(), [("test".to_owned(), 102)]);
     assert_eq!(at.store.metric_sources(&run).await.unwrap(), [], "told at the end");
     assert!(at.store.agent_finish(&uid, finish(), T0).await.unwrap());
+    let data = at.store.data_reports(&run).await.unwrap();
+    assert_eq!(data, [data_report("customers", false), data_report("orders", true)], "as they were told");
     let sources = at.store.metric_sources(&run).await.unwrap();
     assert_eq!(
         sources,

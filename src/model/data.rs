@@ -1,0 +1,173 @@
+//! What the `data` step found in a data set: made beside the data, kept with the attempt, shown on the pull request.
+//!
+//! Must not: hold a value of the data. Columns, counts and shares leave the attempt, cells never do.
+
+use serde::{Deserialize, Serialize};
+
+/// Reports of one attempt that are kept.
+pub const MAX_REPORTS: usize = 50;
+/// Findings and compared columns of one report that are kept.
+pub const MAX_FINDINGS: usize = 200;
+pub const MAX_COLUMNS: usize = 500;
+/// Longest text, in characters.
+pub const MAX_TEXT: usize = 300;
+/// Bins of a picture.
+pub const MAX_BINS: usize = 64;
+/// Where the data step leaves a data set's profile, below the source tree.
+pub const PROFILES: &str = ".trainyard/data";
+
+/// Path of the artifact that holds a data set's profile.
+pub fn profile_path(name: &str) -> String {
+    format!("{PROFILES}/{name}.profile.json")
+}
+
+/// One data set, checked.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct DataReport {
+    /// Its name in the pipeline file.
+    pub name: String,
+    pub rows: u64,
+    pub columns: u64,
+    pub passed: bool,
+    /// What it was held against, or why against nothing; empty when the pipeline asks for no comparison.
+    pub against: String,
+    /// The worst first.
+    pub findings: Vec<DataFinding>,
+    /// Columns that were compared.
+    pub drift: Vec<ColumnShift>,
+    /// Findings and columns beyond what is kept.
+    #[serde(default)]
+    pub left_out: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DataFinding {
+    pub severity: Severity,
+    /// A stable name: `not_null`, `unseen_category`, `drift`.
+    pub rule: String,
+    pub column: Option<String>,
+    /// One sentence without values of the data.
+    pub message: String,
+    /// Rows or cells concerned; 0 when the finding is of the column as a whole.
+    pub count: u64,
+    /// Of all rows, 0 to 1.
+    pub share: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// The run stops here.
+    Fail,
+    Warn,
+    Info,
+}
+
+impl Severity {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Fail => "fail",
+            Self::Warn => "warn",
+            Self::Info => "info",
+        }
+    }
+}
+
+/// One column beside the baseline's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ColumnShift {
+    pub column: String,
+    pub verdict: Shift,
+    /// Adjusted over all compared columns; None: not tested.
+    pub p: Option<f64>,
+    /// Distance in standard deviations of the baseline; numbers only.
+    pub shift: Option<f64>,
+    pub psi: Option<f64>,
+    /// Cramér's V.
+    pub v: Option<f64>,
+    /// Shares of the compared bins.
+    pub baseline_shares: Vec<f64>,
+    pub shares: Vec<f64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Shift {
+    Stable,
+    Drifted,
+    TooFewRows,
+}
+
+impl Shift {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Stable => "stable",
+            Self::Drifted => "drifted",
+            Self::TooFewRows => "too few rows",
+        }
+    }
+}
+
+impl DataReport {
+    /// Findings of one severity.
+    pub fn of(&self, severity: Severity) -> impl Iterator<Item = &DataFinding> {
+        self.findings.iter().filter(move |f| f.severity == severity)
+    }
+
+    /// `customers: age moved by 0.81 standard deviations (adjusted p 1e-30); plan …`, or that it passed.
+    pub fn sentence(&self) -> String {
+        let told: Vec<String> = self
+            .of(Severity::Fail)
+            .take(3)
+            .map(|f| match &f.column {
+                Some(column) => format!("{column}: {}", f.message),
+                None => f.message.clone(),
+            })
+            .collect();
+        let more = self.of(Severity::Fail).count().saturating_sub(told.len());
+        match (told.is_empty(), more) {
+            (true, _) => format!("{} passed ({} rows)", self.name, self.rows),
+            (false, 0) => format!("{}: {}", self.name, told.join("; ")),
+            (false, n) => format!("{}: {}; and {n} more", self.name, told.join("; ")),
+        }
+    }
+
+    /// Within the bounds above, whatever sent it; numbers that are not finite are dropped.
+    #[must_use]
+    pub fn bounded(mut self) -> Self {
+        let cut = |text: &mut String| {
+            if text.chars().count() > MAX_TEXT {
+                *text = text.chars().take(MAX_TEXT - 1).chain(['…']).collect();
+            }
+        };
+        let share = |x: f64| if x.is_finite() { x.clamp(0.0, 1.0) } else { 0.0 };
+        self.left_out += self.findings.len().saturating_sub(MAX_FINDINGS) as u64;
+        self.left_out += self.drift.len().saturating_sub(MAX_COLUMNS) as u64;
+        self.findings.sort_by_key(|f| f.severity);
+        self.findings.truncate(MAX_FINDINGS);
+        // What drifted is never what is left out.
+        self.drift.sort_by_key(|c| c.verdict != Shift::Drifted);
+        self.drift.truncate(MAX_COLUMNS);
+        cut(&mut self.name);
+        cut(&mut self.against);
+        for finding in &mut self.findings {
+            cut(&mut finding.rule);
+            cut(&mut finding.message);
+            if let Some(column) = &mut finding.column {
+                cut(column);
+            }
+            finding.share = share(finding.share);
+        }
+        for column in &mut self.drift {
+            cut(&mut column.column);
+            for value in [&mut column.p, &mut column.shift, &mut column.psi, &mut column.v] {
+                *value = value.filter(|x| x.is_finite());
+            }
+            for shares in [&mut column.baseline_shares, &mut column.shares] {
+                shares.truncate(MAX_BINS);
+                shares.iter_mut().for_each(|x| *x = share(*x));
+            }
+        }
+        self
+    }
+}

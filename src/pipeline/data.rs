@@ -1,0 +1,126 @@
+//! The `data` section as a step: the first of the run, named `data`, without a command of the user's.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use super::build::{Builder, flag};
+use super::diagnostic::{code, quoted};
+use super::node::{Node, first_line};
+use super::steps::Draft;
+use super::values;
+use crate::model::data::profile_path;
+use crate::model::plan::{DataBaseline, DataSet, Resources, Retry, Reuse, StepSpec};
+
+/// None without the section. `base`: what every step begins with.
+pub(super) fn draft<'n>(b: &mut Builder<'_, '_>, root: &'n Node, base: &StepSpec) -> Option<Draft<'n>> {
+    let entry = root.entry("data")?;
+    let sets: Vec<DataSet> = entry.value.items().into_iter().filter_map(|node| set(b, node)).collect();
+    if sets.is_empty() {
+        return None;
+    }
+    let spec = StepSpec {
+        setup: Vec::new(),
+        commands: Vec::new(),
+        image: None,
+        // Before a GPU is asked for.
+        resources: Resources { gpu: 0, shm_bytes: None, ..base.resources.clone() },
+        retry: Retry::default(),
+        artifacts: sets.iter().map(|s| profile_path(&s.name)).collect(),
+        cache: Vec::new(),
+        reuse: Reuse::default(),
+        data: sets,
+        ..base.clone()
+    };
+    Some(Draft {
+        name: "data".to_owned(),
+        at: first_line(b.source, &entry.key_span),
+        node: None,
+        needs: Some(Vec::new()),
+        gather: false,
+        matrix: Vec::new(),
+        spec,
+        env_names: Vec::new(),
+    })
+}
+
+fn set(b: &mut Builder<'_, '_>, node: &Node) -> Option<DataSet> {
+    let text = |key| node.get(key).and_then(Node::text);
+    let (name, path) = (text("name")?, text("path")?);
+    let mut schema = Map::new();
+    for entry in node.get("schema").map(Node::entries).unwrap_or_default() {
+        schema.insert(entry.key.clone(), column(&entry.value));
+    }
+    let mut rules = Map::new();
+    rules.insert("schema".into(), Value::Object(schema));
+    if let Some(rows) = node.get("rows") {
+        let count = |key| rows.get(key).and_then(Node::text).and_then(values::decimal);
+        rules.insert("rows".into(), json!({"min": count("min"), "max": count("max")}));
+    }
+    let against = node.get("drift").and_then(|d| d.get("against"));
+    let drift = match against.and_then(Node::text) {
+        None => None,
+        Some("baseline") => Some(DataBaseline::Run),
+        Some(other) => match other.split_once(':') {
+            Some(("file", path)) => Some(DataBaseline::File(path.trim().to_owned())),
+            Some(("model", alias)) => Some(DataBaseline::Model(alias.trim().to_owned())),
+            _ => {
+                let message = format!("{} is nothing to compare data with", quoted(other));
+                let help = "write `baseline`, `file:PATH` or `model:ALIAS`".to_owned();
+                if let Some(at) = against {
+                    b.add(code::UNKNOWN_WORD, at, message, Some(help));
+                }
+                None
+            }
+        },
+    };
+    Some(DataSet { name: name.to_owned(), path: path.to_owned(), rules: Value::Object(rules), drift })
+}
+
+/// One column's rules in the words of `trainyard-data`.
+fn column(node: &Node) -> Value {
+    let text = |key: &str| node.get(key).and_then(Node::text);
+    let mut rule: BTreeMap<&str, Value> = BTreeMap::new();
+    let kind = text("type");
+    if let Some(kind) = kind {
+        rule.insert("type", json!(kind));
+    }
+    for key in ["min", "max", "mostly"] {
+        if let Some(x) = text(key).and_then(values::decimal) {
+            rule.insert(key, json!(x));
+        }
+    }
+    for key in ["unique", "optional", "label"] {
+        if node.get(key).is_some() {
+            rule.insert(key, json!(flag(node.get(key))));
+        }
+    }
+    if let Some(nulls) = text("nulls") {
+        rule.insert("nulls", json!(nulls));
+    }
+    if let Some(allowed) = node.get("one_of") {
+        let allowed: Vec<Value> =
+            allowed.items().into_iter().filter_map(Node::text).map(|t| scalar(t, kind)).collect();
+        rule.insert("one_of", json!(allowed));
+    }
+    if let Some(pattern) = text("pattern") {
+        rule.insert("regex", json!(format!("^(?:{pattern})$")));
+    }
+    if let Some(on_fail) = text("on_fail") {
+        rule.insert("on_fail", json!(on_fail));
+    }
+    json!(rule)
+}
+
+/// A value as the column's declared type has it; without one, a number is a number.
+fn scalar(text: &str, kind: Option<&str>) -> Value {
+    match kind {
+        Some("text" | "date" | "timestamp") => json!(text),
+        Some("bool") => text.parse::<bool>().map_or(json!(text), |b| json!(b)),
+        _ => match (text.parse::<i64>(), values::decimal(text)) {
+            (Ok(n), _) => json!(n),
+            (_, Some(x)) => json!(x),
+            _ => json!(text),
+        },
+    }
+}
