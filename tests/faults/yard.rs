@@ -44,7 +44,7 @@ impl Yard {
         std::fs::create_dir(&tree).unwrap();
         let yard = Self { sandbox, daemon, repo, tree, _dir: dir };
         yard.git(&["init", "-q", "-b", "main"]).await;
-        yard.git(&["config", "user.email", "test@localhost"]).await;
+        yard.git(&["config", "user.email", "test@example.org"]).await;
         yard.git(&["config", "user.name", "Test"]).await;
         yard.git(&["remote", "add", "origin", &yard.sandbox.git_url(&yard.repo, WRITER)]).await;
         yard

@@ -39,7 +39,7 @@ impl Project {
         let project = Self { dir };
         project.git(&["init", "-q", "-b", "main"])?;
         for (key, value) in
-            [("user.name", "Demo"), ("user.email", "demo@localhost"), ("commit.gpgsign", "false")]
+            [("user.name", "Demo"), ("user.email", "demo@example.com"), ("commit.gpgsign", "false")]
         {
             project.git(&["config", key, value])?;
         }

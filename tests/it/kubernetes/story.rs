@@ -124,7 +124,7 @@ impl Yard {
     fn git(&self, args: &[&str]) -> String {
         let mut command = std::process::Command::new("git");
         command
-            .args(["-c", "user.name=Ada", "-c", "user.email=ada@localhost"])
+            .args(["-c", "user.name=Ada", "-c", "user.email=ada@example.org"])
             .args(args)
             .current_dir(&self.tree);
         let out = command.output().unwrap();
