@@ -5,10 +5,8 @@ use std::collections::HashSet;
 use std::fmt;
 
 use async_trait::async_trait;
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use hyper::{Method, header};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -17,15 +15,13 @@ use tokio::sync::OnceCell;
 use super::answer::{MAX_ANSWER, refused};
 use super::rest::{Rest, climbs, encode, git_client, shown, unreadable, unusable};
 use super::webhook::gitea::Pull;
+use super::wire::{self, repo_path, sha_of};
 use super::{
-    Capabilities, Comment, Commit, Folder, Forge, ForgeError, GitAccess, Permission, Status, StatusState,
-    TreeEntry, TreeKind,
+    Capabilities, Comment, Commit, Folder, Forge, ForgeError, GitAccess, Permission, Status, TreeEntry,
 };
 use crate::config::{ConfigError, ForgeConfig};
 use crate::model::{Actor, PullRequest, RepoName, Sha};
 
-/// Largest file that [`Forge::file`] hands out, in bytes.
-const MAX_FILE: u64 = 1 << 20;
 /// Gitea's own default for the most that one page may hold.
 const PAGE: u32 = 50;
 /// Pages of a folder; a page holds up to 1,000 entries by default.
@@ -99,48 +95,18 @@ impl Gitea {
     }
 }
 
-fn repo_path(repo: &RepoName) -> String {
-    format!("/repos/{}/{}", encode(repo.owner()), encode(repo.name()))
-}
-
-fn sha_of(what: &str, text: &str) -> Result<Sha, ForgeError> {
-    Sha::parse(text).map_err(|e| unreadable(what, e))
-}
-
-#[derive(Deserialize)]
-struct WireAccount {
-    id: i64,
-    login: String,
-}
-
-impl From<WireAccount> for Actor {
-    fn from(account: WireAccount) -> Self {
-        Self { id: account.id.to_string(), login: account.login }
-    }
-}
-
-#[derive(Deserialize)]
-struct WireRepo {
-    id: i64,
-}
-
-#[derive(Deserialize)]
-struct WireId {
-    sha: String,
-}
-
 #[derive(Deserialize)]
 struct WireCommit {
     sha: String,
     commit: WireInner,
     #[serde(default)]
-    parents: Option<Vec<WireId>>,
+    parents: Option<Vec<wire::Id>>,
 }
 
 #[derive(Deserialize)]
 struct WireInner {
     message: String,
-    tree: WireId,
+    tree: wire::Id,
 }
 
 #[derive(Deserialize)]
@@ -154,74 +120,21 @@ struct WireBranchCommit {
 }
 
 #[derive(Deserialize)]
-struct WireTree {
-    #[serde(default)]
-    tree: Option<Vec<WireEntry>>,
-    #[serde(default)]
-    truncated: bool,
-}
-
-#[derive(Deserialize)]
-struct WireEntry {
-    path: String,
-    mode: String,
-    #[serde(rename = "type")]
-    kind: String,
-    sha: String,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum WireContents {
-    Entry(WireFile),
-    /// A folder.
-    #[expect(dead_code, reason = "only its being a list counts")]
-    Folder(Vec<Value>),
-}
-
-#[derive(Deserialize)]
-struct WireFile {
-    #[serde(rename = "type")]
-    kind: String,
-    size: u64,
-    encoding: Option<String>,
-    content: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct WirePermission {
-    permission: String,
-    user: Option<WireAccount>,
-}
-
-#[derive(Deserialize)]
 struct WireClosed {
-    user: Option<WireAccount>,
+    user: Option<wire::Account>,
     #[serde(default)]
     merged: bool,
 }
 
-#[derive(Deserialize)]
-struct WireComment {
-    id: i64,
-    user: Option<WireAccount>,
-    #[serde(default)]
-    body: String,
-}
-
-/// An answer of which only the success counts.
-#[derive(Deserialize)]
-struct Done {}
-
 #[async_trait]
 impl Forge for Gitea {
     async fn whoami(&self) -> Result<Actor, ForgeError> {
-        let ask = async { self.get::<WireAccount>("the token's account", "/user").await.map(Actor::from) };
+        let ask = async { self.get::<wire::Account>("the token's account", "/user").await.map(Actor::from) };
         self.me.get_or_try_init(|| ask).await.cloned()
     }
 
     async fn repo_id(&self, repo: &RepoName) -> Result<String, ForgeError> {
-        let wire: WireRepo = self.get(&shown(repo, "repository"), &repo_path(repo)).await?;
+        let wire: wire::Repository = self.get(&shown(repo, "repository"), &repo_path(repo)).await?;
         Ok(wire.id.to_string())
     }
 
@@ -246,19 +159,10 @@ impl Forge for Gitea {
         for page in 1..=MAX_TREE_PAGES {
             let url =
                 format!("{}/git/trees/{}?page={page}&per_page=1000", repo_path(repo), encode(&folder.id));
-            let wire: WireTree = self.get(&what, &url).await?;
+            let wire: wire::Tree = self.get(&what, &url).await?;
             let entries = wire.tree.unwrap_or_default();
             let last = !wire.truncated || entries.is_empty();
-            found.extend(entries.into_iter().map(|entry| TreeEntry {
-                kind: match (entry.kind.as_str(), entry.mode.as_str()) {
-                    ("tree", _) => TreeKind::Folder,
-                    ("blob", "100644" | "100755" | "100664") => TreeKind::File,
-                    _ => TreeKind::Other,
-                },
-                executable: entry.mode == "100755",
-                name: entry.path,
-                id: entry.sha,
-            }));
+            found.extend(entries.into_iter().map(TreeEntry::from));
             if last {
                 return Ok(found);
             }
@@ -271,19 +175,8 @@ impl Forge for Gitea {
         if path.split('/').any(climbs) {
             return Err(ForgeError::NotFound { what });
         }
-        let path: Vec<String> = path.split('/').map(encode).collect();
-        let url = format!("{}/contents/{}?ref={sha}", repo_path(repo), path.join("/"));
-        let WireContents::Entry(file) = self.get(&what, &url).await? else {
-            return Err(ForgeError::NotFound { what });
-        };
-        if file.kind != "file" {
-            return Err(ForgeError::NotFound { what });
-        }
-        if file.size > MAX_FILE || file.encoding.as_deref() != Some("base64") {
-            return Err(refused(&what, 413, format!("the file has {} bytes, over 1 MiB", file.size)));
-        }
-        let text: String = file.content.unwrap_or_default().split_ascii_whitespace().collect();
-        BASE64_STANDARD.decode(text).map_err(|e| unreadable(&what, e))
+        let found: wire::Contents = self.get(&what, &wire::contents_path(repo, sha, path)).await?;
+        found.bytes(what)
     }
 
     /// The commits that `head` has over `base`, then their parents that `base` has as well; the best of these.
@@ -364,13 +257,12 @@ impl Forge for Gitea {
             return Ok(Permission::None);
         }
         let url = format!("{}/collaborators/{}/permission", repo_path(repo), encode(&who.login));
-        let wire: WirePermission = match self.get(&what, &url).await {
+        let wire: wire::Permission = match self.get(&what, &url).await {
             Ok(wire) => wire,
             Err(ForgeError::NotFound { .. }) => return Ok(Permission::None),
             Err(e) => return Err(e),
         };
-        // A login may have gone over to somebody else since the event.
-        if wire.user.is_none_or(|user| user.id.to_string() != who.id) {
+        if !wire.user.is_some_and(|user| user.is(who)) {
             return Ok(Permission::None);
         }
         Ok(match wire.permission.as_str() {
@@ -398,9 +290,8 @@ impl Forge for Gitea {
                 Err(e) => return Err(e),
             };
             let last = wire.len() < PAGE as usize;
-            // Old servers do not know `poster`, and a login may have gone over to somebody else.
-            let theirs =
-                |pull: &WireClosed| pull.user.as_ref().is_some_and(|user| user.id.to_string() == who.id);
+            // Old servers do not know `poster`.
+            let theirs = |pull: &WireClosed| pull.user.as_ref().is_some_and(|user| user.is(who));
             if wire.iter().any(|pull| pull.merged && theirs(pull)) {
                 return Ok(true);
             }
@@ -419,40 +310,23 @@ impl Forge for Gitea {
 
     async fn set_status(&self, repo: &RepoName, sha: &Sha, status: &Status) -> Result<(), ForgeError> {
         let what = shown(repo, format_args!("status {:?} of {}", status.context, sha.short()));
-        // Not `warning` for what is inconclusive: a required check of that state blocks the merge as a failure does.
-        let state = match status.state {
-            StatusState::Pending | StatusState::Running => "pending",
-            StatusState::Success => "success",
-            StatusState::Failure => "failure",
-            StatusState::Error | StatusState::Cancelled => "error",
-        };
-        let mut body = json!({"state": state, "context": status.context, "description": status.description});
-        if !status.target_url.is_empty() {
-            body["target_url"] = json!(status.target_url);
-        }
         let url = format!("{}/statuses/{sha}", repo_path(repo));
-        let _: Done = self.write(&what, Method::POST, &url, &body).await?;
+        let _: wire::Done = self.write(&what, Method::POST, &url, &wire::status_body(status)).await?;
         Ok(())
     }
 
     async fn comments(&self, repo: &RepoName, number: i64) -> Result<Vec<Comment>, ForgeError> {
         let what = shown(repo, format_args!("comments of pull request {number}"));
         // Gitea gives all of them at once.
-        let wire: Vec<WireComment> =
+        let wire: Vec<wire::Posted> =
             self.get(&what, &format!("{}/issues/{number}/comments", repo_path(repo))).await?;
-        let nobody = || Actor { id: "0".into(), login: "ghost".into() };
-        let found = wire.into_iter().take(MAX_COMMENTS).map(|comment| Comment {
-            id: comment.id.to_string(),
-            author: comment.user.map_or_else(nobody, Actor::from),
-            body: comment.body,
-        });
-        Ok(found.collect())
+        Ok(wire.into_iter().take(MAX_COMMENTS).map(Comment::from).collect())
     }
 
     async fn create_comment(&self, repo: &RepoName, number: i64, body: &str) -> Result<String, ForgeError> {
         let what = shown(repo, format_args!("comment on pull request {number}"));
         let url = format!("{}/issues/{number}/comments", repo_path(repo));
-        let wire: WireComment = self.write(&what, Method::POST, &url, &json!({ "body": body })).await?;
+        let wire: wire::Posted = self.write(&what, Method::POST, &url, &json!({ "body": body })).await?;
         Ok(wire.id.to_string())
     }
 
@@ -462,7 +336,7 @@ impl Forge for Gitea {
             return Err(refused(&what, 404, "there is no such comment".into()));
         }
         let url = format!("{}/issues/comments/{}", repo_path(repo), encode(id));
-        let _: Done = self.write(&what, Method::PATCH, &url, &json!({ "body": body })).await?;
+        let _: wire::Done = self.write(&what, Method::PATCH, &url, &json!({ "body": body })).await?;
         Ok(())
     }
 
@@ -472,12 +346,7 @@ impl Forge for Gitea {
     }
 
     fn git(&self, repo: &RepoName) -> GitAccess {
-        let basic = BASE64_STANDARD.encode(format!("trainyard:{}", self.token.expose_secret()));
-        GitAccess {
-            url: format!("{}/{repo}.git", self.web),
-            authorization: Some(format!("Basic {basic}").into()),
-            http: self.git.clone(),
-        }
+        wire::git_access(&self.web, repo, "trainyard", &self.token, &self.git)
     }
 
     fn commit_url(&self, repo: &RepoName, sha: &Sha) -> String {

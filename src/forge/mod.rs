@@ -11,6 +11,7 @@ pub mod github;
 pub mod gitlab;
 mod rest;
 pub mod webhook;
+mod wire;
 
 pub use diff::tree_diff;
 

@@ -6,10 +6,8 @@ mod api;
 use std::fmt;
 
 use async_trait::async_trait;
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use hyper::Method;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::OnceCell;
@@ -17,16 +15,14 @@ use tokio::sync::OnceCell;
 use super::answer::refused;
 use super::rest::{climbs, encode, git_client, shown, unreadable, unusable};
 use super::webhook::github::Pull;
+use super::wire::{self, repo_path, sha_of};
 use super::{
-    Capabilities, Comment, Commit, Folder, Forge, ForgeError, GitAccess, Permission, Status, StatusState,
-    TreeEntry, TreeKind,
+    Capabilities, Comment, Commit, Folder, Forge, ForgeError, GitAccess, Permission, Status, TreeEntry,
 };
 use crate::config::{ConfigError, ForgeConfig};
 use crate::model::{Actor, PullRequest, RepoName, Sha};
 use api::Api;
 
-/// Largest file that [`Forge::file`] hands out, in bytes; also the largest that GitHub's contents API carries in JSON.
-const MAX_FILE: u64 = 1 << 20;
 const PAGE: u32 = 100;
 const MAX_COMMENTS: u32 = 1_000;
 
@@ -55,22 +51,6 @@ impl GitHub {
     }
 }
 
-fn repo_path(repo: &RepoName) -> String {
-    format!("/repos/{}/{}", encode(repo.owner()), encode(repo.name()))
-}
-
-#[derive(Deserialize)]
-struct WireAccount {
-    id: u64,
-    login: String,
-}
-
-impl From<WireAccount> for Actor {
-    fn from(account: WireAccount) -> Self {
-        Self { id: account.id.to_string(), login: account.login }
-    }
-}
-
 #[derive(Deserialize)]
 struct WireFound {
     items: Vec<WireItem>,
@@ -78,7 +58,7 @@ struct WireFound {
 
 #[derive(Deserialize)]
 struct WireItem {
-    user: Option<WireAccount>,
+    user: Option<wire::Account>,
     pull_request: Option<WireMerged>,
 }
 
@@ -88,93 +68,30 @@ struct WireMerged {
 }
 
 #[derive(Deserialize)]
-struct WireRepo {
-    id: u64,
-}
-
-#[derive(Deserialize)]
-struct WireId {
-    sha: String,
-}
-
-#[derive(Deserialize)]
 struct WireCommit {
     sha: String,
     message: String,
-    tree: WireId,
-    parents: Vec<WireId>,
-}
-
-#[derive(Deserialize)]
-struct WireTree {
-    tree: Vec<WireEntry>,
-    truncated: bool,
-}
-
-#[derive(Deserialize)]
-struct WireEntry {
-    path: String,
-    mode: String,
-    #[serde(rename = "type")]
-    kind: String,
-    sha: String,
-}
-
-#[derive(Deserialize)]
-struct WireFile {
-    #[serde(rename = "type")]
-    kind: String,
-    size: u64,
-    encoding: Option<String>,
-    content: Option<String>,
-}
-
-/// A folder is answered as a list.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum WireContents {
-    Folder(#[expect(dead_code, reason = "only its shape matters")] Vec<serde::de::IgnoredAny>),
-    Entry(WireFile),
+    tree: wire::Id,
+    parents: Vec<wire::Id>,
 }
 
 #[derive(Deserialize)]
 struct WireComparison {
-    merge_base_commit: WireId,
-}
-
-#[derive(Deserialize)]
-struct WirePermission {
-    permission: String,
-    user: Option<WireAccount>,
-}
-
-#[derive(Deserialize)]
-struct WireComment {
-    id: u64,
-    user: Option<WireAccount>,
-    body: Option<String>,
-}
-
-/// An answer whose content does not matter.
-#[derive(Deserialize)]
-struct Done {}
-
-fn sha_of(what: &str, text: &str) -> Result<Sha, ForgeError> {
-    Sha::parse(text).map_err(|e| unreadable(what, e))
+    merge_base_commit: wire::Id,
 }
 
 #[async_trait]
 impl Forge for GitHub {
     async fn whoami(&self) -> Result<Actor, ForgeError> {
         let me = self.me.get_or_try_init(|| async {
-            self.api.get::<WireAccount>("the token's account", "/user").await.map(Actor::from)
+            self.api.get::<wire::Account>("the token's account", "/user").await.map(Actor::from)
         });
         me.await.cloned()
     }
 
     async fn repo_id(&self, repo: &RepoName) -> Result<String, ForgeError> {
         let what = shown(repo, "repository");
-        let wire: WireRepo = self.api.get(&what, &repo_path(repo)).await?;
+        let wire: wire::Repository = self.api.get(&what, &repo_path(repo)).await?;
         Ok(wire.id.to_string())
     }
 
@@ -194,22 +111,12 @@ impl Forge for GitHub {
         if climbs(tree) {
             return Err(ForgeError::NotFound { what });
         }
-        let wire: WireTree =
+        let wire: wire::Tree =
             self.api.get(&what, &format!("{}/git/trees/{}", repo_path(repo), encode(tree))).await?;
         if wire.truncated {
             return Err(refused(&what, 413, "the folder has too many entries".into()));
         }
-        let entry = |entry: WireEntry| TreeEntry {
-            kind: match (entry.kind.as_str(), entry.mode.as_str()) {
-                ("tree", _) => TreeKind::Folder,
-                ("blob", "100644" | "100755" | "100664") => TreeKind::File,
-                _ => TreeKind::Other,
-            },
-            executable: entry.mode == "100755",
-            name: entry.path,
-            id: entry.sha,
-        };
-        Ok(wire.tree.into_iter().map(entry).collect())
+        Ok(wire.tree.unwrap_or_default().into_iter().map(TreeEntry::from).collect())
     }
 
     async fn file(&self, repo: &RepoName, sha: &Sha, path: &str) -> Result<Vec<u8>, ForgeError> {
@@ -217,19 +124,8 @@ impl Forge for GitHub {
         if path.split('/').any(climbs) {
             return Err(ForgeError::NotFound { what });
         }
-        let path: Vec<String> = path.split('/').map(encode).collect();
-        let url = format!("{}/contents/{}?ref={sha}", repo_path(repo), path.join("/"));
-        let WireContents::Entry(file) = self.api.get(&what, &url).await? else {
-            return Err(ForgeError::NotFound { what });
-        };
-        if file.kind != "file" {
-            return Err(ForgeError::NotFound { what });
-        }
-        if file.size > MAX_FILE || file.encoding.as_deref() != Some("base64") {
-            return Err(refused(&what, 413, format!("the file has {} bytes, over 1 MiB", file.size)));
-        }
-        let text: String = file.content.unwrap_or_default().split_ascii_whitespace().collect();
-        BASE64_STANDARD.decode(text).map_err(|e| unreadable(&what, e))
+        let found: wire::Contents = self.api.get(&what, &wire::contents_path(repo, sha, path)).await?;
+        found.bytes(what)
     }
 
     async fn merge_base(&self, repo: &RepoName, base: &str, head: &Sha) -> Result<Option<Sha>, ForgeError> {
@@ -250,7 +146,7 @@ impl Forge for GitHub {
         let size = limit.clamp(1, PAGE);
         for page in 1..=limit.div_ceil(size) {
             let url = format!("{}/commits?sha={sha}&per_page={size}&page={page}", repo_path(repo));
-            let wire: Vec<WireId> = self.api.get(&what, &url).await?;
+            let wire: Vec<wire::Id> = self.api.get(&what, &url).await?;
             for commit in &wire {
                 found.push(sha_of(&what, &commit.sha)?);
             }
@@ -268,13 +164,12 @@ impl Forge for GitHub {
             return Ok(Permission::None);
         }
         let url = format!("{}/collaborators/{}/permission", repo_path(repo), encode(&who.login));
-        let wire: WirePermission = match self.api.get(&what, &url).await {
+        let wire: wire::Permission = match self.api.get(&what, &url).await {
             Ok(wire) => wire,
             Err(ForgeError::NotFound { .. }) => return Ok(Permission::None),
             Err(e) => return Err(e),
         };
-        // A login may have gone over to somebody else since the event.
-        if wire.user.is_none_or(|user| user.id.to_string() != who.id) {
+        if !wire.user.is_some_and(|user| user.is(who)) {
             return Ok(Permission::None);
         }
         Ok(match wire.permission.as_str() {
@@ -301,9 +196,8 @@ impl Forge for GitHub {
             Err(ForgeError::NotFound { .. } | ForgeError::Refused { status: 422, .. }) => return Ok(false),
             Err(e) => return Err(e),
         };
-        // A login may have gone over to somebody else.
         Ok(wire.items.iter().any(|item| {
-            item.user.as_ref().is_some_and(|user| user.id.to_string() == who.id)
+            item.user.as_ref().is_some_and(|user| user.is(who))
                 && item.pull_request.as_ref().is_some_and(|pull| pull.merged_at.is_some())
         }))
     }
@@ -316,17 +210,9 @@ impl Forge for GitHub {
 
     async fn set_status(&self, repo: &RepoName, sha: &Sha, status: &Status) -> Result<(), ForgeError> {
         let what = shown(repo, format_args!("status {:?} of {}", status.context, sha.short()));
-        let state = match status.state {
-            StatusState::Pending | StatusState::Running => "pending",
-            StatusState::Success => "success",
-            StatusState::Failure => "failure",
-            StatusState::Error | StatusState::Cancelled => "error",
-        };
-        let mut body = json!({"state": state, "context": status.context, "description": status.description});
-        if !status.target_url.is_empty() {
-            body["target_url"] = json!(status.target_url);
-        }
-        let _: Done = self.api.post(&what, &format!("{}/statuses/{sha}", repo_path(repo)), &body).await?;
+        let body = wire::status_body(status);
+        let _: wire::Done =
+            self.api.post(&what, &format!("{}/statuses/{sha}", repo_path(repo)), &body).await?;
         Ok(())
     }
 
@@ -335,14 +221,9 @@ impl Forge for GitHub {
         let mut found = Vec::new();
         for page in 1..=MAX_COMMENTS / PAGE {
             let url = format!("{}/issues/{number}/comments?per_page={PAGE}&page={page}", repo_path(repo));
-            let wire: Vec<WireComment> = self.api.get(&what, &url).await?;
+            let wire: Vec<wire::Posted> = self.api.get(&what, &url).await?;
             let last = wire.len() < PAGE as usize;
-            found.extend(wire.into_iter().map(|comment| Comment {
-                id: comment.id.to_string(),
-                author:
-                    comment.user.map_or_else(|| Actor { id: "0".into(), login: "ghost".into() }, Actor::from),
-                body: comment.body.unwrap_or_default(),
-            }));
+            found.extend(wire.into_iter().map(Comment::from));
             if last {
                 break;
             }
@@ -353,7 +234,7 @@ impl Forge for GitHub {
     async fn create_comment(&self, repo: &RepoName, number: i64, body: &str) -> Result<String, ForgeError> {
         let what = shown(repo, format_args!("comment on pull request {number}"));
         let url = format!("{}/issues/{number}/comments", repo_path(repo));
-        let wire: WireComment = self.api.post(&what, &url, &json!({ "body": body })).await?;
+        let wire: wire::Posted = self.api.post(&what, &url, &json!({ "body": body })).await?;
         Ok(wire.id.to_string())
     }
 
@@ -363,7 +244,7 @@ impl Forge for GitHub {
             return Err(refused(&what, 404, "there is no such comment".into()));
         }
         let url = format!("{}/issues/comments/{}", repo_path(repo), encode(id));
-        let _: Done = self.api.patch(&what, &url, &json!({ "body": body })).await?;
+        let _: wire::Done = self.api.patch(&what, &url, &json!({ "body": body })).await?;
         Ok(())
     }
 
@@ -372,12 +253,7 @@ impl Forge for GitHub {
     }
 
     fn git(&self, repo: &RepoName) -> GitAccess {
-        let basic = BASE64_STANDARD.encode(format!("x-access-token:{}", self.token.expose_secret()));
-        GitAccess {
-            url: format!("{}/{repo}.git", self.web),
-            authorization: Some(format!("Basic {basic}").into()),
-            http: self.git.clone(),
-        }
+        wire::git_access(&self.web, repo, "x-access-token", &self.token, &self.git)
     }
 
     fn commit_url(&self, repo: &RepoName, sha: &Sha) -> String {

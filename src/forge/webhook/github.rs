@@ -5,13 +5,11 @@
 
 use serde::Deserialize;
 
+use super::hub::{self, Account, PullHead, Repository};
 use super::json::Object;
-use super::parts::{Present, branch_name, cut, ghost, ignored, number, sha, shape, text, zero_or_sha};
+use super::parts::{Present, cut, ignored, shape};
 use super::{SignatureError, json, mac};
-use crate::model::{
-    Actor, CommentEvent, Event, EventKind, Parsed, PullRequest, PullRequestAction, PullRequestEvent, Push,
-    RepoName, RepoRef, TagPush,
-};
+use crate::model::{EventKind, Parsed, PullRequest, PullRequestAction};
 
 const PREFIX: &[u8] = b"sha256=";
 
@@ -74,49 +72,20 @@ fn form_decode(text: &[u8]) -> Result<Vec<u8>, String> {
 
 /// Parses a verified payload. Never fails: what is not understood is `Ignored` or `BadPayload` with a reason.
 pub fn parse(event: &str, payload: &[u8]) -> Parsed {
-    let read = json::check_object(payload).and_then(|()| match event {
-        "push" => push(payload),
-        "pull_request" => pull_request(payload),
-        "issue_comment" => issue_comment(payload),
-        "ping" => ping(payload),
-        other => Ok(ignored(format!("trainyard does not act on the event {:?}", cut(other, 60)))),
-    });
-    read.unwrap_or_else(|reason| Parsed::BadPayload { reason: cut(&reason, 500) })
-}
-
-fn event(repository: Object<Repository>, sender: Object<Account>, kind: EventKind) -> Result<Parsed, String> {
-    Ok(Parsed::Event(Event { repo: repository.0.read()?, actor: sender.0.read()?, kind }))
-}
-
-fn push(payload: &[u8]) -> Result<Parsed, String> {
-    let body: PushBody = shape(payload)?;
-    let before = zero_or_sha("before", &body.before)?;
-    let after = zero_or_sha("after", &body.after)?;
-    if before.is_none() && after.is_none() {
-        return Err("both `before` and `after` are the zero id".into());
-    }
-    if body.deleted != after.is_none() {
-        return Err("`deleted` and `after` contradict each other".into());
-    }
-    if let Some(tag) = body.git_ref.strip_prefix("refs/tags/") {
-        let kind = EventKind::Tag(TagPush { tag: branch_name(tag)?, before, after });
-        return event(body.repository, body.sender, kind);
-    }
-    let Some(branch) = body.git_ref.strip_prefix("refs/heads/") else {
-        return Ok(ignored(format!(
-            "the push is to a ref that is no branch and no tag: {:?}",
-            cut(&body.git_ref, 100)
-        )));
+    let read: fn(&[u8]) -> Result<Parsed, String> = match event {
+        "push" => hub::push,
+        "pull_request" => pull_request,
+        "issue_comment" => hub::issue_comment,
+        "ping" => ping,
+        other => return ignored(format!("trainyard does not act on the event {:?}", cut(other, 60))),
     };
-    let message =
-        body.head_commit.filter(|_| after.is_some()).map(|c| text(&c.0.message)).unwrap_or_default();
-    let kind =
-        EventKind::Push(Push { branch: branch_name(branch)?, before, after, forced: body.forced, message });
-    event(body.repository, body.sender, kind)
+    json::check_object(payload)
+        .and_then(|()| read(payload))
+        .unwrap_or_else(|reason| Parsed::BadPayload { reason: cut(&reason, 500) })
 }
 
 fn pull_request(payload: &[u8]) -> Result<Parsed, String> {
-    let Action { action } = shape(payload)?;
+    let action = hub::action(payload)?;
     let action = match action.as_str() {
         "opened" => PullRequestAction::Opened,
         "synchronize" => PullRequestAction::Synchronized,
@@ -131,107 +100,20 @@ fn pull_request(payload: &[u8]) -> Result<Parsed, String> {
             }
             PullRequestAction::Retargeted
         }
-        other => {
-            return Ok(ignored(format!(
-                "trainyard does not act on the pull request action {:?}",
-                cut(other, 60)
-            )));
-        }
+        other => return Ok(hub::unhandled(other)),
     };
-    let body: PullBody = shape(payload)?;
-    let pull = body.pull_request.0.read()?;
-    event(body.repository, body.sender, EventKind::PullRequest(PullRequestEvent { action, pull }))
-}
-
-fn issue_comment(payload: &[u8]) -> Result<Parsed, String> {
-    let Action { action } = shape(payload)?;
-    if action != "created" {
-        return Ok(ignored(format!(
-            "comments are read when they are created, not when {:?}",
-            cut(&action, 60)
-        )));
-    }
-    let body: CommentBody = shape(payload)?;
-    let (issue, comment) = (body.issue.0, body.comment.0);
-    if issue.pull_request.is_none() {
-        return Ok(ignored("the comment is on an issue, not on a pull request"));
-    }
-    let kind = EventKind::Comment(CommentEvent {
-        pull_number: number(issue.number)?,
-        comment_id: comment.id.to_string(),
-        body: text(&comment.body.unwrap_or_default()),
-    });
-    event(body.repository, body.sender, kind)
+    hub::pull_request(payload, action, Pull::read)
 }
 
 fn ping(payload: &[u8]) -> Result<Parsed, String> {
     let body: PingBody = shape(payload)?;
     match body.repository {
-        Some(repository) => event(repository, body.sender, EventKind::Ping),
+        Some(repository) => hub::event(repository, body.sender, EventKind::Ping),
         None => Ok(ignored("a ping of a hook that belongs to no single repository")),
     }
 }
 
 // The parts of GitHub's payloads that are read. Everything else in them is skipped.
-
-#[derive(Deserialize)]
-struct Action {
-    action: String,
-}
-
-#[derive(Deserialize)]
-struct Account {
-    id: u64,
-    login: String,
-}
-
-impl Account {
-    fn read(self) -> Result<Actor, String> {
-        if self.login.is_empty() || self.login.len() > 255 || self.login.chars().any(char::is_control) {
-            return Err(format!("the account name {:?} is not usable", cut(&self.login, 60)));
-        }
-        Ok(Actor { id: self.id.to_string(), login: self.login })
-    }
-}
-
-#[derive(Deserialize)]
-struct Repository {
-    id: u64,
-    full_name: String,
-    default_branch: String,
-}
-
-impl Repository {
-    fn read(self) -> Result<RepoRef, String> {
-        let name = RepoName::parse(&self.full_name).map_err(|e| e.to_string())?;
-        if name.as_str().matches('/').count() != 1 {
-            return Err(format!("{name} is not owner/name"));
-        }
-        Ok(RepoRef {
-            forge_id: self.id.to_string(),
-            name,
-            default_branch: branch_name(&self.default_branch)?,
-        })
-    }
-}
-
-#[derive(Deserialize)]
-struct PushBody {
-    #[serde(rename = "ref")]
-    git_ref: String,
-    before: String,
-    after: String,
-    deleted: bool,
-    forced: bool,
-    head_commit: Option<Object<HeadCommit>>,
-    repository: Object<Repository>,
-    sender: Object<Account>,
-}
-
-#[derive(Deserialize)]
-struct HeadCommit {
-    message: String,
-}
 
 #[derive(Deserialize)]
 struct EditBody {
@@ -243,23 +125,11 @@ struct Changes {
     base: Option<Object<Present>>,
 }
 
-#[derive(Deserialize)]
-struct PullBody {
-    pull_request: Object<Pull>,
-    repository: Object<Repository>,
-    sender: Object<Account>,
-}
-
 /// A pull request: in a payload and, with the same fields, in an answer of the REST API.
 #[derive(Deserialize)]
 pub(in crate::forge) struct Pull {
-    number: u64,
-    title: String,
-    state: String,
-    /// Absent on old GitHub Enterprise Servers.
-    #[serde(default)]
-    draft: Option<bool>,
-    user: Option<Object<Account>>,
+    #[serde(flatten)]
+    pull: PullHead,
     head: Object<PullEnd>,
     base: Object<PullEnd>,
 }
@@ -280,48 +150,12 @@ struct PullRepo {
 
 impl Pull {
     pub(in crate::forge) fn read(self) -> Result<PullRequest, String> {
-        let open = match self.state.as_str() {
-            "open" => true,
-            "closed" => false,
-            other => return Err(format!("{:?} is not the state of a pull request", cut(other, 60))),
-        };
         let (head, base) = (self.head.0, self.base.0);
         let base_repo = base.repo.ok_or("the pull request has no base repository")?;
-        Ok(PullRequest {
-            number: number(self.number)?,
-            title: text(&self.title),
-            author: self.user.map_or_else(|| Ok(ghost()), |user| user.0.read())?,
-            head_sha: sha("head.sha", &head.sha)?,
-            head_branch: branch_name(&head.branch)?,
-            base_branch: branch_name(&base.branch)?,
-            base_sha: Some(sha("base.sha", &base.sha)?),
-            fork: head.repo.is_none_or(|head| head.0.id != base_repo.0.id),
-            draft: self.draft.unwrap_or(false),
-            open,
-        })
+        let fork = head.repo.is_none_or(|head| head.0.id != base_repo.0.id);
+        let draft = self.pull.draft.unwrap_or(false);
+        self.pull.read((&head.branch, &head.sha), (&base.branch, &base.sha), fork, draft)
     }
-}
-
-#[derive(Deserialize)]
-struct CommentBody {
-    issue: Object<Issue>,
-    comment: Object<CommentPart>,
-    repository: Object<Repository>,
-    sender: Object<Account>,
-}
-
-#[derive(Deserialize)]
-struct Issue {
-    number: u64,
-    /// Only a pull request's issue has it.
-    #[serde(default)]
-    pull_request: Option<Object<Present>>,
-}
-
-#[derive(Deserialize)]
-struct CommentPart {
-    id: u64,
-    body: Option<String>,
 }
 
 #[derive(Deserialize)]

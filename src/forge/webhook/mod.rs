@@ -4,6 +4,7 @@
 pub mod gitea;
 pub mod github;
 pub mod gitlab;
+mod hub;
 mod json;
 mod mac;
 mod parts;
