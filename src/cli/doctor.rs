@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use secrecy::ExposeSecret;
 use serde::Serialize;
 
 use super::style::{colours, word};
 use crate::blob::Blobs;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, ForgeConfig, ForgeKind};
+use crate::config::{Config, ForgeConfig};
 use crate::executor::local::StepUser;
+use crate::forge::{self, ForgeError, Permission};
 use crate::http::text::{ago, bytes, shown_cut};
+use crate::model::RepoName;
 use crate::store::Store;
 
 /// Look for what is wrong with an installation, and say how to mend it
@@ -406,6 +407,10 @@ fn client() -> Option<reqwest::Client> {
         .ok()
 }
 
+/// How long a forge may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+const WANTED: &str = "give the token access to the repository: reading its content, writing commit statuses and comments on pull requests";
+
 /// The token, what it may do in each repository that is named, and the clock.
 async fn ask_forge(report: &mut Report, config: &Config, name: &str, forge: &ForgeConfig) {
     let about = format!("forge {name}");
@@ -413,45 +418,39 @@ async fn ask_forge(report: &mut Report, config: &Config, name: &str, forge: &For
         Ok(token) => token,
         Err(error) => return report.fail(about, error, "make a token and name it in the configuration"),
     };
-    let Some(http) = client() else { return };
-    if forge.kind != ForgeKind::Github {
-        return report.warn(
-            about,
-            "its token is not checked by this version",
-            "open a pull request and look at the status",
-        );
-    }
+    let (client, http) = match forge::connect(forge, token).and_then(|c| Ok((c, forge::http_client(forge)?)))
+    {
+        Ok(both) => both,
+        Err(error) => return report.fail(about, error, "mend the forge's section of the configuration"),
+    };
     let api = forge.api_url();
-    let get = async |path: &str| {
-        http.get(format!("{api}{path}"))
-            .bearer_auth(token.expose_secret())
-            .header("accept", "application/vnd.github+json")
-            .send()
-            .await
+    if let Ok(answer) = http.get(&api).timeout(PATIENCE).send().await {
+        clock(report, &answer);
+    }
+    let asked = async {
+        tokio::time::timeout(PATIENCE, client.whoami()).await.unwrap_or_else(|_| {
+            Err(ForgeError::Transient { what: api.clone(), message: "no answer in time".into() })
+        })
     };
-    let limit = match get("/rate_limit").await {
-        Err(error) => {
-            return report.fail(
-                about,
-                format!("cannot reach {api}: {error}"),
-                "check the network, a proxy, and api_url",
-            );
-        }
-        Ok(answer) => answer,
-    };
-    match limit.status().as_u16() {
-        200 => report.ok(&about, format!("{api} takes the token")),
-        401 => {
+    let me = match asked.await {
+        Ok(me) => me,
+        Err(ForgeError::Refused { status: 401, .. }) => {
             return report.fail(
                 about,
                 "it refuses the token",
                 "the token is wrong, expired or revoked: make a new one",
             );
         }
-        404 => report.ok(&about, format!("{api} answers; it has no rate limits")),
-        code => return report.fail(about, format!("it answers {code}"), "check api_url"),
-    }
-    clock(report, &limit);
+        Err(error @ ForgeError::Transient { .. }) => {
+            return report.fail(
+                about,
+                format!("cannot reach {api}: {error}"),
+                "check the network, a proxy, `ca_file` and `api_url`",
+            );
+        }
+        Err(error) => return report.fail(about, error, "check `api_url` and the token's scopes"),
+    };
+    report.ok(&about, format!("{api} takes the token of {}", shown_cut(&me.login, 60)));
     let hooked = forge.hook.iter().filter_map(|hook| hook.repository.as_deref());
     let named = config.repository.iter().filter(|r| r.forge == name).map(|r| r.name.as_str());
     let mut repositories: Vec<&str> = hooked.chain(named).collect();
@@ -459,21 +458,20 @@ async fn ask_forge(report: &mut Report, config: &Config, name: &str, forge: &For
     repositories.dedup();
     for repository in repositories {
         let about = format!("token, {repository}");
-        match get(&format!("/repos/{repository}")).await {
-            Ok(answer) if answer.status().is_success() => {
-                let body: serde_json::Value = answer.json().await.unwrap_or_default();
-                if body["permissions"]["push"].as_bool() == Some(false) {
-                    report.fail(about, "it may read and not write", "give it `Commit statuses: write` and `Pull requests: write`");
-                } else {
-                    report.ok(about, "it may read and write");
-                }
+        let Ok(repository) = RepoName::parse(repository) else { continue };
+        let may = async {
+            client.repo_id(&repository).await?;
+            client.permission(&repository, &me).await
+        };
+        match may.await {
+            Ok(Permission::Write | Permission::Admin) => report.ok(about, "it may read and write"),
+            Ok(Permission::Read | Permission::None) | Err(ForgeError::Refused { status: 403, .. }) => {
+                report.fail(about, "it may read and not write", WANTED);
             }
-            Ok(answer) => report.fail(
-                about,
-                format!("the forge answers {}", answer.status()),
-                "give the token access to this repository: Contents read, Commit statuses write, Pull requests write",
-            ),
-            Err(error) => report.fail(about, error, "check the network"),
+            Err(ForgeError::NotFound { .. }) => {
+                report.fail(about, "the forge has no such repository, or the token may not see it", WANTED);
+            }
+            Err(error) => report.fail(about, error, WANTED),
         }
     }
 }

@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use super::answer::{MAX_ANSWER, refused};
-use super::rest::{Rest, climbs, encode, git_client, shown, unreadable, unusable};
+use super::rest::{Rest, climbs, encode, encode_path, git_client, shown, unreadable, unusable};
 use super::webhook::gitea::Pull;
 use super::wire::{self, repo_path, sha_of};
 use super::{
-    Capabilities, Comment, Commit, Folder, Forge, ForgeError, GitAccess, Permission, Status, TreeEntry,
+    Capabilities, Comment, Commit, Folder, Forge, ForgeError, GitAccess, Page, Permission, Status, TreeEntry,
 };
 use crate::config::{ConfigError, ForgeConfig};
 use crate::model::{Actor, PullRequest, RepoName, Sha};
@@ -186,8 +186,7 @@ impl Forge for Gitea {
             Ok(sha) => sha,
             Err(_) if base.split('/').any(climbs) => return Err(ForgeError::NotFound { what }),
             Err(_) => {
-                let parts: Vec<String> = base.split('/').map(encode).collect();
-                let url = format!("{}/branches/{}", repo_path(repo), parts.join("/"));
+                let url = format!("{}/branches/{}", repo_path(repo), encode_path(base));
                 let branch: WireBranch = self.get(&what, &url).await?;
                 sha_of(&what, &branch.commit.id)?
             }
@@ -349,11 +348,13 @@ impl Forge for Gitea {
         wire::git_access(&self.web, repo, "trainyard", &self.token, &self.git)
     }
 
-    fn commit_url(&self, repo: &RepoName, sha: &Sha) -> String {
-        format!("{}/{repo}/commit/{sha}", self.web)
-    }
-
-    fn pull_url(&self, repo: &RepoName, number: i64) -> String {
-        format!("{}/{repo}/pulls/{number}", self.web)
+    fn page(&self, repo: &RepoName, what: Page<'_>) -> String {
+        let home = format!("{}/{repo}", self.web);
+        match what {
+            Page::Repository => home,
+            Page::Branch(name) => format!("{home}/src/branch/{}", encode_path(name)),
+            Page::Commit(sha) => format!("{home}/commit/{sha}"),
+            Page::Pull(number) => format!("{home}/pulls/{number}"),
+        }
     }
 }

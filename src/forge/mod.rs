@@ -197,9 +197,17 @@ pub trait Forge: Send + Sync + std::fmt::Debug {
     async fn edit_comment(&self, repo: &RepoName, id: &str, body: &str) -> Result<(), ForgeError>;
     fn capabilities(&self) -> Capabilities;
     fn git(&self, repo: &RepoName) -> GitAccess;
-    /// Pages for people, on the forge.
-    fn commit_url(&self, repo: &RepoName, sha: &Sha) -> String;
-    fn pull_url(&self, repo: &RepoName, number: i64) -> String;
+    /// The address of a page for people.
+    fn page(&self, repo: &RepoName, what: Page<'_>) -> String;
+}
+
+/// What a forge shows people a page of.
+#[derive(Debug, Clone, Copy)]
+pub enum Page<'a> {
+    Repository,
+    Branch(&'a str),
+    Commit(&'a Sha),
+    Pull(i64),
 }
 
 /// The client of a configured forge. Nothing is sent yet. Must be called within a tokio runtime.
@@ -212,6 +220,14 @@ pub fn connect(config: &ForgeConfig, token: SecretString) -> Result<Arc<dyn Forg
         ForgeKind::Gitlab => Arc::new(gitlab::GitLab::connect(config, token)?),
         ForgeKind::Gitea => Arc::new(gitea::Gitea::connect(config, token)?),
     })
+}
+
+/// A client that reaches a forge's machine and trusts what its other clients trust; it carries no credential.
+///
+/// # Errors
+/// A CA file that cannot be used.
+pub fn http_client(config: &ForgeConfig) -> Result<reqwest::Client, ConfigError> {
+    rest::git_client(config).map_err(|e| rest::unusable(config, e))
 }
 
 /// The configured forges by name.

@@ -176,6 +176,11 @@ pub(super) fn encode(text: &str) -> String {
     out
 }
 
+/// Each part of a path by itself; its slashes stay.
+pub(super) fn encode_path(path: &str) -> String {
+    path.split('/').map(encode).collect::<Vec<_>>().join("/")
+}
+
 pub(super) fn shown(repo: &RepoName, what: impl fmt::Display) -> String {
     format!("{repo}: {what}")
 }

@@ -8,7 +8,7 @@ use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use super::answer::refused;
-use super::rest::{encode, unreadable};
+use super::rest::{encode, encode_path, unreadable};
 use super::{Comment, ForgeError, GitAccess, Status, StatusState, TreeEntry, TreeKind};
 use crate::model::{Actor, RepoName, Sha};
 
@@ -162,8 +162,7 @@ impl Contents {
 
 /// The address of a file's contents at a commit.
 pub(super) fn contents_path(repo: &RepoName, sha: &Sha, path: &str) -> String {
-    let path: Vec<String> = path.split('/').map(encode).collect();
-    format!("{}/contents/{}?ref={sha}", repo_path(repo), path.join("/"))
+    format!("{}/contents/{}?ref={sha}", repo_path(repo), encode_path(path))
 }
 
 /// A commit status as both take it. Both know a `warning`-like state only where a required check of it blocks the merge as a

@@ -85,6 +85,7 @@ pub fn routes() -> Vec<Route> {
         row("GET", "/repos/{*repo}", Read, Page, false, get(pages::repos::show)),
         row("GET", "/pulls/{number}/{*repo}", Read, Page, false, get(pages::repos::pull)),
         row("POST", "/runs/{run}/cancel", Run, Page, false, post(pages::run::cancel)),
+        row("POST", "/runs/{run}/rerun", Run, Page, false, post(pages::run::rerun)),
         row("POST", "/runs/{run}/release", Run, Page, false, post(pages::run::release)),
         row("GET", "/deliveries", Read, Page, true, get(pages::deliveries::list)),
         row("GET", "/deliveries/{delivery}", Read, Page, true, get(pages::deliveries::show)),

@@ -204,6 +204,15 @@ try {
   }
   seen.errors = seen.errors.filter((e) => !/404/.test(e));
 
+  // A failed run again, by its button; last, since lists then show the new one.
+  const again = await open({ colorScheme: "light" });
+  await again.goto(`${given.base}/login?next=/runs/${given.long}`);
+  await again.locator("#token").fill(given.token);
+  await again.getByRole("button", { name: "Sign in" }).click();
+  await again.getByRole("button", { name: "Run what failed again" }).click();
+  await again.waitForFunction((old) => location.pathname.startsWith("/runs/") && location.pathname !== `/runs/${old}`, given.long);
+  result.rerun = await again.locator("#header .meta").textContent();
+
   const plain = await open({ javaScriptEnabled: false });
   await plain.goto(`${given.base}/runs/${given.candidate}`);
   result.plainLines = await plain.locator("#lines .l").count();

@@ -2,27 +2,38 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
+use secrecy::ExposeSecret;
 use serde_json::json;
+use trainyard::clock::SystemClock;
+use trainyard::config::{ForgeKind, SecretSource};
+use trainyard::model::RepoName;
+use trainyard::sandbox::{Sandbox, SandboxOptions};
 use trainyard::store::{OpenOptions, Store};
 
-/// A forge whose token may push to `ada/churn` and only read `ada/leave`.
+/// A forge whose token's account may push to `ada/churn` and only read `ada/leave`.
 async fn forge() -> String {
-    let token =
-        |headers: &axum::http::HeaderMap| headers["authorization"] == "Bearer a-good-token-of-the-forge";
-    let limit = move |headers: axum::http::HeaderMap| async move {
-        let code = if token(&headers) { StatusCode::OK } else { StatusCode::UNAUTHORIZED };
-        // An hour and a half late: the daemon's clock is wrong, or this one.
-        (code, [("date", "Wed, 25 Nov 2020 01:00:00 GMT")], Json(json!({})))
+    let user = |headers: axum::http::HeaderMap| async move {
+        let good = headers["authorization"] == "Bearer a-good-token-of-the-forge";
+        let code = if good { StatusCode::OK } else { StatusCode::UNAUTHORIZED };
+        (code, Json(json!({"id": 7, "login": "ada"})))
     };
-    let repo = |push: bool| move || async move { Json(json!({"permissions": {"pull": true, "push": push}})) };
+    let repo = || async { Json(json!({"id": 1})) };
+    let permission = |word: &'static str| {
+        move || async move { Json(json!({"permission": word, "user": {"id": 7, "login": "ada"}})) }
+    };
     let app = Router::new()
-        .route("/rate_limit", get(limit))
-        .route("/repos/ada/churn", get(repo(true)))
-        .route("/repos/ada/leave", get(repo(false)));
+        // Years late: the daemon's clock is wrong, or this one.
+        .route("/", get(|| async { ([("date", "Wed, 25 Nov 2020 01:00:00 GMT")], "{}") }))
+        .route("/user", get(user))
+        .route("/repos/ada/churn", get(repo))
+        .route("/repos/ada/leave", get(repo))
+        .route("/repos/ada/churn/collaborators/ada/permission", get(permission("write")))
+        .route("/repos/ada/leave/collaborators/ada/permission", get(permission("read")));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
@@ -136,4 +147,40 @@ async fn doctor_finds_what_is_wrong_and_says_how_to_mend_it() {
     let (_, lines) = doctor(&file, &[]).await;
     assert!(mark(&lines, "forge github").1.contains("refuses the token"));
     println!("FIGURE doctor lines={}", lines.len());
+}
+
+/// The same questions at a forge of each kind, and each kind's refusal of a wrong token.
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_asks_every_kind_of_forge() {
+    for kind in [ForgeKind::Github, ForgeKind::Gitlab, ForgeKind::Gitea] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = SandboxOptions::new(dir.path().join("forge"), Arc::new(SystemClock)).shaped(kind);
+        let sandbox = Sandbox::start(options).await.unwrap();
+        sandbox.create_repo(&RepoName::parse("acme/churn").unwrap(), "main").await.unwrap();
+        let file = dir.path().join("trainyard.toml");
+        let token = dir.path().join("token");
+        let of_sandbox = sandbox.forge_config(SecretSource::File(token.clone()), Vec::new());
+        std::fs::write(dir.path().join("secret"), "0123456789abcdef0123456789abcdef").unwrap();
+        let config = format!(
+            "data_dir = {:?}\npublic_url = \"https://ty.example\"\n[forge.it]\nkind = {:?}\nurl = {:?}\napi_url = {:?}\nallow_http = true\n\
+             token = {{ file = {:?} }}\n[[forge.it.hook]]\nid = \"main\"\nrepository = \"acme/churn\"\nsecrets = [{{ file = {:?} }}]\n",
+            dir.path().join("data").display().to_string(),
+            kind.word(),
+            of_sandbox.url,
+            of_sandbox.api_url(),
+            token.display().to_string(),
+            dir.path().join("secret").display().to_string(),
+        );
+        std::fs::write(&file, config).unwrap();
+        std::fs::write(&token, sandbox.token().expose_secret()).unwrap();
+        let (_, lines) = doctor(&file, &[]).await;
+        for about in ["forge it", "token, acme/churn", "clock"] {
+            let line = lines.iter().find(|l| l.1 == about);
+            assert!(line.is_some_and(|l| l.0 == "OK"), "{} {about}: {lines:#?}", kind.word());
+        }
+        std::fs::write(&token, "a-wrong-token").unwrap();
+        let (code, lines) = doctor(&file, &[]).await;
+        let line = lines.iter().find(|l| l.1 == "forge it").unwrap();
+        assert!(code == 1 && line.2.contains("refuses the token"), "{}: {line:?}", kind.word());
+    }
 }

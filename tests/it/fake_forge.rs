@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use trainyard::clock::{Millis, SharedClock};
 use trainyard::forge::{
-    Capabilities, Comment, Commit, Folder, Forge, ForgeError, GitAccess, Permission, Status, TreeEntry,
+    Capabilities, Comment, Commit, Folder, Forge, ForgeError, GitAccess, Page, Permission, Status, TreeEntry,
 };
 use trainyard::model::{Actor, PullRequest, RepoName, Sha};
 
@@ -226,10 +226,13 @@ impl Forge for FakeForge {
     fn capabilities(&self) -> Capabilities {
         Capabilities { status_description: 140, comment_bytes: 65_536 }
     }
-    fn commit_url(&self, repo: &RepoName, sha: &Sha) -> String {
-        format!("https://forge.example/{repo}/commit/{sha}")
-    }
-    fn pull_url(&self, repo: &RepoName, number: i64) -> String {
-        format!("https://forge.example/{repo}/pull/{number}")
+    fn page(&self, repo: &RepoName, what: Page<'_>) -> String {
+        let home = format!("https://forge.example/{repo}");
+        match what {
+            Page::Repository => home,
+            Page::Branch(name) => format!("{home}/tree/{name}"),
+            Page::Commit(sha) => format!("{home}/commit/{sha}"),
+            Page::Pull(number) => format!("{home}/pull/{number}"),
+        }
     }
 }

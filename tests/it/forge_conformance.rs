@@ -14,7 +14,7 @@ use trainyard::clock::SystemClock;
 use trainyard::config::{ForgeKind, SecretSource};
 use trainyard::forge::webhook::{gitea, github, gitlab};
 use trainyard::forge::{
-    self, Folder, Forge, ForgeError, Permission, Status, StatusState, TreeKind, tree_diff,
+    self, Folder, Forge, ForgeError, Page, Permission, Status, StatusState, TreeKind, tree_diff,
 };
 use trainyard::model::{Actor, EventKind, Parsed, PullRequestAction, RepoName, Sha};
 use trainyard::sandbox::{BOT, Fault, FaultKind, NewPull, STRANGER, Sandbox, SandboxOptions, WRITER};
@@ -276,15 +276,18 @@ async fn suite(forge: &dyn Forge, s: &Stage, first: &Sha, second: &Sha, island: 
         assert!(!merged(&nobody(login)).await, "{login}");
     }
 
-    let (pull_page, commit_page) = match s.kind {
-        ForgeKind::Github => ("pull", "commit"),
-        ForgeKind::Gitlab => ("-/merge_requests", "-/commit"),
-        ForgeKind::Gitea => ("pulls", "commit"),
+    let (pull_page, commit_page, branch_page) = match s.kind {
+        ForgeKind::Github => ("pull", "commit", "tree"),
+        ForgeKind::Gitlab => ("-/merge_requests", "-/commit", "-/tree"),
+        ForgeKind::Gitea => ("pulls", "commit", "src/branch"),
     };
     let web = format!("{}/acme/churn", s.sandbox.url());
-    assert_eq!(forge.pull_url(repo, number), format!("{web}/{pull_page}/{number}"));
-    assert_eq!(forge.commit_url(repo, first), format!("{web}/{commit_page}/{first}"));
-    let page = reqwest::get(forge.pull_url(repo, number)).await.expect("a page").text().await.expect("text");
+    assert_eq!(forge.page(repo, Page::Pull(number)), format!("{web}/{pull_page}/{number}"));
+    assert_eq!(forge.page(repo, Page::Commit(first)), format!("{web}/{commit_page}/{first}"));
+    assert_eq!(forge.page(repo, Page::Branch("a/b c?")), format!("{web}/{branch_page}/a/b%20c%3F"));
+    assert_eq!(forge.page(repo, Page::Repository), web);
+    let page =
+        reqwest::get(forge.page(repo, Page::Pull(number))).await.expect("a page").text().await.expect("text");
     assert!(page.contains("Better") && page.contains("Thank you"), "{page}");
 }
 

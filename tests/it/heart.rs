@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use trainyard::clock::{ManualClock, SharedClock};
 use trainyard::config::Config;
 use trainyard::forge::{
-    Capabilities, Comment, Commit, Folder, Forge, ForgeError, Forges, GitAccess, Permission, Status,
+    Capabilities, Comment, Commit, Folder, Forge, ForgeError, Forges, GitAccess, Page, Permission, Status,
     TreeEntry,
 };
 use trainyard::intake::Intake;
@@ -414,11 +414,8 @@ impl Forge for Standstill {
     fn git(&self, repo: &RepoName) -> GitAccess {
         self.real.git(repo)
     }
-    fn commit_url(&self, repo: &RepoName, sha: &Sha) -> String {
-        self.real.commit_url(repo, sha)
-    }
-    fn pull_url(&self, repo: &RepoName, number: i64) -> String {
-        self.real.pull_url(repo, number)
+    fn page(&self, repo: &RepoName, what: Page<'_>) -> String {
+        self.real.page(repo, what)
     }
 }
 

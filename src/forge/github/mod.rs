@@ -13,11 +13,11 @@ use serde_json::json;
 use tokio::sync::OnceCell;
 
 use super::answer::refused;
-use super::rest::{climbs, encode, git_client, shown, unreadable, unusable};
+use super::rest::{climbs, encode, encode_path, git_client, shown, unreadable, unusable};
 use super::webhook::github::Pull;
 use super::wire::{self, repo_path, sha_of};
 use super::{
-    Capabilities, Comment, Commit, Folder, Forge, ForgeError, GitAccess, Permission, Status, TreeEntry,
+    Capabilities, Comment, Commit, Folder, Forge, ForgeError, GitAccess, Page, Permission, Status, TreeEntry,
 };
 use crate::config::{ConfigError, ForgeConfig};
 use crate::model::{Actor, PullRequest, RepoName, Sha};
@@ -256,11 +256,13 @@ impl Forge for GitHub {
         wire::git_access(&self.web, repo, "x-access-token", &self.token, &self.git)
     }
 
-    fn commit_url(&self, repo: &RepoName, sha: &Sha) -> String {
-        format!("{}/{repo}/commit/{sha}", self.web)
-    }
-
-    fn pull_url(&self, repo: &RepoName, number: i64) -> String {
-        format!("{}/{repo}/pull/{number}", self.web)
+    fn page(&self, repo: &RepoName, what: Page<'_>) -> String {
+        let home = format!("{}/{repo}", self.web);
+        match what {
+            Page::Repository => home,
+            Page::Branch(name) => format!("{home}/tree/{}", encode_path(name)),
+            Page::Commit(sha) => format!("{home}/commit/{sha}"),
+            Page::Pull(number) => format!("{home}/pull/{number}"),
+        }
     }
 }

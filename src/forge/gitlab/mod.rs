@@ -27,10 +27,10 @@ use serde::Deserialize;
 use tokio::sync::{Mutex, OnceCell};
 
 use super::answer::refused;
-use super::rest::{Rest, climbs, encode, git_client, shown, unreadable, unusable};
+use super::rest::{Rest, climbs, encode, encode_path, git_client, shown, unreadable, unusable};
 use super::{
-    Capabilities, Comment, Commit, Folder, Forge, ForgeError, GitAccess, Permission, Status, StatusState,
-    TreeEntry, TreeKind,
+    Capabilities, Comment, Commit, Folder, Forge, ForgeError, GitAccess, Page, Permission, Status,
+    StatusState, TreeEntry, TreeKind,
 };
 use crate::config::{ConfigError, ForgeConfig};
 use crate::model::{Actor, PullRequest, RepoName, Sha};
@@ -496,11 +496,13 @@ impl Forge for GitLab {
         }
     }
 
-    fn commit_url(&self, repo: &RepoName, sha: &Sha) -> String {
-        format!("{}/{repo}/-/commit/{sha}", self.web)
-    }
-
-    fn pull_url(&self, repo: &RepoName, number: i64) -> String {
-        format!("{}/{repo}/-/merge_requests/{number}", self.web)
+    fn page(&self, repo: &RepoName, what: Page<'_>) -> String {
+        let home = format!("{}/{repo}", self.web);
+        match what {
+            Page::Repository => home,
+            Page::Branch(name) => format!("{home}/-/tree/{}", encode_path(name)),
+            Page::Commit(sha) => format!("{home}/-/commit/{sha}"),
+            Page::Pull(number) => format!("{home}/-/merge_requests/{number}"),
+        }
     }
 }

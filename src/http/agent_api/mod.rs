@@ -234,8 +234,27 @@ async fn whole(body: Body, limit: usize) -> Answer<Bytes> {
 
 async fn parsed<T: DeserializeOwned>(body: Body) -> Answer<T> {
     let bytes = whole(body, CHUNK_BYTES).await?;
-    serde_json::from_slice(&bytes)
-        .map_err(|error| CallError::bad(format!("the body is not what this call takes: {error}")))
+    let read = if memchr::memmem::find(&bytes, b"\\u0000").is_some() {
+        serde_json::from_slice(&bytes).map(without_nul).and_then(serde_json::from_value)
+    } else {
+        serde_json::from_slice(&bytes)
+    };
+    read.map_err(|error| CallError::bad(format!("the body is not what this call takes: {error}")))
+}
+
+/// Postgres takes no text with a NUL, and an agent would repeat a refused call for ever: U+FFFD stands in its place.
+fn without_nul(mut value: serde_json::Value) -> serde_json::Value {
+    use serde_json::Value;
+    let clean = |text: String| text.replace('\0', "\u{fffd}");
+    match &mut value {
+        Value::String(text) => *text = clean(std::mem::take(text)),
+        Value::Array(items) => items.iter_mut().for_each(|item| *item = without_nul(item.take())),
+        Value::Object(fields) => {
+            *fields = std::mem::take(fields).into_iter().map(|(k, v)| (clean(k), without_nul(v))).collect();
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+    value
 }
 
 /// [`Version`] beside other parameters: a flattened query holds text alone.

@@ -1,5 +1,7 @@
 //! `/runs/{run}`: everything of one run.
 
+use std::sync::Arc;
+
 use askama::Template;
 use askama::filters::Safe;
 use axum::extract::State;
@@ -13,6 +15,7 @@ use super::metrics::{self, Table};
 use super::runs::title;
 use super::{Shell, data, render, report};
 use crate::clock::Millis;
+use crate::forge::{Forge, Page};
 use crate::http::api::{self, FoundRun, run_for};
 use crate::http::app::Web;
 use crate::http::auth::{Who, escape_query};
@@ -22,7 +25,7 @@ use crate::http::problem::Problem;
 use crate::http::terminal::Span;
 use crate::http::text::{self, Shown, shown, shown_cut, shown_lines};
 use crate::model::params::{self, Reported};
-use crate::model::{AttemptState, MetricSource, RunState, StepState};
+use crate::model::{AttemptState, MetricSource, RepoName, RunState, StepState};
 use crate::report::comment::without_summary;
 use crate::store::attempts::AttemptRow;
 use crate::store::comparisons::ComparisonRow;
@@ -59,6 +62,9 @@ struct Page {
     held: bool,
     trusted: bool,
     can_cancel: bool,
+    can_rerun: bool,
+    /// Some step was not good: the good ones may be taken over.
+    can_rerun_failed: bool,
     can_release: bool,
     branch: Shown,
     branch_url: Option<String>,
@@ -191,21 +197,20 @@ pub fn telling(steps: &[StepRow]) -> Option<&StepRow> {
 }
 
 /// Web pages of a repository at its forge.
-pub struct ForgeLinks(Option<String>);
+pub struct ForgeLinks<'a> {
+    forge: Option<&'a Arc<dyn Forge>>,
+    repo: &'a RepoName,
+}
 
-impl ForgeLinks {
-    pub fn new(web: &Web, repo: &RepoRow) -> Self {
-        let base = web.app.config.forge.get(&repo.forge).map(|f| f.url.trim_end_matches('/').to_owned());
+impl<'a> ForgeLinks<'a> {
+    pub fn new(web: &'a Web, repo: &'a RepoRow) -> Self {
+        Self { forge: web.app.forges.get(&repo.forge), repo: &repo.name }
+    }
+    /// None when the forge is not configured any more.
+    pub fn at(&self, what: Page<'_>) -> Option<String> {
+        let url = self.forge?.page(self.repo, what);
         // Only what is certainly a web address becomes a link.
-        let base = base.filter(|b| b.starts_with("https://") || b.starts_with("http://"));
-        Self(base.map(|b| format!("{b}/{}", repo.name)))
-    }
-    /// The repository itself.
-    pub fn home(&self) -> Option<String> {
-        self.0.clone()
-    }
-    pub fn at(&self, kind: &str, what: &str) -> Option<String> {
-        self.0.as_ref().map(|base| format!("{base}/{kind}/{}", escape_query(what)))
+        (url.starts_with("https://") || url.starts_with("http://")).then_some(url)
     }
 }
 
@@ -311,12 +316,14 @@ pub async fn show(
         held: run.state == RunState::Held,
         trusted: run.trusted,
         can_cancel: open && run.cancel_request.is_none() && who.may(Scope::Run),
+        can_rerun: !open && run.state != RunState::Skipped && who.may(Scope::Run),
+        can_rerun_failed: matches!(run.state, RunState::Failed | RunState::Errored | RunState::Cancelled),
         can_release: who.may(Scope::Run),
         branch: shown_cut(&run.branch, 100),
-        branch_url: links.at("tree", &run.branch),
+        branch_url: links.at(Page::Branch(&run.branch)),
         sha: run.head_sha.to_string(),
         sha_short: run.head_sha.short().to_owned(),
-        commit_url: links.at("commit", run.head_sha.as_str()),
+        commit_url: links.at(Page::Commit(&run.head_sha)),
         pulls: pulls.collect(),
         actor: shown_cut(&run.actor, 60),
         trigger: shown_cut(&run.trigger_key, 80),
@@ -515,7 +522,7 @@ async fn reports(
     web: &Web,
     repo: &RepoRow,
     comparisons: &[ComparisonRow],
-    links: &ForgeLinks,
+    links: &ForgeLinks<'_>,
 ) -> Result<(Vec<Report>, bool), Problem> {
     let mut reports = Vec::new();
     let mut waiting = false;
@@ -529,7 +536,7 @@ async fn reports(
         waiting |= row.state == OutboxState::Pending;
         reports.push(Report {
             number,
-            url: links.at("pull", &number.to_string()).unwrap_or_default(),
+            url: links.at(Page::Pull(number)).unwrap_or_default(),
             state: match row.state {
                 OutboxState::Sent => "",
                 OutboxState::Pending => "on its way",
@@ -550,6 +557,26 @@ pub async fn cancel(
     let run = run_for(&web, &who, &id).await?.view.run;
     api::cancel_run(&web, &who, &run, "").await?;
     Ok(Redirect::to(&format!("/runs/{}", run.id)).into_response())
+}
+
+#[derive(Debug, Deserialize)]
+pub struct RerunForm {
+    /// Present: good steps are taken over.
+    #[serde(default)]
+    failed: Option<String>,
+}
+
+/// `POST /runs/{run}/rerun`
+pub async fn rerun(
+    State(web): State<Web>,
+    Extension(who): Extension<Who>,
+    Path(id): Path<String>,
+    Form(form): Form<RerunForm>,
+) -> Result<Response, Problem> {
+    let run = run_for(&web, &who, &id).await?.view.run;
+    let ask = api::RerunAsk { failed: form.failed.is_some(), no_cache: false };
+    let new = api::rerun_run(&web, &who, &run, &ask).await?;
+    Ok(Redirect::to(&format!("/runs/{new}")).into_response())
 }
 
 #[derive(Debug, Deserialize)]
