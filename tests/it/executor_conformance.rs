@@ -231,7 +231,8 @@ async fn kubernetes_on_a_real_cluster() {
         ))
     })
     .await;
-    assert_eq!(namespace.left(), Vec::<String>::new());
+    // The garbage collector takes a finished pod a moment after its Job.
+    until("nothing is left", || namespace.left().is_empty()).await;
     println!("FIGURE executor_conformance kubernetes_s={:.1}", began.elapsed().as_secs_f64());
 }
 
