@@ -125,7 +125,17 @@ const log = {
     if (this.button) this.button.hidden = true;
   },
 
+  // Where the end was when the log last went there.
+  end: 0,
+
+  toEnd() {
+    this.lines.scrollTop = this.lines.scrollHeight;
+    this.end = this.lines.scrollTop;
+  },
+
   append({ lines, partial }) {
+    // A reader who has scrolled back since the last line may not have been heard yet.
+    if (this.following && this.lines.scrollTop < this.end - 24) this.follow(false, false);
     this.partial?.remove();
     this.partial = null;
     const some = document.createDocumentFragment();
@@ -133,7 +143,7 @@ const log = {
     if (partial) some.append((this.partial = row(partial)));
     this.lines.append(some);
     while (this.lines.childElementCount > LINES_MAX) this.lines.firstElementChild.remove();
-    if (this.following) this.lines.scrollTop = this.lines.scrollHeight;
+    if (this.following) this.toEnd();
   },
 
   note(text) {
@@ -145,7 +155,7 @@ const log = {
   follow(on, jump = true) {
     this.following = on;
     this.button?.setAttribute("aria-pressed", String(on));
-    if (on && jump) this.lines.scrollTop = this.lines.scrollHeight;
+    if (on && jump) this.toEnd();
   },
 
   // The run has moved on to another step or try: go along, unless the reader chose this one.

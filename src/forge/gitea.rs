@@ -17,7 +17,8 @@ use super::rest::{Rest, climbs, encode, encode_path, git_client, shown, unreadab
 use super::webhook::gitea::Pull;
 use super::wire::{self, repo_path, sha_of};
 use super::{
-    Capabilities, Comment, Commit, Folder, Forge, ForgeError, GitAccess, Page, Permission, Status, TreeEntry,
+    Capabilities, Comment, Commit, Folder, Forge, ForgeError, GitAccess, Permission, Status, TreeEntry,
+    WebPage,
 };
 use crate::config::{ConfigError, ForgeConfig};
 use crate::model::{Actor, PullRequest, RepoName, Sha};
@@ -348,13 +349,13 @@ impl Forge for Gitea {
         wire::git_access(&self.web, repo, "trainyard", &self.token, &self.git)
     }
 
-    fn page(&self, repo: &RepoName, what: Page<'_>) -> String {
+    fn page(&self, repo: &RepoName, what: WebPage<'_>) -> String {
         let home = format!("{}/{repo}", self.web);
         match what {
-            Page::Repository => home,
-            Page::Branch(name) => format!("{home}/src/branch/{}", encode_path(name)),
-            Page::Commit(sha) => format!("{home}/commit/{sha}"),
-            Page::Pull(number) => format!("{home}/pulls/{number}"),
+            WebPage::Repository => home,
+            WebPage::Branch(name) => format!("{home}/src/branch/{}", encode_path(name)),
+            WebPage::Commit(sha) => format!("{home}/commit/{sha}"),
+            WebPage::Pull(number) => format!("{home}/pulls/{number}"),
         }
     }
 }

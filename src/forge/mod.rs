@@ -198,12 +198,12 @@ pub trait Forge: Send + Sync + std::fmt::Debug {
     fn capabilities(&self) -> Capabilities;
     fn git(&self, repo: &RepoName) -> GitAccess;
     /// The address of a page for people.
-    fn page(&self, repo: &RepoName, what: Page<'_>) -> String;
+    fn page(&self, repo: &RepoName, what: WebPage<'_>) -> String;
 }
 
 /// What a forge shows people a page of.
 #[derive(Debug, Clone, Copy)]
-pub enum Page<'a> {
+pub enum WebPage<'a> {
     Repository,
     Branch(&'a str),
     Commit(&'a Sha),

@@ -7,7 +7,7 @@ use super::facts::{Broken, Facts, GroupRun, PipelineFile};
 use super::filter::has_paths;
 use super::plan::{group, head_of, trusted, trusted_run, variables};
 use crate::clock::Millis;
-use crate::forge::{Commit, Forge, ForgeError, Page, Permission, TreeEntry, TreeKind, tree_diff};
+use crate::forge::{Commit, Forge, ForgeError, Permission, TreeEntry, TreeKind, WebPage, tree_diff};
 use crate::model::{
     Actor, Event, EventKind, PullRequest, PullRequestAction, PullRequestEvent, Push, RepoId, Sha,
 };
@@ -202,8 +202,9 @@ async fn changed(
         _ => return Ok(None),
     };
     // Between two commits nothing ever changes; a branch moves.
-    let key =
-        Sha::parse(from).is_ok().then(|| format!("{from} {merged} {}", forge.page(repo, Page::Commit(sha))));
+    let key = Sha::parse(from)
+        .is_ok()
+        .then(|| format!("{from} {merged} {}", forge.page(repo, WebPage::Commit(sha))));
     if let Some(paths) = key.as_ref().and_then(|key| heads.changes.get(key)) {
         return Ok(Some(paths.as_ref().clone()));
     }
@@ -237,7 +238,7 @@ pub struct Head {
 impl Heads {
     async fn of(&self, forge: &dyn Forge, event: &Event, sha: &Sha) -> Result<Arc<Head>, ForgeError> {
         // The commit's page names forge, repository and commit.
-        let key = forge.page(&event.repo.name, Page::Commit(sha));
+        let key = forge.page(&event.repo.name, WebPage::Commit(sha));
         if let Some(head) = self.heads.get(&key) {
             return Ok(head);
         }

@@ -8,7 +8,7 @@ use super::view::{BaselineView, ComparisonView, Cost, Curve, FailedStep, Section
 use crate::blob::{BlobError, Blobs};
 use crate::clock::Millis;
 use crate::config::PoolConfig;
-use crate::forge::{Forge, Page};
+use crate::forge::{Forge, WebPage};
 use crate::model::{MetricSource, Outcome, Plan, RunId, RunState, StepState, Verdict, params};
 use crate::store::Store;
 use crate::store::attempts::{AttemptRow, StoredMetric};
@@ -48,7 +48,7 @@ impl Gatherer<'_> {
             run_id: run.id.to_string(),
             sha: run.head_sha.clone(),
             run_url: self.run_url(&run.id),
-            commit_url: self.forge.page(&self.repo.name, Page::Commit(&run.head_sha)),
+            commit_url: self.forge.page(&self.repo.name, WebPage::Commit(&run.head_sha)),
             state: run.state,
             reason: run.reason.clone(),
             trusted: run.trusted,

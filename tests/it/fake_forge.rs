@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use trainyard::clock::{Millis, SharedClock};
 use trainyard::forge::{
-    Capabilities, Comment, Commit, Folder, Forge, ForgeError, GitAccess, Page, Permission, Status, TreeEntry,
+    Capabilities, Comment, Commit, Folder, Forge, ForgeError, GitAccess, Permission, Status, TreeEntry,
+    WebPage,
 };
 use trainyard::model::{Actor, PullRequest, RepoName, Sha};
 
@@ -226,13 +227,13 @@ impl Forge for FakeForge {
     fn capabilities(&self) -> Capabilities {
         Capabilities { status_description: 140, comment_bytes: 65_536 }
     }
-    fn page(&self, repo: &RepoName, what: Page<'_>) -> String {
+    fn page(&self, repo: &RepoName, what: WebPage<'_>) -> String {
         let home = format!("https://forge.example/{repo}");
         match what {
-            Page::Repository => home,
-            Page::Branch(name) => format!("{home}/tree/{name}"),
-            Page::Commit(sha) => format!("{home}/commit/{sha}"),
-            Page::Pull(number) => format!("{home}/pull/{number}"),
+            WebPage::Repository => home,
+            WebPage::Branch(name) => format!("{home}/tree/{name}"),
+            WebPage::Commit(sha) => format!("{home}/commit/{sha}"),
+            WebPage::Pull(number) => format!("{home}/pull/{number}"),
         }
     }
 }

@@ -14,7 +14,7 @@ use trainyard::clock::SystemClock;
 use trainyard::config::{ForgeKind, SecretSource};
 use trainyard::forge::webhook::{gitea, github, gitlab};
 use trainyard::forge::{
-    self, Folder, Forge, ForgeError, Page, Permission, Status, StatusState, TreeKind, tree_diff,
+    self, Folder, Forge, ForgeError, Permission, Status, StatusState, TreeKind, WebPage, tree_diff,
 };
 use trainyard::model::{Actor, EventKind, Parsed, PullRequestAction, RepoName, Sha};
 use trainyard::sandbox::{BOT, Fault, FaultKind, NewPull, STRANGER, Sandbox, SandboxOptions, WRITER};
@@ -282,12 +282,16 @@ async fn suite(forge: &dyn Forge, s: &Stage, first: &Sha, second: &Sha, island: 
         ForgeKind::Gitea => ("pulls", "commit", "src/branch"),
     };
     let web = format!("{}/acme/churn", s.sandbox.url());
-    assert_eq!(forge.page(repo, Page::Pull(number)), format!("{web}/{pull_page}/{number}"));
-    assert_eq!(forge.page(repo, Page::Commit(first)), format!("{web}/{commit_page}/{first}"));
-    assert_eq!(forge.page(repo, Page::Branch("a/b c?")), format!("{web}/{branch_page}/a/b%20c%3F"));
-    assert_eq!(forge.page(repo, Page::Repository), web);
-    let page =
-        reqwest::get(forge.page(repo, Page::Pull(number))).await.expect("a page").text().await.expect("text");
+    assert_eq!(forge.page(repo, WebPage::Pull(number)), format!("{web}/{pull_page}/{number}"));
+    assert_eq!(forge.page(repo, WebPage::Commit(first)), format!("{web}/{commit_page}/{first}"));
+    assert_eq!(forge.page(repo, WebPage::Branch("a/b c?")), format!("{web}/{branch_page}/a/b%20c%3F"));
+    assert_eq!(forge.page(repo, WebPage::Repository), web);
+    let page = reqwest::get(forge.page(repo, WebPage::Pull(number)))
+        .await
+        .expect("a page")
+        .text()
+        .await
+        .expect("text");
     assert!(page.contains("Better") && page.contains("Thank you"), "{page}");
 }
 

@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 use trainyard::clock::{ManualClock, SharedClock};
 use trainyard::config::Config;
 use trainyard::forge::{
-    Capabilities, Comment, Commit, Folder, Forge, ForgeError, Forges, GitAccess, Page, Permission, Status,
-    TreeEntry,
+    Capabilities, Comment, Commit, Folder, Forge, ForgeError, Forges, GitAccess, Permission, Status,
+    TreeEntry, WebPage,
 };
 use trainyard::intake::Intake;
 use trainyard::model::*;
@@ -414,7 +414,7 @@ impl Forge for Standstill {
     fn git(&self, repo: &RepoName) -> GitAccess {
         self.real.git(repo)
     }
-    fn page(&self, repo: &RepoName, what: Page<'_>) -> String {
+    fn page(&self, repo: &RepoName, what: WebPage<'_>) -> String {
         self.real.page(repo, what)
     }
 }

@@ -17,7 +17,8 @@ use super::rest::{climbs, encode, encode_path, git_client, shown, unreadable, un
 use super::webhook::github::Pull;
 use super::wire::{self, repo_path, sha_of};
 use super::{
-    Capabilities, Comment, Commit, Folder, Forge, ForgeError, GitAccess, Page, Permission, Status, TreeEntry,
+    Capabilities, Comment, Commit, Folder, Forge, ForgeError, GitAccess, Permission, Status, TreeEntry,
+    WebPage,
 };
 use crate::config::{ConfigError, ForgeConfig};
 use crate::model::{Actor, PullRequest, RepoName, Sha};
@@ -256,13 +257,13 @@ impl Forge for GitHub {
         wire::git_access(&self.web, repo, "x-access-token", &self.token, &self.git)
     }
 
-    fn page(&self, repo: &RepoName, what: Page<'_>) -> String {
+    fn page(&self, repo: &RepoName, what: WebPage<'_>) -> String {
         let home = format!("{}/{repo}", self.web);
         match what {
-            Page::Repository => home,
-            Page::Branch(name) => format!("{home}/tree/{}", encode_path(name)),
-            Page::Commit(sha) => format!("{home}/commit/{sha}"),
-            Page::Pull(number) => format!("{home}/pull/{number}"),
+            WebPage::Repository => home,
+            WebPage::Branch(name) => format!("{home}/tree/{}", encode_path(name)),
+            WebPage::Commit(sha) => format!("{home}/commit/{sha}"),
+            WebPage::Pull(number) => format!("{home}/pull/{number}"),
         }
     }
 }

@@ -29,8 +29,8 @@ use tokio::sync::{Mutex, OnceCell};
 use super::answer::refused;
 use super::rest::{Rest, climbs, encode, encode_path, git_client, shown, unreadable, unusable};
 use super::{
-    Capabilities, Comment, Commit, Folder, Forge, ForgeError, GitAccess, Page, Permission, Status,
-    StatusState, TreeEntry, TreeKind,
+    Capabilities, Comment, Commit, Folder, Forge, ForgeError, GitAccess, Permission, Status, StatusState,
+    TreeEntry, TreeKind, WebPage,
 };
 use crate::config::{ConfigError, ForgeConfig};
 use crate::model::{Actor, PullRequest, RepoName, Sha};
@@ -496,13 +496,13 @@ impl Forge for GitLab {
         }
     }
 
-    fn page(&self, repo: &RepoName, what: Page<'_>) -> String {
+    fn page(&self, repo: &RepoName, what: WebPage<'_>) -> String {
         let home = format!("{}/{repo}", self.web);
         match what {
-            Page::Repository => home,
-            Page::Branch(name) => format!("{home}/-/tree/{}", encode_path(name)),
-            Page::Commit(sha) => format!("{home}/-/commit/{sha}"),
-            Page::Pull(number) => format!("{home}/-/merge_requests/{number}"),
+            WebPage::Repository => home,
+            WebPage::Branch(name) => format!("{home}/-/tree/{}", encode_path(name)),
+            WebPage::Commit(sha) => format!("{home}/-/commit/{sha}"),
+            WebPage::Pull(number) => format!("{home}/-/merge_requests/{number}"),
         }
     }
 }

@@ -129,7 +129,7 @@ struct From {
 #[derive(Deserialize)]
 pub(in crate::forge) struct Pull {
     #[serde(flatten)]
-    pull: PullHead,
+    about: PullHead,
     head: Object<PullEnd>,
     base: Object<PullEnd>,
 }
@@ -146,8 +146,8 @@ struct PullEnd {
 impl Pull {
     pub(in crate::forge) fn read(self) -> Result<PullRequest, String> {
         let (head, base) = (self.head.0, self.base.0);
-        let draft = self.pull.draft.unwrap_or_else(|| is_draft_title(&self.pull.title));
-        self.pull.read(
+        let draft = self.about.draft.unwrap_or_else(|| is_draft_title(&self.about.title));
+        self.about.read(
             (&head.branch, &head.sha),
             (&base.branch, &base.sha),
             head.repo_id != base.repo_id,

@@ -129,7 +129,7 @@ struct Changes {
 #[derive(Deserialize)]
 pub(in crate::forge) struct Pull {
     #[serde(flatten)]
-    pull: PullHead,
+    about: PullHead,
     head: Object<PullEnd>,
     base: Object<PullEnd>,
 }
@@ -153,8 +153,8 @@ impl Pull {
         let (head, base) = (self.head.0, self.base.0);
         let base_repo = base.repo.ok_or("the pull request has no base repository")?;
         let fork = head.repo.is_none_or(|head| head.0.id != base_repo.0.id);
-        let draft = self.pull.draft.unwrap_or(false);
-        self.pull.read((&head.branch, &head.sha), (&base.branch, &base.sha), fork, draft)
+        let draft = self.about.draft.unwrap_or(false);
+        self.about.read((&head.branch, &head.sha), (&base.branch, &base.sha), fork, draft)
     }
 }
 

@@ -10,6 +10,7 @@ use super::metrics::{self, Drawn};
 use super::run::ForgeLinks;
 use super::runs::{Item, items, title};
 use super::{Shell, render};
+use crate::forge::WebPage;
 use crate::http::api::{POINTS_MAX, PageQuery, TREND, repo_cursor, repo_for};
 use crate::http::app::Web;
 use crate::http::auth::{Who, escape_query};
@@ -135,7 +136,7 @@ pub async fn show(
         query: path.clone(),
         path,
         forge: shown(&repo.forge),
-        url: ForgeLinks::new(&web, &repo).at(Page::Repository),
+        url: ForgeLinks::new(&web, &repo).at(WebPage::Repository),
         branch: shown_cut(&repo.default_branch, 60),
         ticks: ticks.collect(),
         charts,
@@ -226,7 +227,7 @@ pub async fn pull(
         repo: shown(repo.name.as_str()),
         query: path.clone(),
         path,
-        url: ForgeLinks::new(&web, &repo).at(Page::Pull(number)),
+        url: ForgeLinks::new(&web, &repo).at(WebPage::Pull(number)),
         branch: shown_cut(&row.pull.head_branch, 60),
         base: shown_cut(&row.pull.base_branch, 60),
         author: shown_cut(&row.pull.author.login, 60),

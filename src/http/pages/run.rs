@@ -15,7 +15,7 @@ use super::metrics::{self, Table};
 use super::runs::title;
 use super::{Shell, data, render, report};
 use crate::clock::Millis;
-use crate::forge::{Forge, Page};
+use crate::forge::{Forge, WebPage};
 use crate::http::api::{self, FoundRun, run_for};
 use crate::http::app::Web;
 use crate::http::auth::{Who, escape_query};
@@ -207,7 +207,7 @@ impl<'a> ForgeLinks<'a> {
         Self { forge: web.app.forges.get(&repo.forge), repo: &repo.name }
     }
     /// None when the forge is not configured any more.
-    pub fn at(&self, what: Page<'_>) -> Option<String> {
+    pub fn at(&self, what: WebPage<'_>) -> Option<String> {
         let url = self.forge?.page(self.repo, what);
         // Only what is certainly a web address becomes a link.
         (url.starts_with("https://") || url.starts_with("http://")).then_some(url)
@@ -320,10 +320,10 @@ pub async fn show(
         can_rerun_failed: matches!(run.state, RunState::Failed | RunState::Errored | RunState::Cancelled),
         can_release: who.may(Scope::Run),
         branch: shown_cut(&run.branch, 100),
-        branch_url: links.at(Page::Branch(&run.branch)),
+        branch_url: links.at(WebPage::Branch(&run.branch)),
         sha: run.head_sha.to_string(),
         sha_short: run.head_sha.short().to_owned(),
-        commit_url: links.at(Page::Commit(&run.head_sha)),
+        commit_url: links.at(WebPage::Commit(&run.head_sha)),
         pulls: pulls.collect(),
         actor: shown_cut(&run.actor, 60),
         trigger: shown_cut(&run.trigger_key, 80),
@@ -536,7 +536,7 @@ async fn reports(
         waiting |= row.state == OutboxState::Pending;
         reports.push(Report {
             number,
-            url: links.at(Page::Pull(number)).unwrap_or_default(),
+            url: links.at(WebPage::Pull(number)).unwrap_or_default(),
             state: match row.state {
                 OutboxState::Sent => "",
                 OutboxState::Pending => "on its way",

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::model::Event;
 
 const SECRET: &[u8] = b"It's a Secret to Everybody";
 
