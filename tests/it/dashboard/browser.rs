@@ -81,11 +81,7 @@ async fn pages_live_in_a_browser_and_run_nobody_elses_script() {
     assert_eq!(string("firstFocus"), "Skip to content");
     assert!(string("wrongLogin").contains("not valid"));
     assert!(string("cancelled").contains("cancelled by token runner"));
-    assert!(
-        string("rerun").contains("re-run 1"),
-        "{}",
-        string("rerun")
-    );
+    assert!(string("rerun").contains("re-run 1"), "{}", string("rerun"));
     assert!(number("plainLines") > 0 && number("plainCurves") > 3, "the page works without its script");
 
     assert!(number("chartEvents") > 2, "curves come by events: {saw:#}");

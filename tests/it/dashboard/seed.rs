@@ -309,6 +309,7 @@ impl Dashboard {
             actor: actor.into(),
             plan: graph(),
             concurrency: None,
+            generation: 1,
             ..new_run(repo, &digest(n), state)
         };
         let queued = RunState::Queued;
@@ -385,6 +386,7 @@ impl Dashboard {
             actor: actor.into(),
             plan: graph(),
             concurrency: None,
+            generation: 1,
             ..new_run(&repo, &digest(n), RunState::Queued)
         };
         const WORK: [&str; 8] = [
