@@ -25,6 +25,8 @@ use crate::forge::Permission;
 use crate::model::{RepoName, Sha};
 
 const MAX_JSON_FILE: u64 = 10 << 20;
+/// Characters of a status's description: our own bound, Gitea's column is longer.
+const MAX_DESCRIPTION: usize = 255;
 /// The most items that one page holds.
 const MAX_PAGE: usize = 50;
 /// Commits that a push lists (`FeedMaxCommitNum`).
@@ -254,7 +256,7 @@ async fn create_status(
     if git.resolve(&sha).await.is_none() {
         return Err(not_found());
     }
-    let posted = take_status(&inner, &name, &caller, sha, &body)?;
+    let posted = take_status(&inner, &name, &caller, sha, &body, MAX_DESCRIPTION)?;
     let shape = inner.with_repo(&name, |at, repo, _| status_shape(at, repo, &posted, &caller))?;
     Ok((StatusCode::CREATED, axum::Json(shape)))
 }

@@ -465,18 +465,19 @@ async fn create_status(
     if !known {
         return Err(refuse(StatusCode::UNPROCESSABLE_ENTITY, &format!("No commit found for SHA: {sha}")));
     }
-    let posted = take_status(&inner, &name, &caller, sha, &body)?;
+    let posted = take_status(&inner, &name, &caller, sha, &body, MAX_DESCRIPTION)?;
     let shape = inner.with_repo(&name, |at, repo, _| shapes::status(at, repo, &posted, &caller))?;
     Ok((StatusCode::CREATED, axum::Json(shape)))
 }
 
-/// Reads a status as GitHub and Gitea take it, within GitHub's limits, and keeps it.
+/// Reads a status as GitHub and Gitea take it and keeps it. `limit`: of the description, in characters.
 pub(super) fn take_status(
     inner: &Inner,
     name: &RepoName,
     caller: &Account,
     sha: String,
     body: &[u8],
+    limit: usize,
 ) -> Result<PostedStatus, Refusal> {
     let new: NewStatus =
         serde_json::from_slice(body).map_err(|_| refuse(StatusCode::BAD_REQUEST, "Problems parsing JSON"))?;
@@ -485,12 +486,12 @@ pub(super) fn take_status(
     if !["pending", "success", "failure", "error"].contains(&new.state.as_str()) {
         return Err(invalid("Status", "state", "invalid", "state is not included in the list"));
     }
-    if chars(&new.description) > MAX_DESCRIPTION {
+    if chars(&new.description) > limit {
         return Err(invalid(
             "Status",
             "description",
             "custom",
-            "description is too long (maximum is 140 characters)",
+            &format!("description is too long (maximum is {limit} characters)"),
         ));
     }
     if context.chars().count() > MAX_CONTEXT {
