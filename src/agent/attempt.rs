@@ -28,7 +28,7 @@ use super::protocol::{
 use super::script::{self, Places};
 use super::source::{Fetch, NoSource};
 use super::spool::Spool;
-use super::{artifacts, data, inputs, logs, metrics, mlflow, outcome, paths, proc};
+use super::{artifacts, data, inputs, logs, metrics, mlflow, outcome, paths, predictions, proc, sheet};
 use crate::clock::SystemClock;
 use crate::model::EndClass;
 
@@ -447,6 +447,9 @@ impl Attempt {
         if let Some(server) = &tracking {
             collectors.add(Box::new(server.runs()));
         }
+        if let Some(wanted) = &self.spec.predictions {
+            collectors.add_last(Box::new(predictions::Reader::new(&places.source, wanted.clone())));
+        }
         let metrics = tokio::spawn(async move { metrics::ship(&client, collectors, first, is_done).await });
 
         let oom_before = proc::oom_kills();
@@ -696,7 +699,11 @@ impl Attempt {
         spool: &SharedSpool,
     ) -> Outcome {
         let patterns = match (outcome.class, &self.spec.checkpoint) {
-            (EndClass::Succeeded, _) => self.spec.artifacts.clone(),
+            (EndClass::Succeeded, _) => {
+                let sheet = places.source.join(sheet::PATH).is_file() && self.spec.predictions.is_some();
+                let sheet = sheet.then(|| sheet::PATH.to_owned());
+                self.spec.artifacts.iter().cloned().chain(sheet).collect()
+            }
             (EndClass::Checkpointed | EndClass::Preempted, Some(path)) => vec![path.clone()],
             _ => return outcome,
         };

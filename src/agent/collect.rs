@@ -66,6 +66,11 @@ impl Collectors {
         self.all.insert(0, collector);
     }
 
+    /// One more, whose word counts when others say the same name.
+    pub fn add_last(&mut self, collector: Box<dyn Collector>) {
+        self.all.push(collector);
+    }
+
     pub fn poll(&mut self, found: &mut Found, last: bool) {
         for collector in &mut self.all {
             collector.poll(found, last);

@@ -145,7 +145,16 @@ impl Daemon {
             (Arc::new(Reconciler::new(store.clone(), clock.clone(), config.clone(), settings, executors)), 8),
             (Arc::new(Scheduler::new(store.clone(), clock.clone(), config.clone(), instance.clone())), 1),
             (Arc::new(Looker::new(store.clone(), forges.clone(), clock.clone(), config.clone())), 2),
-            (Arc::new(Comparer::new(store.clone(), forges.clone(), clock.clone(), config.clone())), 4),
+            (
+                Arc::new(Comparer::new(
+                    store.clone(),
+                    forges.clone(),
+                    clock.clone(),
+                    config.clone(),
+                    blobs.clone(),
+                )),
+                4,
+            ),
             (
                 Arc::new(Reporter::new(
                     store.clone(),

@@ -21,7 +21,7 @@ use crate::agent::mask::Masker;
 use crate::agent::outcome::{self, Outcome, Signs};
 use crate::agent::process::{self, Limits, Output, Stop};
 use crate::agent::script::{self, Places};
-use crate::agent::{artifacts, data, mlflow, paths};
+use crate::agent::{artifacts, data, mlflow, paths, predictions};
 use crate::clock::SystemClock;
 use crate::model::plan::StepSpec;
 use crate::model::{EndClass, Plan};
@@ -230,6 +230,9 @@ impl Here<'_> {
         if let Some(server) = &tracking {
             collectors.add(Box::new(server.runs()));
             env.extend(server.environment(&env));
+        }
+        if let Some(wanted) = &self.plan.metrics.predictions {
+            collectors.add_last(Box::new(predictions::Reader::new(&self.tree, wanted.clone())));
         }
         let deadline = Instant::now() + Duration::from_millis(step.timeout_ms.max(0) as u64);
         let (mut stream, mut out, mut tail) = (masker.stream(), Vec::new(), Vec::new());

@@ -98,6 +98,9 @@ pub struct Evidence {
     /// Values of the candidate; pairs, when it is paired.
     pub count: u64,
     pub baseline_count: u64,
+    /// Examples of the test set beside the seeds, when both are behind the interval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub examples: Option<u64>,
     /// Two-sided: 0.95.
     pub level: f64,
     /// Ends of the interval of `delta`, not turned by the metric's direction.
@@ -110,16 +113,16 @@ pub struct Evidence {
 impl Evidence {
     /// `3 seeds, paired`, `3 against 2 seeds`.
     pub fn basis(&self) -> String {
-        let unit = match self.unit {
-            Unit::Seeds => "seeds",
-            Unit::Folds => "folds",
-        };
+        let unit = self.unit.word();
+        if let Some(examples) = self.examples {
+            return format!("{} {unit}, {} examples, paired", self.count, grouped(examples));
+        }
         match self.method {
             Method::WelchT if self.count != self.baseline_count => {
                 format!("{} against {} {unit}", self.count, self.baseline_count)
             }
             Method::WelchT => format!("{} {unit} a side", self.count),
-            Method::PairedT | Method::NadeauBengio => format!("{} {unit}, paired", self.count),
+            _ => format!("{} {unit}, paired", grouped(self.count)),
         }
     }
     /// Zero lies outside of the interval.
@@ -138,6 +141,14 @@ pub enum Method {
     WelchT,
     /// The paired t test over folds, corrected for what their training data share (Nadeau and Bengio 2003).
     NadeauBengio,
+    /// The paired bootstrap over examples (BCa).
+    Bootstrap,
+    /// As the bootstrap; the p-value is McNemar's exact one.
+    Mcnemar,
+    /// `DeLong`'s comparison of two areas under ROC curves.
+    Delong,
+    /// Seeds and examples: the variances of both added, with Satterthwaite's degrees of freedom.
+    SeedsAndExamples,
 }
 
 impl Method {
@@ -146,6 +157,10 @@ impl Method {
             Self::PairedT => "paired_t",
             Self::WelchT => "welch_t",
             Self::NadeauBengio => "nadeau_bengio",
+            Self::Bootstrap => "bootstrap",
+            Self::Mcnemar => "mcnemar",
+            Self::Delong => "delong",
+            Self::SeedsAndExamples => "seeds_and_examples",
         }
     }
 }
@@ -156,6 +171,18 @@ impl Method {
 pub enum Unit {
     Seeds,
     Folds,
+    Examples,
+}
+
+impl Unit {
+    /// `seeds`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Seeds => "seeds",
+            Self::Folds => "folds",
+            Self::Examples => "examples",
+        }
+    }
 }
 
 /// Which way a metric moved, by its direction.
@@ -182,4 +209,17 @@ pub struct GateOutcome {
     /// Seeds (or folds) of a side that would probably settle an inconclusive verdict.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub needed: Option<u64>,
+}
+
+/// `20,000`.
+pub fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::new();
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
 }

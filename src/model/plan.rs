@@ -176,8 +176,58 @@ pub struct MetricsSpec {
     /// Regular expressions for metrics in what the commands print.
     #[serde(default)]
     pub patterns: Vec<String>,
+    /// What the model says of each example of the test set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predictions: Option<Predictions>,
     /// In file order. A name may be a glob such as `f1/by/*`, or `step:name`.
     pub gates: Vec<(String, Gate)>,
+}
+
+/// A table of predictions that a step leaves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Predictions {
+    /// Below the source tree: Parquet, CSV, JSON lines or Arrow.
+    pub path: String,
+    /// Columns: what names an example, what is true of it, and what the model says.
+    pub id: String,
+    pub label: String,
+    /// The probability of label 1.
+    pub score: Option<String>,
+    /// A class or a number.
+    pub prediction: Option<String>,
+    pub metrics: Vec<PredictionMetric>,
+    /// Columns whose values part the examples.
+    pub slices: Vec<String>,
+}
+
+/// What follows from predictions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PredictionMetric {
+    Accuracy,
+    Auc,
+    LogLoss,
+    Brier,
+    Mae,
+    Mse,
+}
+
+impl PredictionMetric {
+    pub const ALL: [Self; 6] = [Self::Accuracy, Self::Auc, Self::LogLoss, Self::Brier, Self::Mae, Self::Mse];
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Accuracy => "accuracy",
+            Self::Auc => "auc",
+            Self::LogLoss => "log_loss",
+            Self::Brier => "brier",
+            Self::Mae => "mae",
+            Self::Mse => "mse",
+        }
+    }
+    /// Does it need a score?
+    pub fn of_scores(self) -> bool {
+        matches!(self, Self::Auc | Self::LogLoss | Self::Brier)
+    }
 }
 
 /// What a candidate is held against.

@@ -13,8 +13,8 @@ use super::steps::{self, Draft};
 use super::{graph, text, values};
 use crate::model::Goal;
 use crate::model::plan::{
-    Baseline, CommentMode, Concurrency, Gate, GateEvidence, MetricsSpec, Paths, Plan, ReportSpec, SecretRef,
-    When,
+    Baseline, CommentMode, Concurrency, Gate, GateEvidence, MetricsSpec, Paths, Plan, PredictionMetric,
+    Predictions, ReportSpec, SecretRef, When,
 };
 
 /// A run without `timeout` may take a day.
@@ -371,8 +371,31 @@ impl Builder<'_, '_> {
             },
             files: texts(node.get("files")),
             patterns: texts(node.get("patterns")),
+            predictions: node.get("predictions").and_then(|n| self.predictions(n)),
             gates,
         }
+    }
+
+    fn predictions(&mut self, node: &Node) -> Option<Predictions> {
+        let text = |key| node.get(key).and_then(Node::text).map(str::to_owned);
+        let words = texts(node.get("metrics"));
+        let metrics: Vec<PredictionMetric> =
+            PredictionMetric::ALL.into_iter().filter(|m| words.iter().any(|w| w == m.word())).collect();
+        if let (None, Some(metric), Some(at)) =
+            (node.get("score"), metrics.iter().find(|m| m.of_scores()), node.get("metrics"))
+        {
+            let message = format!("{} needs the column of scores", quoted(metric.word()));
+            self.add(code::MISSING_KEY, at, message, Some("add `score: COLUMN`".to_owned()));
+        }
+        Some(Predictions {
+            path: text("path")?,
+            id: text("id")?,
+            label: text("label")?,
+            score: text("score"),
+            prediction: text("prediction"),
+            metrics,
+            slices: texts(node.get("slices")),
+        })
     }
 
     /// References inside of the sections that are not run yet: wrong ones are wrong already.

@@ -369,6 +369,11 @@ static METRICS: Section = Section {
             "Regular expressions for metrics in what the commands print, each with a named group for each metric, or with \
              `name` and `value`; a group `step` is the training step.",
         ),
+        f(
+            "predictions",
+            Shape::Map(&PREDICTIONS),
+            "A table with what the model says of each example of the test set: metrics are computed from it, with intervals over the examples.",
+        ),
         f("primary", Shape::Text(Text::Metric), "The metric that matters most."),
         f("compare", Shape::Map(&COMPARE), "What the metrics are held against."),
         f(
@@ -376,6 +381,24 @@ static METRICS: Section = Section {
             Shape::Open(Text::Metric, &Shape::Map(&GATE)),
             "Rules by metric; a name may be a glob, `step:name` picks a step's.",
         ),
+    ],
+};
+
+static PREDICTIONS: Section = Section {
+    title: "`predictions`",
+    one_of: &["score", "prediction"],
+    fields: &[
+        req("path", PATH, "The table that a step leaves: Parquet, CSV, JSON lines or Arrow."),
+        req("id", ANY, "The column that names an example; the same example has the same id in every run."),
+        req("label", ANY, "The column with what is true."),
+        f("score", ANY, "The column with the probability of label 1."),
+        f("prediction", ANY, "The column with the class or the number that the model says."),
+        req(
+            "metrics",
+            Shape::Many(&Shape::Word(&["accuracy", "auc", "log_loss", "brier", "mae", "mse"])),
+            "What is computed; `auc`, `log_loss` and `brier` need `score` and labels 0 and 1.",
+        ),
+        f("slices", TEXTS, "Columns by whose values metrics are given too, as `accuracy/by/plan=pro`."),
     ],
 };
 

@@ -4,6 +4,7 @@ use std::fmt::Write as _; // to a String, which never fails
 
 use super::escape;
 use crate::model::data::{ColumnShift, DataFinding, DataReport, Severity, Shift};
+use crate::model::outcome::grouped;
 
 const NAME: usize = 60;
 const SENTENCE: usize = 300;
@@ -158,17 +159,4 @@ fn percent(share: f64) -> String {
         p if p > 0.0 && p < 0.01 => "<0.01 %".to_owned(),
         p => format!("{p:.2} %"),
     }
-}
-
-/// `20,000`.
-fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
-            out.push(',');
-        }
-        out.push(c);
-    }
-    out
 }

@@ -229,6 +229,7 @@ fn replicated() -> Section {
             unit: Unit::Seeds,
             count: 3,
             baseline_count: 3,
+            examples: None,
             level: 0.95,
             low,
             high,

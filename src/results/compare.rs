@@ -6,10 +6,12 @@
 
 use trainyard_data::stats::{benjamini_hochberg, holm, special::t_two_sided};
 
-use super::evidence::{ALPHA, Tested, of_mean, of_seeds};
+use super::evidence::{ALPHA, Tested, of_mean, of_seeds, together};
 use super::summary::Summary;
 use crate::model::metric::{Goal, Tolerance};
-use crate::model::outcome::{Aggregate, Change, Evidence, GateOutcome, MetricOutcome, Outcome};
+use crate::model::outcome::{
+    Aggregate, Change, Evidence, GateOutcome, MetricOutcome, Outcome, Unit, grouped,
+};
 use crate::model::plan::{Gate, GateEvidence};
 use crate::model::state::Verdict;
 
@@ -25,6 +27,7 @@ const SLICES_FDR: f64 = 0.10;
 
 /// More seeds than this nobody trains: the message says so instead of the number.
 const MANY: u64 = 1_000;
+const MANY_EXAMPLES: u64 = 10_000_000;
 
 /// Holds a candidate against a baseline. `gates` are in file order; a name may be a glob. A metric takes the gate that
 /// names it exactly, else the first glob that matches. A gated metric that the candidate lacks or that is not finite fails;
@@ -163,7 +166,15 @@ impl<'a> Side<'a> {
         let goal = gate.and_then(|g| g.goal).unwrap_or_else(|| Goal::guess(&name));
         let (this, base) = (candidate.get(&name), baseline.and_then(|b| b.get(&name)));
         let tested = match (this, base) {
-            (Some(c), Some(b)) if c.is_finite() && b.is_finite() && unlike.is_none() => Some(of_seeds(c, b)),
+            (Some(c), Some(b)) if c.is_finite() && b.is_finite() && unlike.is_none() => {
+                // Examples stand behind the values of the step that predicted them, and of no other.
+                let examples = candidate.examples(&name, &c.step);
+                Some(match (of_seeds(c, b), examples) {
+                    (Ok(seeds), Some(examples)) => Ok(together(&seeds, examples).unwrap_or(seeds)),
+                    (Err(_), Some(examples)) => Ok(examples.clone()),
+                    (seeds, None) => seeds,
+                })
+            }
             _ => None,
         };
         Self {
@@ -383,16 +394,15 @@ impl<'a> Side<'a> {
                 continue;
             }
             let needed = tested.needed(gained - bound);
-            let unit = match tested.evidence.unit {
-                crate::model::outcome::Unit::Seeds => "seeds",
-                crate::model::outcome::Unit::Folds => "folds",
-            };
+            let unit = tested.more.word();
+            let many = if tested.more == Unit::Examples { MANY_EXAMPLES } else { MANY };
+            let side = if tested.more == Unit::Examples { "" } else { " a side" };
             let more = match needed {
                 _ if high < bound => format!("among {} gates that may be chance", chance.among),
-                Some(n) if n <= MANY => format!("about {n} {unit} a side would tell"),
-                _ => format!("not even {MANY} {unit} a side would tell"),
+                Some(n) if n <= many => format!("about {} {unit}{side} would tell", grouped(n)),
+                _ => format!("not even {} {unit}{side} would tell", grouped(many)),
             };
-            let needed = needed.filter(|n| *n <= MANY);
+            let needed = needed.filter(|n| *n <= many);
             found.open(format!("{name} is {moved} ({said}); {why} {tolerance}, and {more}"), needed);
         }
         true

@@ -8,7 +8,10 @@ use sha2::{Digest, Sha256};
 
 use super::baseline::{Choice, ChooseError, Chooser};
 use super::compare::{RULES, compare};
+use super::examples::Sheets;
 use super::summary::{Summary, summarise};
+use crate::agent::sheet::{self, Sheet};
+use crate::blob::Blobs;
 use crate::clock::{Millis, SharedClock};
 use crate::config::Config;
 use crate::forge::{ForgeError, Forges};
@@ -27,6 +30,7 @@ pub struct Comparer {
     forges: Arc<Forges>,
     clock: SharedClock,
     config: Arc<Config>,
+    blobs: Blobs,
 }
 
 #[async_trait]
@@ -58,8 +62,45 @@ impl Handler for Comparer {
 }
 
 impl Comparer {
-    pub fn new(store: Store, forges: Arc<Forges>, clock: SharedClock, config: Arc<Config>) -> Self {
-        Self { store, forges, clock, config }
+    pub fn new(
+        store: Store,
+        forges: Arc<Forges>,
+        clock: SharedClock,
+        config: Arc<Config>,
+        blobs: Blobs,
+    ) -> Self {
+        Self { store, forges, clock, config, blobs }
+    }
+
+    /// The sheets of predictions that a run left, of the last step in graph order that did. What cannot be read is passed over with a
+    /// line in the log: the metrics stand without it.
+    async fn sheets(&self, run: &RunRow) -> anyhow::Result<Sheets> {
+        let mut out = Sheets::default();
+        if run.plan.metrics.predictions.is_none() {
+            return Ok(out);
+        }
+        let Some(view) = self.store.run_view(&run.id).await? else { return Ok(out) };
+        let artifacts = self.store.run_artifacts(&run.id).await?;
+        for artifact in artifacts.iter().filter(|a| a.path == sheet::PATH && a.bytes <= sheet::MAX_PACKED) {
+            let attempt = view.attempts.iter().find(|a| a.uid == artifact.attempt_uid);
+            let step = attempt.and_then(|a| view.steps.iter().find(|s| s.id == a.step_id));
+            let Some(spec) = step.and_then(|s| run.plan.step(&s.name)) else { continue };
+            let bytes =
+                self.blobs.get(&artifact.blob_key).await.context("cannot read a sheet of predictions")?;
+            let decoded = tokio::task::spawn_blocking(move || Sheet::decode(&bytes)).await?;
+            match decoded {
+                Ok(sheet) => {
+                    if out.step != spec.base {
+                        out = Sheets { step: spec.base.clone(), members: Vec::new() };
+                    }
+                    out.members.push((spec.name.clone(), sheet));
+                }
+                Err(why) => {
+                    tracing::warn!(run.id = %run.id, step = spec.name, why, "a sheet of predictions is passed over");
+                }
+            }
+        }
+        Ok(out)
     }
 
     /// Returns when to look again for a baseline that is waited for.
@@ -83,7 +124,8 @@ impl Comparer {
 
         let metrics = self.store.last_metrics(&run.id).await?;
         let params = self.store.run_params(&run.id).await?;
-        let summary = summarise(&metrics, &run.plan).tested_on(&params);
+        let sheets = Arc::new(self.sheets(run).await?);
+        let summary = summarise(&metrics, &run.plan).tested_on(&params).predicted_on(&sheets);
         let live = self.store.comparisons_of(&run.id).await?;
         let forge = self
             .forges
@@ -98,7 +140,7 @@ impl Comparer {
                 Err(ChooseError::Forge(error)) => return Err(error.into()),
             };
             let before = live.iter().find(|row| row.target == target);
-            let row = self.judge(run, &summary, target, choice, before, now).await?;
+            let row = self.judge(run, (&summary, &sheets), target, choice, before, now).await?;
             if row.state == ComparisonState::Pending {
                 again = Some(again.map_or(row.wait_until_ms, |at| at.min(row.wait_until_ms)));
             }
@@ -111,7 +153,7 @@ impl Comparer {
     async fn judge(
         &self,
         run: &RunRow,
-        summary: &Summary,
+        (summary, sheets): (&Summary, &Arc<Sheets>),
         target: String,
         choice: Choice,
         before: Option<&ComparisonRow>,
@@ -119,8 +161,7 @@ impl Comparer {
     ) -> anyhow::Result<ComparisonRow> {
         let spec = &run.plan.metrics;
         let digest = gates_digest(run);
-        let against =
-            |baseline: Option<&Summary>| compare(summary, baseline, &spec.gates, spec.primary.as_deref());
+        let alone = || compare(summary, None, &spec.gates, spec.primary.as_deref());
         let wanted = match &choice {
             Choice::Use { run, .. } | Choice::Wait { run, .. } => Some(run.clone()),
             Choice::None { .. } => None,
@@ -136,7 +177,16 @@ impl Comparer {
                 let row = self.store.run(&baseline).await?.context("the baseline has no row")?;
                 let metrics = self.store.last_metrics(&baseline).await?;
                 let params = self.store.run_params(&baseline).await?;
-                let outcome = against(Some(&summarise(&metrics, &row.plan).tested_on(&params)));
+                let theirs = self.sheets(&row).await?;
+                let base = summarise(&metrics, &row.plan).tested_on(&params).predicted_on(&theirs);
+                let (mine, ours) = (summary.clone(), Arc::clone(sheets));
+                let (gates, primary) = (spec.gates.clone(), spec.primary.clone());
+                // Thousands of draws over every example: not for the threads that serve.
+                let outcome = tokio::task::spawn_blocking(move || {
+                    let mine = mine.with_examples(&ours, &theirs);
+                    compare(&mine, Some(&base), &gates, primary.as_deref())
+                })
+                .await?;
                 (ComparisonState::Final, Some(outcome), note)
             }
             // Without the baseline's state: it would change the status without saying anything new.
@@ -145,9 +195,9 @@ impl Comparer {
                 let limit_s = self.config.limits.baseline_timeout_s;
                 let note =
                     format!("no baseline: {note}, was still {state} after {}", spell_span(limit_s * 1000));
-                (ComparisonState::Final, Some(against(None)), note)
+                (ComparisonState::Final, Some(alone()), note)
             }
-            Choice::None { note } => (ComparisonState::Final, Some(against(None)), note),
+            Choice::None { note } => (ComparisonState::Final, Some(alone()), note),
         };
         let verdict: Option<Verdict> = outcome.as_ref().map(|o| o.verdict);
         Ok(ComparisonRow {

@@ -26,6 +26,8 @@ pub(super) struct Tested {
     pub test: TTest,
     /// Standard deviation of what is averaged: of the pairs' differences, else of one side's values.
     pub sd: f64,
+    /// What more of would make it narrower.
+    pub more: Unit,
 }
 
 impl Tested {
@@ -84,12 +86,41 @@ pub(super) fn of_seeds(candidate: &Aggregate, baseline: &Aggregate) -> Result<Te
         unit: if folds { Unit::Folds } else { Unit::Seeds },
         count: b.len() as u64,
         baseline_count: a.len() as u64,
+        examples: None,
         level: LEVEL,
         low: interval.low,
         high: interval.high,
         p: test.p,
     };
-    Ok(Tested { evidence, test, sd })
+    let more = evidence.unit;
+    Ok(Tested { evidence, test, sd, more })
+}
+
+/// What seeds and examples say together, each of its own source of chance: which seeds were trained, and which examples were
+/// there to test on. Their variances add; the degrees of freedom are Satterthwaite's.
+pub(super) fn together(seeds: &Tested, examples: &Tested) -> Option<Tested> {
+    let (s, e) = (seeds.test.standard_error.powi(2), examples.test.standard_error.powi(2));
+    let total = s + e;
+    let df = total * total / (s * s / seeds.test.df + e * e / examples.test.df);
+    let error = total.sqrt();
+    let difference = seeds.test.difference;
+    let t = difference / error;
+    if !(error > 0.0 && df.is_finite()) {
+        return None;
+    }
+    let test = TTest { difference, standard_error: error, t, df, p: stats::special::t_two_sided(t, df) };
+    let interval = test.interval(ALPHA);
+    let evidence = Evidence {
+        method: Method::SeedsAndExamples,
+        examples: Some(examples.evidence.count),
+        low: interval.low,
+        high: interval.high,
+        p: test.p,
+        ..seeds.evidence.clone()
+    };
+    // More of what the larger part comes from helps most.
+    let (sd, unit) = if s >= e { (seeds.sd, seeds.evidence.unit) } else { (examples.sd, Unit::Examples) };
+    Some(Tested { evidence: Evidence { unit: seeds.evidence.unit, ..evidence }, test, sd, more: unit })
 }
 
 /// The interval of one side's mean, for floors and ceilings that must hold beyond doubt.

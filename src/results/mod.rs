@@ -9,11 +9,13 @@ mod baseline;
 mod compare;
 mod comparer;
 mod evidence;
+mod examples;
 mod summary;
 
 pub use baseline::{Choice, ChooseError, Chooser};
 pub use compare::{RULES, compare};
 pub use comparer::Comparer;
+pub use examples::Sheets;
 pub use summary::{Summary, summarise};
 
 #[cfg(test)]

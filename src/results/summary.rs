@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::evidence::Tested;
+use super::examples::{self, ByMetric, Sheets};
 use crate::model::outcome::{Aggregate, MemberValue, Number};
 use crate::model::{Plan, StepSpec, params};
 use crate::store::attempts::StoredMetric;
@@ -18,6 +20,8 @@ pub struct Summary {
     owner: BTreeMap<String, String>,
     /// Digests of the data that it was tested on, by name; only what the run itself reported.
     test_sets: BTreeMap<String, BTreeSet<String>>,
+    /// The step whose sheets were compared with the baseline's, and what that said.
+    examples: Option<(String, ByMetric)>,
 }
 
 impl Summary {
@@ -57,6 +61,25 @@ impl Summary {
             TEST_SET_DIGEST => "its test set is another one than the baseline's".to_owned(),
             set => format!("its test set {set} is another one than the baseline's"),
         })
+    }
+    /// Adds the test set of the run's predictions.
+    #[must_use]
+    pub fn predicted_on(mut self, sheets: &Sheets) -> Self {
+        let digests = sheets.members.iter().map(|(_, sheet)| sheet.test_set.clone());
+        self.test_sets.entry(TEST_SET_DIGEST.to_owned()).or_default().extend(digests);
+        self
+    }
+    /// Adds what its predictions say beside those of the baseline that it is about to be held against. Takes seconds for a million
+    /// examples.
+    #[must_use]
+    pub fn with_examples(mut self, this: &Sheets, baseline: &Sheets) -> Self {
+        self.examples = Some((this.step.clone(), examples::pair(this, baseline)));
+        self
+    }
+    pub(super) fn examples(&self, name: &str, step: &str) -> Option<&Tested> {
+        let (of, found) = self.examples.as_ref()?;
+        let bare = name.strip_prefix(&format!("{step}:")).unwrap_or(name);
+        (of == step).then(|| found.get(bare)).flatten()
     }
     /// Every bare name, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::agent::sheet::{Sheet, Slice};
 use crate::model::outcome::{Change, Method};
 use crate::model::plan::{Gate, GateEvidence};
 use crate::model::{AttemptUid, Goal, MetricPoint, Outcome, Plan, StepId, StepSpec, Tolerance, Verdict};
@@ -438,5 +439,150 @@ fn runs_that_were_tested_on_different_data_are_not_compared() {
         (param("dataset/train/x", "a"), param("dataset/train/x", "b")),
     ] {
         assert_eq!(compare(&on(this, mine), Some(&on(base, other)), &gates, None).verdict, Verdict::Pass);
+    }
+}
+
+/// A sheet of `n` examples of which the first `right` are answered rightly, but for every `flip`th.
+fn sheet(n: usize, right: usize, flip: usize) -> Sheet {
+    let answer = |i: usize| f64::from((i < right) != (flip > 0 && i % flip == 0));
+    let labels: Vec<bool> = (0..n).map(|i| i % 2 == 0).collect();
+    let score =
+        |i: usize| if (answer(i) > 0.5) == labels[i] { 0.9 - i as f64 * 1e-6 } else { 0.1 + i as f64 * 1e-6 };
+    Sheet {
+        test_set: format!("set of {n}"),
+        ids: (0..n as u64).collect(),
+        means: vec![("accuracy".into(), (0..n).map(answer).collect())],
+        ranking: Some(((0..n).map(score).collect(), labels)),
+        slices: vec![Slice {
+            column: "plan".into(),
+            values: vec!["free".into(), "pro".into()],
+            codes: (0..n).map(|i| (i % 4 == 0).into()).collect(),
+        }],
+    }
+}
+
+fn sheets(members: &[(&str, Sheet)]) -> Sheets {
+    Sheets {
+        step: "train".into(),
+        members: members.iter().map(|(m, s)| ((*m).to_owned(), s.clone())).collect(),
+    }
+}
+
+/// A run with one value of accuracy for each sheet, as the agent reports it.
+fn predicted(of: &Sheets) -> Summary {
+    let values: Vec<(&str, f64)> = of
+        .members
+        .iter()
+        .map(|(m, s)| (m.as_str(), s.means[0].1.iter().sum::<f64>() / s.ids.len() as f64))
+        .collect();
+    seeds("accuracy", &values).predicted_on(of)
+}
+
+#[test]
+fn one_training_a_side_is_judged_over_its_examples() {
+    let (this, base) = (sheets(&[("1", sheet(2_000, 1_760, 40))]), sheets(&[("1", sheet(2_000, 1_700, 50))]));
+    let keep = |x| vec![("accuracy".to_owned(), gate(|g| g.no_worse_than = Some(Tolerance::Absolute(x))))];
+    let held = |this: &Sheets, base: &Sheets, gates: &[(String, Gate)]| {
+        compare(&predicted(this).with_examples(this, base), Some(&predicted(base)), gates, None)
+    };
+    let out = held(&this, &base, &keep(0.01));
+    let metric = &out.metrics[0];
+    let evidence = metric.evidence.as_ref().unwrap();
+    assert_eq!((evidence.method, evidence.basis()), (Method::Mcnemar, "2,000 examples, paired".to_owned()));
+    let delta = metric.delta.unwrap();
+    assert!(evidence.low < delta && delta < evidence.high && evidence.low > 0.0, "{evidence:?}");
+    // Of discordant answers alone: scipy's binomtest(min(b, c), b + c) on the same counts.
+    let (a, b) = (&base.members[0].1.means[0].1, &this.members[0].1.means[0].1);
+    let only = |x: &[f64], y: &[f64]| x.iter().zip(y).filter(|(x, y)| *x > *y).count() as u64;
+    assert!((evidence.p - trainyard_data::stats::mcnemar_exact(only(a, b), only(b, a))).abs() < 1e-15);
+    assert_eq!(out.verdict, Verdict::Pass);
+
+    // The other way round it is a loss beyond doubt; a small loss leaves it open, and says how many examples would tell.
+    assert_eq!(held(&base, &this, &keep(0.001)).verdict, Verdict::Fail);
+    let open = held(&sheets(&[("1", sheet(2_000, 1_695, 47))]), &base, &keep(0.004));
+    assert_eq!(open.verdict, Verdict::Inconclusive, "{:?}", open.reasons);
+    assert!(open.reasons[0].contains(" examples would tell"), "{:?}", open.reasons);
+
+    // Another test set: nothing is compared.
+    let other = held(&sheets(&[("1", sheet(1_999, 1_760, 40))]), &base, &keep(0.01));
+    assert_eq!(other.verdict, Verdict::Inconclusive);
+    assert!(other.reasons[0].contains("its test set is another one"), "{:?}", other.reasons);
+}
+
+#[test]
+fn seeds_and_examples_add_up() {
+    let this = sheets(&[
+        ("1", sheet(2_000, 1_760, 40)),
+        ("2", sheet(2_000, 1_764, 41)),
+        ("3", sheet(2_000, 1_751, 43)),
+    ]);
+    let base = sheets(&[
+        ("1", sheet(2_000, 1_700, 50)),
+        ("2", sheet(2_000, 1_708, 51)),
+        ("3", sheet(2_000, 1_703, 53)),
+    ]);
+    let out = compare(&predicted(&this).with_examples(&this, &base), Some(&predicted(&base)), &[], None);
+    let both = out.metrics[0].evidence.clone().unwrap();
+    assert_eq!(
+        (both.method, both.basis()),
+        (Method::SeedsAndExamples, "3 seeds, 2,000 examples, paired".to_owned())
+    );
+    let seeds =
+        compare(&predicted(&this), Some(&predicted(&base)), &[], None).metrics[0].evidence.clone().unwrap();
+    let examples = super::examples::pair(&this, &base)["accuracy"].test.standard_error;
+    let spread = |t: &crate::model::outcome::Evidence| t.high - t.low;
+    assert!(spread(&both) > 3.0 * examples, "{both:?}");
+    assert!(spread(&both) > 0.0 && spread(&seeds) > 0.0);
+}
+
+#[test]
+fn areas_and_slices_have_intervals_of_their_own() {
+    let (this, base) = (sheets(&[("1", sheet(2_000, 1_760, 40))]), sheets(&[("1", sheet(2_000, 1_700, 50))]));
+    let found = super::examples::pair(&this, &base);
+    assert_eq!(
+        found.keys().map(String::as_str).collect::<Vec<_>>(),
+        ["accuracy", "accuracy/by/plan=free", "accuracy/by/plan=pro", "auc"]
+    );
+    assert_eq!(found["auc"].evidence.method, Method::Delong);
+    assert_eq!(
+        (found["accuracy/by/plan=free"].evidence.count, found["accuracy/by/plan=pro"].evidence.count),
+        (1_500, 500)
+    );
+    // Forty examples are no slice.
+    let small = |s: Sheet| sheets(&[("1", s)]);
+    let few = super::examples::pair(&small(sheet(160, 140, 40)), &small(sheet(160, 120, 50)));
+    assert!(few.contains_key("accuracy") && !few.contains_key("accuracy/by/plan=pro"));
+}
+
+/// The interval over examples holds the truth as often as it says, whatever the size of the test set.
+#[test]
+fn intervals_over_examples_cover() {
+    let mut rng = trainyard_data::stats::Rng::new(7);
+    for n in [100_usize, 400] {
+        let runs = 400;
+        let mut held = 0;
+        for _ in 0..runs {
+            let mut answers = || {
+                let hard: f64 = rng.uniform();
+                let each = |p: f64, x: f64| f64::from(x < p);
+                (each(0.9 - 0.4 * hard, rng.uniform()), each(0.85 - 0.3 * hard, rng.uniform()))
+            };
+            let pairs: Vec<(f64, f64)> = (0..n).map(|_| answers()).collect();
+            let of = |values: Vec<f64>| {
+                let ids = (0..n as u64).collect();
+                let means = vec![("accuracy".to_owned(), values)];
+                sheets(&[("1", Sheet { test_set: "t".into(), ids, means, ..Sheet::default() })])
+            };
+            let this = of(pairs.iter().map(|p| p.0).collect());
+            let base = of(pairs.iter().map(|p| p.1).collect());
+            let found = super::examples::pair(&this, &base);
+            // Nothing to say counts as a miss.
+            held += found
+                .get("accuracy")
+                .map_or(0, |t| usize::from(t.evidence.low <= 0.0 && 0.0 <= t.evidence.high));
+        }
+        let share = held as f64 / f64::from(runs);
+        println!("FIGURE coverage.examples n={n} runs={runs} share={share:.3}");
+        assert!((0.92..=0.98).contains(&share), "{n}: {share}");
     }
 }

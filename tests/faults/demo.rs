@@ -42,7 +42,7 @@ async fn the_demo_really_happens() {
     // The means of three seeds, worked out by running examples/churn by hand.
     for words in [
         "accuracy 0.7919 → 0.8316 (+0.0397, 95 % CI +",
-        "3 seeds, paired",
+        "3 seeds, 4,000 examples, paired",
         "is not fit to train on",
         "standard deviations",
         "| **accuracy** ↑ | 0.7919 | **0.8316** |",

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use trainyard::blob::Blobs;
 use trainyard::clock::{Clock, ManualClock, Millis};
 use trainyard::config::Config;
 use trainyard::forge::Forges;
@@ -57,7 +58,9 @@ impl World {
             "data_dir = \"/tmp\"\npublic_url = \"https://ci.example\"\n[limits]\nbaseline_timeout_s = 3600\n";
         let config = Arc::new(Config::parse(toml, |_| None).unwrap());
         let repo = place.repo().await;
-        let comparer = Comparer::new(place.store.clone(), forges.clone(), clock.clone(), config.clone());
+        let blobs = Blobs::local(&place.path.with_file_name("blobs")).unwrap();
+        let comparer =
+            Comparer::new(place.store.clone(), forges.clone(), clock.clone(), config.clone(), blobs);
         Self { place, clock, forge, config, comparer, repo, forges }
     }
 

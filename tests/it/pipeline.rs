@@ -784,3 +784,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn predictions_name_their_columns_and_what_follows_from_them() {
+    let text =
+        |rest: &str| format!("train: x\nmetrics:\n  predictions: {{path: p.csv, id: i, label: t, {rest}}}\n");
+    let read = |rest: &str| plan(&text(rest)).metrics.predictions.unwrap();
+    let found = read("score: s, metrics: [auc, accuracy], slices: plan");
+    let metrics: Vec<&str> = found.metrics.iter().map(|m| m.word()).collect();
+    assert_eq!((metrics, found.slices), (vec!["accuracy", "auc"], vec!["plan".to_owned()]));
+    assert_eq!(read("prediction: c, metrics: accuracy").prediction.as_deref(), Some("c"));
+    let codes = |rest: &str| -> Vec<&'static str> {
+        let found = pipeline::parse(".trainyard.yaml", text(rest).as_bytes()).err().unwrap_or_default();
+        found.iter().map(|f| f.code).collect()
+    };
+    assert_eq!(codes("prediction: c, metrics: [auc]"), ["TY014"], "auc needs scores");
+    assert_eq!(codes("metrics: [accuracy]"), ["TY014"], "score or prediction");
+    assert_eq!(codes("score: s, metrics: [f2]"), ["TY016"]);
+}

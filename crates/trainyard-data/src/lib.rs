@@ -13,6 +13,7 @@
     reason = "`!(x > 0.0)` is also true of NaN, which is what is meant"
 )]
 
+pub mod cells;
 pub mod check;
 pub mod compat;
 pub mod drift;

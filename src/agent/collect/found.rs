@@ -158,6 +158,19 @@ impl Found {
         self.sources.push(MetricSource { place, note, ..source });
     }
 
+    /// A place that gave what was counted since `before` ([`Self::counts`]).
+    pub fn used(&mut self, kind: &str, place: &str, before: (u64, u64), note: String) {
+        let (points, params) = (self.total - before.0, self.offered - before.1);
+        self.source(MetricSource {
+            kind: kind.to_owned(),
+            place: place.to_owned(),
+            used: true,
+            points: points as i64,
+            params: params as i64,
+            note,
+        });
+    }
+
     /// A place that is listed, but that gave nothing, and why.
     pub fn passed_over(&mut self, kind: &str, place: &str, why: String) {
         self.source(MetricSource {

@@ -151,7 +151,7 @@ async fn story(
     watch.until_ended(PATIENCE).await?;
     watch.until_told(number, PATIENCE).await?;
     let body = comment(sandbox, repo, number, "after the second push")?;
-    for words in [" → ", "95 % CI +", "3 seeds, paired", "columns drifted"] {
+    for words in [" → ", "95 % CI +", "3 seeds, 4,000 examples, paired", "columns drifted"] {
         anyhow::ensure!(body.contains(words), "the comment does not say {words:?}");
     }
 

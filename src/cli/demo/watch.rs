@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use crate::model::{RunId, RunState, Sha, StepState};
+use crate::results::summarise;
 use crate::store::Store;
 use crate::store::lists::RunFilter;
 use crate::store::outbox::{OutboxKind, OutboxState};
@@ -147,16 +148,12 @@ impl Watch {
         for sha in [base, head] {
             let runs = self.store.list_runs(RunFilter::default(), None, 20).await?;
             let run = runs.iter().find(|r| r.run.head_sha == *sha).context("a run vanished")?;
-            let values: Vec<f64> = self
-                .store
-                .run_metrics(&run.run.id)
-                .await?
-                .iter()
-                .filter(|m| m.point.name == "accuracy")
-                .map(|m| m.point.value)
-                .collect();
-            anyhow::ensure!(values.len() == 3, "{} seeds reported an accuracy instead of 3", values.len());
-            means.push(values.iter().sum::<f64>() / 3.0);
+            let points = self.store.last_metrics(&run.run.id).await?;
+            let summary = summarise(&points, &run.run.plan);
+            let accuracy = summary.get("accuracy").context("no accuracy was reported")?;
+            let seeds = accuracy.values.len();
+            anyhow::ensure!(seeds == 3, "{seeds} seeds reported an accuracy instead of 3");
+            means.push(accuracy.value());
         }
         Ok((means[0], means[1]))
     }

@@ -30,14 +30,32 @@ impl DeLong {
 /// DeLong's test (1988) by the midranks of Sun and Xu (2014), O(n log n). `None` unless both classes have two
 /// examples and all lengths agree.
 pub fn delong(labels: &[bool], scores_a: &[f64], scores_b: &[f64]) -> Option<DeLong> {
+    delong_means(labels, &[scores_a], &[scores_b])
+}
+
+/// The same for the mean area of several trainings a side, each with its own scores of the same examples: an example's
+/// structural components are averaged over the trainings, since an area is linear in them.
+pub fn delong_means(labels: &[bool], scores_a: &[&[f64]], scores_b: &[&[f64]]) -> Option<DeLong> {
     let positives = labels.iter().filter(|l| **l).count();
     let negatives = labels.len() - positives;
-    if positives < 2 || negatives < 2 || scores_a.len() != labels.len() || scores_b.len() != labels.len() {
+    let fits = |scores: &[&[f64]]| !scores.is_empty() && scores.iter().all(|s| s.len() == labels.len());
+    if positives < 2 || negatives < 2 || !fits(scores_a) || !fits(scores_b) {
         return None;
     }
-    let (auc_a, v10_a, v01_a) = components(labels, scores_a, positives as f64, negatives as f64);
-    let (auc_b, v10_b, v01_b) = components(labels, scores_b, positives as f64, negatives as f64);
     let (m, n) = (positives as f64, negatives as f64);
+    let averaged = |scores: &[&[f64]]| {
+        let (mut auc, mut v10, mut v01) = (0.0, vec![0.0; positives], vec![0.0; negatives]);
+        let share = 1.0 / scores.len() as f64;
+        for one in scores {
+            let (area, p, q) = components(labels, one, m, n);
+            auc += area * share;
+            v10.iter_mut().zip(p).for_each(|(sum, x)| *sum += x * share);
+            v01.iter_mut().zip(q).for_each(|(sum, x)| *sum += x * share);
+        }
+        (auc, v10, v01)
+    };
+    let (auc_a, v10_a, v01_a) = averaged(scores_a);
+    let (auc_b, v10_b, v01_b) = averaged(scores_b);
     let covariance = |x: &[f64], y: &[f64]| {
         let (mx, my) = (mean(x), mean(y));
         x.iter().zip(y).map(|(a, b)| (a - mx) * (b - my)).sum::<f64>() / (x.len() as f64 - 1.0)

@@ -14,7 +14,7 @@ mod seeds;
 pub mod special;
 mod two_sample;
 
-pub use auc::{DeLong, delong};
+pub use auc::{DeLong, delong, delong_means};
 pub use bootstrap::{Bootstrap, Resample, paired_bootstrap};
 pub use distance::{hellinger, js_distance, kl_divergence, linf_distance, psi, sturges_edges, wasserstein};
 pub use multiple::{benjamini_hochberg, holm};

@@ -132,3 +132,20 @@ fn clusters_widen_and_strata_narrow() {
     let stratified = width(paired_bootstrap(&values, Resample::Stratified(&groups), 500, 0.05, 1).unwrap());
     assert!(clustered > 2.0 * plain && stratified < 0.5 * plain, "{stratified} {plain} {clustered}");
 }
+
+#[test]
+fn the_mean_area_of_equal_trainings_is_that_of_one() {
+    let labels: Vec<bool> = (0..60).map(|i| i % 3 == 0).collect();
+    let score = |k: usize| -> Vec<f64> { (0..60).map(|i| ((i * k) % 17) as f64).collect() };
+    let (a, b) = (score(5), score(7));
+    let one = delong(&labels, &a, &b).unwrap();
+    let twice = delong_means(&labels, &[&a, &a], &[&b, &b]).unwrap();
+    assert!((one.auc_b - twice.auc_b).abs() < 1e-12 && (one.variance_a - twice.variance_a).abs() < 1e-12);
+    // Two different trainings: the mean of the areas, and less variance than the worse of them has.
+    let mixed = delong_means(&labels, &[&a], &[&a, &b]).unwrap();
+    assert!((mixed.auc_b - f64::midpoint(one.auc_a, one.auc_b)).abs() < 1e-12);
+    assert!(mixed.variance_b <= one.variance_a.max(one.variance_b));
+    assert!(
+        delong_means(&labels, &[], &[&a]).is_none() && delong_means(&labels, &[&a[1..]], &[&a]).is_none()
+    );
+}
