@@ -28,7 +28,9 @@ use super::protocol::{
 use super::script::{self, Places};
 use super::source::{Fetch, NoSource};
 use super::spool::Spool;
-use super::{artifacts, data, inputs, logs, metrics, mlflow, outcome, paths, predictions, proc, sheet};
+use super::{
+    artifacts, data, features, inputs, logs, metrics, mlflow, outcome, paths, predictions, proc, sheet,
+};
 use crate::clock::SystemClock;
 use crate::model::EndClass;
 
@@ -458,7 +460,7 @@ impl Attempt {
             grace: Duration::from_millis(self.spec.grace_ms.max(0) as u64),
             stop: self.stopped.clone(),
         };
-        let checks = !self.spec.data.is_empty();
+        let checks = !self.spec.data.is_empty() || !self.spec.transforms.is_empty();
         let (command, report) = match self.command(places, tracking.as_ref()) {
             Ok(command) => command,
             Err(error) => {
@@ -668,10 +670,16 @@ impl Attempt {
             let (check, report) = data::command(&std::env::current_exe()?, &self.dir, &self.spec.data)?;
             (check, Some(report))
         };
+        let (work, report) = if self.spec.transforms.is_empty() {
+            (Vec::new(), report)
+        } else {
+            (features::prepare(&self.dir, &self.spec.transforms)?, Some(self.dir.join(data::REPORT)))
+        };
         command
             .current_dir(&places.source)
             .env_clear()
             .envs(self.environment(places))
+            .envs(work)
             .envs(tracking.map(|server| server.environment(&self.spec.env)).unwrap_or_default());
         Ok((command, report))
     }

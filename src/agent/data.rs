@@ -140,22 +140,7 @@ fn checked(spec: &DataSpec) -> anyhow::Result<Check> {
 }
 
 fn report_of(spec: &DataSpec, done: Check) -> DataReport {
-    let mut findings: Vec<DataFinding> = done
-        .findings
-        .into_iter()
-        .map(|f| DataFinding {
-            severity: match f.severity {
-                Found::Fail => Severity::Fail,
-                Found::Warn => Severity::Warn,
-                Found::Info => Severity::Info,
-            },
-            rule: f.rule.to_owned(),
-            column: f.column,
-            message: f.message,
-            count: if f.share < 1.0 { f.count } else { 0 },
-            share: f.share,
-        })
-        .collect();
+    let mut findings: Vec<DataFinding> = done.findings.into_iter().map(finding_of).collect();
     if spec.baseline.is_none() && !spec.note.is_empty() {
         // Nobody may read a pass where there was nothing to judge by.
         findings.push(DataFinding {
@@ -187,6 +172,7 @@ fn report_of(spec: &DataSpec, done: Check) -> DataReport {
     });
     DataReport {
         name: spec.set.name.clone(),
+        kind: String::new(),
         rows: done.rows,
         columns: done.columns as u64,
         passed: done.passed,
@@ -198,13 +184,40 @@ fn report_of(spec: &DataSpec, done: Check) -> DataReport {
     .bounded()
 }
 
+pub(super) fn finding(severity: Severity, rule: &str, column: Option<&str>, message: String) -> DataFinding {
+    DataFinding {
+        severity,
+        rule: rule.to_owned(),
+        column: column.map(str::to_owned),
+        message,
+        count: 0,
+        share: 0.0,
+    }
+}
+
+/// Without its examples: those are values.
+pub(super) fn finding_of(f: trainyard_data::findings::Finding) -> DataFinding {
+    DataFinding {
+        severity: match f.severity {
+            Found::Fail => Severity::Fail,
+            Found::Warn => Severity::Warn,
+            Found::Info => Severity::Info,
+        },
+        rule: f.rule.to_owned(),
+        column: f.column,
+        message: f.message,
+        count: if f.share < 1.0 { f.count } else { 0 },
+        share: f.share,
+    }
+}
+
 /// A picture needs no more than sixteen bins.
 fn pooled(shares: &[f64]) -> Vec<f64> {
     shares.chunks(shares.len().div_ceil(16).max(1)).map(|c| c.iter().sum()).collect()
 }
 
 /// For the log: what the report says, and nothing else.
-fn told(report: &DataReport) -> String {
+pub(super) fn told(report: &DataReport) -> String {
     let safe = |text: &str| text.chars().take(400).flat_map(char::escape_debug).collect::<String>();
     let mut out = format!("{}: {} rows, {} columns", safe(&report.name), report.rows, report.columns);
     if !report.against.is_empty() {

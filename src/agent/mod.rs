@@ -9,6 +9,7 @@ pub mod caches;
 pub mod client;
 pub mod collect;
 pub mod data;
+pub mod features;
 pub mod inputs;
 pub mod logs;
 pub mod mask;

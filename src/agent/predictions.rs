@@ -199,7 +199,7 @@ fn test_set(ids: &[u64], order: &[usize], labels: &Cells) -> anyhow::Result<Stri
         hash.update(id.to_le_bytes());
         match labels {
             Cells::Numbers(x) => {
-                hash.update(x[*i].context("an example has no label")?.to_bits().to_le_bytes())
+                hash.update(x[*i].context("an example has no label")?.to_bits().to_le_bytes());
             }
             Cells::Texts(x) => {
                 let text = x[*i].as_ref().context("an example has no label")?;
@@ -292,11 +292,12 @@ mod tests {
             let i = order(at);
             let (y, p, plan) =
                 (i % 2, if i % 10 == 3 { 0.2 } else { 0.1 + 0.8 * (i % 2) as f64 }, ["a", "b"][i % 2]);
-            out.push_str(&if json {
+            let line = if json {
                 format!("{{\"id\": \"u{i}\", \"y\": {y}, \"p\": {p}, \"plan\": \"{plan}\"}}\n")
             } else {
                 format!("u{i},{y},{p},{plan}\n")
-            });
+            };
+            out.push_str(&line);
         }
         out
     }

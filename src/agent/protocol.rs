@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::data::DataSpec;
-use crate::model::plan::Predictions;
+use crate::model::plan::{Predictions, Transform};
 use crate::model::{DataReport, EndClass, MetricPoint, MetricSource, Sha};
 
 pub const PROTOCOL: u32 = 1;
@@ -125,6 +125,9 @@ pub struct Spec {
     /// Data sets to check: the agent does that itself, and there are no commands.
     #[serde(default)]
     pub data: Vec<DataSpec>,
+    /// Transforms to check: the commands run our own check of them.
+    #[serde(default)]
+    pub transforms: Vec<Transform>,
     /// The table of predictions that some step leaves.
     #[serde(default)]
     pub predictions: Option<Predictions>,

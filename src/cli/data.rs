@@ -28,6 +28,12 @@ enum Command {
     Check(CheckArgs),
     /// Compare two tables, or profiles of them: schema, nulls, categories, drift. Exit code 1 when they differ.
     Diff(DiffArgs),
+    /// What an agent runs for the `features` step.
+    #[command(hide = true)]
+    Features {
+        /// The agent's work file.
+        work: PathBuf,
+    },
     /// What an agent runs for the `data` step.
     #[command(hide = true)]
     Step {
@@ -119,6 +125,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Diff(args) => {
             check(&args.path, args.rules.as_deref(), Some(&args.baseline), None, &args.reading)
         }
+        Command::Features { work } => Ok(ExitCode::from(u8::from(!crate::agent::features::run(work)?))),
         Command::Step { work } => Ok(ExitCode::from(u8::from(!crate::agent::data::run(work)?))),
     };
     outcome.or_else(|error| match error.downcast_ref::<Error>() {

@@ -21,7 +21,7 @@ use crate::agent::mask::Masker;
 use crate::agent::outcome::{self, Outcome, Signs};
 use crate::agent::process::{self, Limits, Output, Stop};
 use crate::agent::script::{self, Places};
-use crate::agent::{artifacts, data, mlflow, paths, predictions};
+use crate::agent::{artifacts, data, features, mlflow, paths, predictions};
 use crate::clock::SystemClock;
 use crate::model::plan::StepSpec;
 use crate::model::{EndClass, Plan};
@@ -244,7 +244,10 @@ impl Here<'_> {
             tail.drain(..extra);
             out.clear();
         };
-        let (command, report) = if step.data.is_empty() {
+        let (command, report) = if !step.transforms.is_empty() {
+            env.extend(features::prepare(&dir, &step.transforms)?);
+            (self.command(step, &places, &env), Some(dir.join(data::REPORT)))
+        } else if step.data.is_empty() {
             (self.command(step, &places, &env), None)
         } else {
             let (mut check, report) =

@@ -103,6 +103,7 @@ pub fn build(
         caches: step.cache.iter().map(|c| CacheSpec { key: c.key.clone(), path: c.path.clone() }).collect(),
         cache_write: view.run.trusted,
         cache_bytes: config.limits.cache_quota_bytes / 2,
+        transforms: step.transforms.clone(),
         predictions: view.run.plan.metrics.predictions.clone(),
         data: Vec::new(), // `start` knows the baseline
     })

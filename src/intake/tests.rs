@@ -41,6 +41,7 @@ fn step(name: &str, pool: Option<&str>) -> StepSpec {
         reuse: Reuse::default(),
         workers: 1,
         data: Vec::new(),
+        transforms: Vec::new(),
     }
 }
 

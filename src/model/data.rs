@@ -16,6 +16,9 @@ pub const MAX_BINS: usize = 64;
 /// Where the data step leaves a data set's profile, below the source tree.
 pub const PROFILES: &str = ".trainyard/data";
 
+/// The only command of the step `features`: the agent says in its environment where this program and its work are.
+pub const FEATURES_COMMAND: &str = "\"$TRAINYARD_CHECK\" data features \"$TRAINYARD_CHECK_WORK\"";
+
 /// Path of the artifact that holds a data set's profile.
 pub fn profile_path(name: &str) -> String {
     format!("{PROFILES}/{name}.profile.json")
@@ -26,6 +29,9 @@ pub fn profile_path(name: &str) -> String {
 pub struct DataReport {
     /// Its name in the pipeline file.
     pub name: String,
+    /// `features` when it is of a transform, else empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub kind: String,
     pub rows: u64,
     pub columns: u64,
     pub passed: bool,
@@ -165,7 +171,9 @@ impl DataReport {
             }
             for shares in [&mut column.baseline_shares, &mut column.shares] {
                 shares.truncate(MAX_BINS);
-                shares.iter_mut().for_each(|x| *x = share(*x));
+                for x in shares.iter_mut() {
+                    *x = share(*x);
+                }
             }
         }
         self

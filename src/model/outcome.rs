@@ -141,7 +141,7 @@ pub enum Method {
     WelchT,
     /// The paired t test over folds, corrected for what their training data share (Nadeau and Bengio 2003).
     NadeauBengio,
-    /// The paired bootstrap over examples (BCa).
+    /// The paired bootstrap over examples, bias-corrected and accelerated.
     Bootstrap,
     /// As the bootstrap; the p-value is McNemar's exact one.
     Mcnemar,
@@ -216,7 +216,7 @@ pub fn grouped(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::new();
     for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(c);

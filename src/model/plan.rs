@@ -91,6 +91,64 @@ pub struct StepSpec {
     /// The step named `data` alone has any: it runs our own check of them instead of commands.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub data: Vec<DataSet>,
+    /// The step named `features` alone has any: its only command is our own check of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub transforms: Vec<Transform>,
+}
+
+/// The user's own transform, and what must hold of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Transform {
+    pub name: String,
+    /// Reads `$IN`, writes `$OUT`.
+    pub command: String,
+    /// CSV or JSON lines below the source tree.
+    pub sample: String,
+    pub checks: Vec<FeatureCheck>,
+    /// The transform as it serves.
+    pub serve: Option<String>,
+    /// Columns: the time of the features, and of the label.
+    pub time: Option<(String, String)>,
+    /// For the output, in the words of `trainyard-data`.
+    pub rules: serde_json::Value,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FeatureCheck {
+    /// The same rows give the same features.
+    Deterministic,
+    /// So they do in another order.
+    RowOrder,
+    /// And without the second half: nothing is fitted on rows that come later.
+    Subset,
+    /// And one by one, as they are served.
+    BatchOfOne,
+    /// Nothing is missing, NaN or infinite.
+    Finite,
+    /// The serving transform gives the same.
+    ServeParity,
+}
+
+impl FeatureCheck {
+    pub const ALL: [Self; 6] = [
+        Self::Deterministic,
+        Self::RowOrder,
+        Self::Subset,
+        Self::BatchOfOne,
+        Self::Finite,
+        Self::ServeParity,
+    ];
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Deterministic => "deterministic",
+            Self::RowOrder => "row_order",
+            Self::Subset => "subset",
+            Self::BatchOfOne => "batch_of_one",
+            Self::Finite => "finite",
+            Self::ServeParity => "serve_parity",
+        }
+    }
 }
 
 /// A data set with the rules that it must keep.

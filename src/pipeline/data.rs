@@ -9,8 +9,8 @@ use super::diagnostic::{code, quoted};
 use super::node::{Node, first_line};
 use super::steps::Draft;
 use super::values;
-use crate::model::data::profile_path;
-use crate::model::plan::{DataBaseline, DataSet, Resources, Retry, Reuse, StepSpec};
+use crate::model::data::{FEATURES_COMMAND, profile_path};
+use crate::model::plan::{DataBaseline, DataSet, FeatureCheck, Resources, Retry, Reuse, StepSpec, Transform};
 
 /// None without the section. `base`: what every step begins with.
 pub(super) fn draft<'n>(b: &mut Builder<'_, '_>, root: &'n Node, base: &StepSpec) -> Option<Draft<'n>> {
@@ -44,13 +44,75 @@ pub(super) fn draft<'n>(b: &mut Builder<'_, '_>, root: &'n Node, base: &StepSpec
     })
 }
 
+/// The step `features`; None without the section. Its setup is that of every step: the transform needs what a training needs.
+pub(super) fn features<'n>(
+    b: &Builder<'_, '_>,
+    root: &'n Node,
+    base: &StepSpec,
+    after_data: bool,
+) -> Option<Draft<'n>> {
+    let entry = root.entry("features")?;
+    let transforms: Vec<Transform> = entry.value.items().into_iter().filter_map(transform).collect();
+    if transforms.is_empty() {
+        return None;
+    }
+    let spec = StepSpec {
+        commands: vec![FEATURES_COMMAND.to_owned()],
+        resources: Resources { gpu: 0, shm_bytes: None, ..base.resources.clone() },
+        retry: Retry::default(),
+        reuse: Reuse::default(),
+        transforms,
+        ..base.clone()
+    };
+    Some(Draft {
+        name: "features".to_owned(),
+        at: first_line(b.source, &entry.key_span),
+        node: None,
+        needs: if after_data { None } else { Some(Vec::new()) },
+        gather: false,
+        matrix: Vec::new(),
+        spec,
+        env_names: Vec::new(),
+    })
+}
+
+fn transform(node: &Node) -> Option<Transform> {
+    let text = |key| node.get(key).and_then(Node::text).map(str::to_owned);
+    let serve = text("serve");
+    let words = super::build::texts(node.get("checks"));
+    let asked = |c: &FeatureCheck| {
+        if words.is_empty() {
+            *c != FeatureCheck::ServeParity || serve.is_some()
+        } else {
+            words.iter().any(|w| w == c.word())
+        }
+    };
+    let time = node.get("time").and_then(|n| {
+        let column = |key| n.get(key).and_then(Node::text).map(str::to_owned);
+        Some((column("feature")?, column("label")?))
+    });
+    Some(Transform {
+        name: text("name")?,
+        command: text("command")?,
+        sample: text("sample")?,
+        checks: FeatureCheck::ALL.into_iter().filter(asked).collect(),
+        serve,
+        time,
+        rules: match node.get("schema") {
+            Some(schema) => json!({"schema": columns(schema)}),
+            None => json!({}),
+        },
+    })
+}
+
+fn columns(schema: &Node) -> Map<String, Value> {
+    schema.entries().iter().map(|entry| (entry.key.clone(), column(&entry.value))).collect()
+}
+
 fn set(b: &mut Builder<'_, '_>, node: &Node) -> Option<DataSet> {
     let text = |key| node.get(key).and_then(Node::text);
     let (name, path) = (text("name")?, text("path")?);
-    let mut schema = Map::new();
-    for entry in node.get("schema").map(Node::entries).unwrap_or_default() {
-        schema.insert(entry.key.clone(), column(&entry.value));
-    }
+    let schema = node.get("schema").map(columns).unwrap_or_default();
     let mut rules = Map::new();
     rules.insert("schema".into(), Value::Object(schema));
     if let Some(rows) = node.get("rows") {

@@ -160,7 +160,11 @@ pub(super) static PIPELINE: Section = Section {
             Shape::Many(&Shape::Map(&DATA)),
             "Checks of data sets: a step called `data`, run before a GPU is asked for.",
         ),
-        later("features", Shape::Many(&Shape::Map(&FEATURE)), "Checks of feature transforms."),
+        f(
+            "features",
+            Shape::Many(&Shape::Map(&FEATURE)),
+            "Checks of feature transforms: a step called `features`.",
+        ),
         f(
             "train",
             Shape::Either(&[
@@ -529,13 +533,31 @@ static FEATURE: Section = Section {
     fields: &[
         req("name", NAME, "Its name."),
         req("command", Shape::Text(Text::Command), "Reads `$IN`, writes `$OUT`."),
-        req("sample", PATH, "A file with rows to try it on."),
+        req("sample", PATH, "CSV or JSON lines with rows to try it on; the first 2,000 are used."),
         f(
             "checks",
-            Shape::Many(&Shape::Word(&["deterministic", "row_order", "batch_of_one", "serve_parity"])),
-            "What must hold. Default: all but serve_parity.",
+            Shape::Many(&Shape::Word(&[
+                "deterministic",
+                "row_order",
+                "subset",
+                "batch_of_one",
+                "finite",
+                "serve_parity",
+            ])),
+            "What must hold. Default: all, `serve_parity` only with `serve`.",
         ),
         f("serve", Shape::Text(Text::Command), "The transform as it serves, for `serve_parity`."),
+        f("time", Shape::Map(&POINT_IN_TIME), "No feature may be of a later time than its label."),
+        f("schema", Shape::Open(Text::Any, &Shape::Map(&COLUMN)), "Rules for the columns of the output."),
+    ],
+};
+
+static POINT_IN_TIME: Section = Section {
+    title: "`time`",
+    one_of: &[],
+    fields: &[
+        req("feature", ANY, "The column with the time of the features."),
+        req("label", ANY, "The column with the time of the label; of the output, else of a CSV sample."),
     ],
 };
 

@@ -106,7 +106,7 @@ fn edges<'d>(b: &mut Builder<'_, '_>, root: &Node, drafts: &'d [Draft<'_>]) -> V
         };
         let mut list: Vec<Edge<'d>> = Vec::new();
         for need in needs {
-            if need.step == "features" || (need.step == "data" && !index.contains_key("data")) {
+            if matches!(need.step.as_str(), "data" | "features") && !index.contains_key(need.step.as_str()) {
                 if root.get(&need.step).is_none() {
                     let message = format!("there is no `{}` section to wait for", need.step);
                     b.add(

@@ -60,6 +60,7 @@ pub(super) fn drafts<'n>(
     let base = base(b, defaults, run_timeout_ms, env, secrets);
     // First, so that a step without `needs` that would be the first of the file comes after it.
     let mut out: Vec<Draft<'n>> = super::data::draft(b, root, &base).into_iter().collect();
+    out.extend(super::data::features(b, root, &base, !out.is_empty()));
     match (root.entry("train"), root.entry("steps")) {
         (Some(train), Some(steps)) => {
             let line = b.findings.line_of(train.key_span.start.min(steps.key_span.start));
@@ -161,6 +162,7 @@ fn base(
         reuse: Reuse::default(),
         workers: 1,
         data: Vec::new(),
+        transforms: Vec::new(),
     };
     if let Some(node) = defaults {
         let known: Vec<String> = env.keys().cloned().collect();

@@ -103,7 +103,8 @@ fn verdict_line(section: &Section) -> String {
         RunState::Queued => ("⏳", "is queued".to_owned()),
         RunState::Running => ("⏳", "is running".to_owned()),
         RunState::Failed if section.data.iter().any(|r| !r.passed) => {
-            ("❌", "was stopped by its data".to_owned())
+            let features = section.data.iter().all(|r| r.passed || r.kind == "features");
+            ("❌", format!("was stopped by its {}", if features { "features" } else { "data" }))
         }
         RunState::Failed => ("❌", "failed".to_owned()),
         RunState::Errored => ("🛑", "could not run".to_owned()),

@@ -62,6 +62,14 @@ pub(super) fn folded(reports: &[DataReport]) -> Option<String> {
 
 fn open(report: &DataReport) -> String {
     let bad: Vec<&DataFinding> = report.of(Severity::Fail).collect();
+    if report.kind == "features" {
+        let name = escape::code(&report.name, NAME);
+        return format!(
+            "**Features {name}** are not what they should be: {}\n\n{}",
+            size(report),
+            table(&bad)
+        );
+    }
     format!(
         "**Data {}** is not fit to train on: {}{}\n\n{}",
         escape::code(&report.name, NAME),

@@ -285,6 +285,7 @@ fn refused() -> Section {
     };
     section.data = vec![DataReport {
         name: "customers".into(),
+        kind: String::new(),
         rows: 20_000,
         columns: 7,
         passed: false,

@@ -50,7 +50,7 @@ pub fn compare(
         .collect();
     let chance = chance(&sides);
     let mut metrics: Vec<MetricOutcome> =
-        sides.into_iter().zip(chance).map(|(side, c)| side.judge(c)).collect();
+        sides.into_iter().zip(&chance).map(|(side, c)| side.judge(c)).collect();
     let primary = primary.map(str::to_owned).or_else(|| {
         metrics.iter().find(|m| m.gate.is_some() && m.candidate.is_some()).map(|m| m.name.clone())
     });
@@ -222,7 +222,7 @@ impl<'a> Side<'a> {
         self.rules(baseline.value()).into_iter().map(beyond).collect()
     }
 
-    fn judge(self, chance: Chance) -> MetricOutcome {
+    fn judge(self, chance: &Chance) -> MetricOutcome {
         let (mut delta, mut relative, mut better) = (None, None, None);
         if let (Some(c), Some(b)) = (self.candidate, self.baseline)
             && self.tested.is_some()
@@ -237,7 +237,7 @@ impl<'a> Side<'a> {
                 (false, false) => Change::Worse,
             });
         }
-        let gate = self.gate.map(|gate| self.judge_gate(gate, &chance));
+        let gate = self.gate.map(|gate| self.judge_gate(gate, chance));
         let (evidence, no_evidence) = match self.tested {
             Some(Ok(tested)) => (Some(tested.evidence), String::new()),
             Some(Err(why)) => (None, why.to_owned()),

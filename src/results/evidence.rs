@@ -59,18 +59,15 @@ pub(super) fn of_seeds(candidate: &Aggregate, baseline: &Aggregate) -> Result<Te
     }
     let folds = this.iter().any(|label| has_key(label, FOLDS));
     let paired = pairs(&this, &b, &other, &a);
-    let (test, method, sd) = match &paired {
-        Some(differences) => {
-            let sd = stats::variance(differences, 1).sqrt();
-            // Of k folds, each is tested on one share and trained on the k - 1 others.
-            let overlap = if folds { 1.0 / (differences.len() as f64 - 1.0) } else { 0.0 };
-            let method = if folds { Method::NadeauBengio } else { Method::PairedT };
-            (stats::nadeau_bengio(differences, overlap), method, sd)
-        }
-        None => {
-            let sd = f64::midpoint(stats::variance(&a, 1), stats::variance(&b, 1)).sqrt();
-            (stats::welch_t(&a, &b), Method::WelchT, sd)
-        }
+    let (test, method, sd) = if let Some(differences) = &paired {
+        let sd = stats::variance(differences, 1).sqrt();
+        // Of k folds, each is tested on one share and trained on the k - 1 others.
+        let overlap = if folds { 1.0 / (differences.len() as f64 - 1.0) } else { 0.0 };
+        let method = if folds { Method::NadeauBengio } else { Method::PairedT };
+        (stats::nadeau_bengio(differences, overlap), method, sd)
+    } else {
+        let sd = f64::midpoint(stats::variance(&a, 1), stats::variance(&b, 1)).sqrt();
+        (stats::welch_t(&a, &b), Method::WelchT, sd)
     };
     let test = test.ok_or("unreplicated")?;
     // Every pair differs by the same amount: exactly repeatable, so there is no chance to be judged.

@@ -88,11 +88,13 @@ fn averaged(sheets: &Sheets, name: &str) -> Option<Vec<f64>> {
         }
     }
     let count = sheets.members.len() as f64;
-    sum.iter_mut().for_each(|s| *s /= count);
+    for s in &mut sum {
+        *s /= count;
+    }
     Some(sum)
 }
 
-/// The paired bootstrap (BCa) of a mean difference; for right and wrong answers of one model a side, the p-value is McNemar's.
+/// The paired bootstrap (bias-corrected and accelerated) of a mean difference; for right and wrong answers of one model a side, the p-value is McNemar's.
 fn bootstrap(differences: &[f64], answers: Option<(&[f64], &[f64])>) -> Option<Tested> {
     if differences.len() < MIN_EXAMPLES {
         return None;

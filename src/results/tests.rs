@@ -313,7 +313,7 @@ fn a_gate_is_held_against_the_interval_where_there_is_one() {
 fn what_is_not_replicated_is_judged_by_its_point_unless_the_gate_wants_more() {
     let keep = gate(|g| g.no_worse_than = Some(Tolerance::Absolute(0.01)));
     let strict = gate(|g| {
-        (g.no_worse_than, g.evidence) = (Some(Tolerance::Absolute(0.01)), Some(GateEvidence::Interval))
+        (g.no_worse_than, g.evidence) = (Some(Tolerance::Absolute(0.01)), Some(GateEvidence::Interval));
     });
     let one = |v| seeds("accuracy", &[("1", v)]);
     let held = |gate: &Gate, this: &Summary, base: &Summary| {
@@ -444,7 +444,7 @@ fn runs_that_were_tested_on_different_data_are_not_compared() {
 
 /// A sheet of `n` examples of which the first `right` are answered rightly, but for every `flip`th.
 fn sheet(n: usize, right: usize, flip: usize) -> Sheet {
-    let answer = |i: usize| f64::from((i < right) != (flip > 0 && i % flip == 0));
+    let answer = |i: usize| f64::from((i < right) != (flip > 0 && i.is_multiple_of(flip)));
     let labels: Vec<bool> = (0..n).map(|i| i % 2 == 0).collect();
     let score =
         |i: usize| if (answer(i) > 0.5) == labels[i] { 0.9 - i as f64 * 1e-6 } else { 0.1 + i as f64 * 1e-6 };

@@ -138,6 +138,7 @@ mod tests {
             reuse: Reuse::default(),
             workers: 1,
             data: Vec::new(),
+            transforms: Vec::new(),
         }
     }
 

@@ -39,6 +39,7 @@ fn spec(name: &str, needs: &[&str]) -> StepSpec {
         reuse: Reuse::default(),
         workers: 1,
         data: Vec::new(),
+        transforms: Vec::new(),
     }
 }
 

@@ -40,6 +40,7 @@ fn step() -> StepSpec {
         reuse: Reuse::default(),
         workers: 1,
         data: Vec::new(),
+        transforms: Vec::new(),
     }
 }
 

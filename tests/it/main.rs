@@ -18,6 +18,7 @@ mod doctor;
 mod drive;
 mod executor_conformance;
 mod fake_forge;
+mod features;
 mod forge_conformance;
 mod forge_shapes;
 mod forge_tls;

@@ -56,6 +56,7 @@ fn the_whole_grammar_is_read() {
         names,
         [
             "data",
+            "features",
             "test",
             "train (seed=1)",
             "train (seed=2)",
@@ -88,7 +89,7 @@ fn the_whole_grammar_is_read() {
     assert_eq!(train.env["EPOCHS"], "10");
     assert_eq!(train.setup, ["pip install -r requirements.txt"]);
     assert_eq!(train.secrets[0].env, "HUGGINGFACE_TOKEN");
-    assert_eq!(train.needs.iter().map(|n| n.step.as_str()).collect::<Vec<_>>(), ["test", "data"]);
+    assert_eq!(train.needs.iter().map(|n| n.step.as_str()).collect::<Vec<_>>(), ["test", "data", "features"]);
     assert_eq!((train.resources.gpu, train.resources.cpu_milli), (1, Some(4000)));
     assert_eq!(train.resources.memory_bytes, Some(32 << 30));
     assert_eq!(train.retry.when, ["preempted", "node_lost"]);
@@ -103,7 +104,7 @@ fn the_whole_grammar_is_read() {
     assert_eq!((accuracy.goal, accuracy.min), (Some(Goal::Max), Some(0.80)));
     assert_eq!(accuracy.no_worse_than, Some(Tolerance::Relative(0.005)));
     assert!(plan.metrics.gates[2].1.warn_only);
-    assert_eq!(plan.not_run, ["features", "model", "deploy", "monitor", "notify", "when.event.cron"]);
+    assert_eq!(plan.not_run, ["model", "deploy", "monitor", "notify", "when.event.cron"]);
     assert!(checked.warnings.iter().all(|w| w.code == "TY060"), "{:#?}", checked.warnings);
     assert_eq!(checked.warnings.len(), plan.not_run.len());
 }

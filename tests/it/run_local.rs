@@ -195,7 +195,7 @@ fn gates_that_need_no_baseline_are_judged() {
 /// `age` is spread evenly over 100 years, and shifted by `by`; `plan` is one of two words, and now and then a third.
 fn table(rows: usize, by: usize, third: bool) -> String {
     let line = |i: usize| {
-        let plan = if third && i % 10 == 0 { "secret-plan" } else { ["free", "paid"][i % 2] };
+        let plan = if third && i.is_multiple_of(10) { "secret-plan" } else { ["free", "paid"][i % 2] };
         format!("{i},{},{plan}\n", (i * 37) % 100 + by)
     };
     std::iter::once("id,age,plan\n".to_owned()).chain((0..rows).map(line)).collect()

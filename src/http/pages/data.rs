@@ -10,6 +10,8 @@ const HEIGHT: f64 = 24.0;
 const BIN: u32 = 6;
 
 pub struct Set {
+    /// `Data` or `Features`.
+    pub title: &'static str,
     pub name: Shown,
     /// `pass` or `fail`.
     pub word: &'static str,
@@ -61,6 +63,7 @@ impl Set {
         };
         let cut = report.findings.len().saturating_sub(FINDINGS) + report.drift.len().saturating_sub(COLUMNS);
         Self {
+            title: if report.kind == "features" { "Features" } else { "Data" },
             name: shown_cut(&report.name, 80),
             word: if report.passed { "pass" } else { "fail" },
             size: format!("{} rows, {} columns", report.rows, report.columns),

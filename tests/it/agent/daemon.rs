@@ -102,6 +102,7 @@ pub fn spec(sha: &Sha, commands: &[&str]) -> Spec {
         cache_write: true,
         cache_bytes: 1 << 30,
         data: Vec::new(),
+        transforms: Vec::new(),
         predictions: None,
     }
 }

@@ -34,6 +34,7 @@ pub fn step(name: &str) -> StepSpec {
         reuse: trainyard::model::plan::Reuse::default(),
         workers: 1,
         data: Vec::new(),
+        transforms: Vec::new(),
     }
 }
 

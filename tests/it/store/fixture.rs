@@ -73,6 +73,7 @@ pub fn step(name: &str) -> StepSpec {
         reuse: Reuse::default(),
         workers: 1,
         data: Vec::new(),
+        transforms: Vec::new(),
     }
 }
 

@@ -39,6 +39,7 @@ pub fn source(place: &str, used: bool) -> MetricSource {
 pub fn data_report(name: &str, passed: bool) -> DataReport {
     DataReport {
         name: name.into(),
+        kind: String::new(),
         rows: 20_000,
         columns: 2,
         passed,

@@ -23,6 +23,11 @@ pub use location::Location;
 pub(crate) use time::parse as parse_time;
 pub use time::show as show_time;
 
+/// Microseconds since 1970 of a date or time of ISO 8601; `None` if it is none.
+pub fn time_of(text: &str) -> Option<i64> {
+    time::parse(text.trim().as_bytes())
+}
+
 use std::sync::Arc;
 
 use ::parquet::arrow::arrow_reader::ArrowReaderMetadata;
