@@ -1,10 +1,22 @@
 #!/usr/bin/env bash
 # The numbers of `make bench`, release build, each beside its peer or limit in the same run. Installs the peers it can.
-#   scripts/bench.sh [NAME ...]   only the cases whose names begin so (intake dispatch log idle start list)
+#   scripts/bench.sh [NAME ...]   only the cases whose names begin so (intake dispatch log idle start list;
+#                                 profile drift check unique bootstrap: of crates/trainyard-data)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh tests
 want() { [ $# -eq 1 ] && return 0; local case=$1; shift; local name; for name; do case "$case" in "$name"*) return 0;; esac; done; return 1; }
+
+daemon=() data=()
+for name in "$@"; do
+  case "$name" in profile*|drift*|check*|unique*|bootstrap*) data+=("$name");; *) daemon+=("$name");; esac
+done
+if [ $# -eq 0 ] || [ ${#data[@]} -gt 0 ]; then
+  echo "# profiles, checks and statistics: $(nproc) cores, $(date -u +%FT%TZ); peers are installed from tests/python"
+  cargo bench --locked --quiet -p trainyard-data --bench data -- "${data[@]}"
+  [ $# -eq 0 ] || [ ${#daemon[@]} -gt 0 ] || exit 0
+fi
+set -- "${daemon[@]}"
 
 echo "# build (release)"
 cargo build --locked --release --bin trainyard
