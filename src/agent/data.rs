@@ -218,7 +218,11 @@ fn pooled(shares: &[f64]) -> Vec<f64> {
 
 /// For the log: what the report says, and nothing else.
 pub(super) fn told(report: &DataReport) -> String {
-    let safe = |text: &str| text.chars().take(400).flat_map(char::escape_debug).collect::<String>();
+    // Quotes stay as they are; what steers a terminal does not.
+    let safe = |text: &str| -> String {
+        let shown = |c: char| if c.is_control() { c.escape_debug().to_string() } else { c.to_string() };
+        text.chars().take(400).map(shown).collect()
+    };
     let mut out = format!("{}: {} rows, {} columns", safe(&report.name), report.rows, report.columns);
     if !report.against.is_empty() {
         let _ = write!(out, ", against {}", safe(&report.against));

@@ -104,9 +104,15 @@ impl Column {
             name: shown_cut(&column.column, 80),
             verdict: column.verdict.word(),
             drifted: column.verdict == Shift::Drifted,
-            chance: column
-                .p
-                .map_or("–".into(), |p| if p < 0.001 { format!("{p:.0e}") } else { format!("{p:.3}") }),
+            chance: column.p.map_or("–".into(), |p| {
+                if p < 1e-300 {
+                    "<1e-300".into()
+                } else if p < 0.001 {
+                    format!("{p:.0e}")
+                } else {
+                    format!("{p:.3}")
+                }
+            }),
             moved,
             width: bars.len() as u32 * BIN,
             bars,
