@@ -25,4 +25,7 @@ test-full: ## the long forms as well, and the container image
 bench: ## the numbers beside their peers, release build; ARGS="intake" measures only those that begin so
 	@scripts/bench.sh $(ARGS)
 
-.PHONY: help setup demo check test test-full bench
+pictures: ## take the pictures of the documentation anew
+	@scripts/pictures.sh
+
+.PHONY: help setup demo check test test-full bench pictures
