@@ -38,18 +38,24 @@ impl Daemon {
     /// Writes its configuration; starts nothing. The ports are free ones, kept over restarts. The hook is that of
     /// `ada/churn`, whose code may run without a user of its own.
     pub fn of_forge(url: &str, forge_token: &str) -> Self {
-        Self::configured(url, forge_token, "", "")
+        Self::configured("github", url, forge_token, "", "")
+    }
+
+    /// The same at a forge of another kind.
+    #[allow(dead_code, reason = "used where this file is shared")]
+    pub fn of_kind(kind: &str, url: &str, forge_token: &str) -> Self {
+        Self::configured(kind, url, forge_token, "", "")
     }
 
     /// On a Postgres database; `more` are tables of its configuration.
     pub fn on_postgres(options: &OpenOptions, url: &str, forge_token: &str, keys: &str, more: &str) -> Self {
         let pooler = if options.pooled { "database_pooler = \"transaction\"\n" } else { "" };
         let keys = format!("database = {:?}\n{pooler}{keys}", options.url);
-        let daemon = Self::configured(url, forge_token, &keys, more);
+        let daemon = Self::configured("github", url, forge_token, &keys, more);
         Self { postgres: Some(options.clone()), ..daemon }
     }
 
-    fn configured(url: &str, forge_token: &str, keys: &str, more: &str) -> Self {
+    fn configured(kind: &str, url: &str, forge_token: &str, keys: &str, more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         // All four are held until all are known, so that they differ.
         let held: Vec<TcpListener> = (0..4).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
@@ -62,9 +68,9 @@ impl Daemon {
         let text = format!(
             "data_dir = {data:?}\n{keys}public_url = \"http://{app}\"\n\
              [listen]\nhooks = \"{hooks}\"\napp = \"{app}\"\nagent = \"{agent}\"\nops = \"{ops}\"\n\
-             [forge.github]\nkind = \"github\"\nurl = {url:?}\nallow_http = true\ntoken = {{ file = {token:?} }}\n\
-             [[forge.github.hook]]\nid = \"main\"\nsecrets = [{{ file = {secret:?} }}]\nrepository = \"ada/churn\"\n\
-             [[repository]]\nforge = \"github\"\nname = \"ada/churn\"\ntrusted = true\n{more}",
+             [forge.{kind}]\nkind = \"{kind}\"\nurl = {url:?}\nallow_http = true\ntoken = {{ file = {token:?} }}\n\
+             [[forge.{kind}.hook]]\nid = \"main\"\nsecrets = [{{ file = {secret:?} }}]\nrepository = \"ada/churn\"\n\
+             [[repository]]\nforge = \"{kind}\"\nname = \"ada/churn\"\ntrusted = true\n{more}",
             data = dir.path().join("data").display().to_string(),
             token = write("token", forge_token),
             secret = write("secret", SECRET),

@@ -23,6 +23,7 @@ mod forge_conformance;
 mod forge_shapes;
 mod forge_tls;
 mod forge_webhooks;
+mod gitea_real;
 mod heart;
 mod kubernetes;
 mod masking;

@@ -3,7 +3,7 @@
 
 #[allow(dead_code, reason = "shared with the tests of faults")]
 #[path = "../../faults/daemon.rs"]
-mod daemon;
+pub mod daemon;
 mod hostile;
 mod many;
 #[allow(dead_code, reason = "shared with the tests of faults")]
