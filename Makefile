@@ -7,7 +7,7 @@ help: ## this list
 setup: ## install what build and tests need (Debian packages by apt-get, npm packages under target/)
 	@scripts/setup.sh tests
 
-demo: ## a forge, a push, two trainings and a pull-request comment on this machine; ARGS=--exit ends by itself
+demo: ## a forge, pushes, trainings and a pull-request comment on this machine; ARGS=--exit ends by itself
 	@scripts/setup.sh build
 	@cargo build --locked --bin trainyard
 	@target/debug/trainyard demo $(ARGS)

@@ -144,11 +144,14 @@ impl Found {
         );
         let extra = if self.params { ", \"params.yaml\"" } else { "" };
         let _ = writeln!(out, "# when: [{{paths: [\"src/**\", \"*.py\"{extra}]}}]\n");
-        out.push_str("defaults:\n  # The container the steps run in; without containers it is ignored.\n  image: \"python:3.12-slim\"\n");
+        let image =
+            "image: \"python:3.12-slim\"  # the container that steps run in, where pools run containers";
         if self.setup.is_empty() {
-            out.push_str("  # Commands before those of each step:\n  # setup: [\"python3 -m venv .venv\", \". .venv/bin/activate\", \"pip install --quiet -r requirements.txt\"]\n");
+            let _ = writeln!(out, "# defaults:\n#   {image}");
+            out.push_str("#   # Commands before those of each step:\n#   setup: [\"python3 -m venv .venv\", \". .venv/bin/activate\", \"pip install --quiet -r requirements.txt\"]\n");
         } else {
-            out.push_str("  # Commands before those of each step.\n  setup:\n");
+            let _ =
+                writeln!(out, "defaults:\n  # {image}\n  # Commands before those of each step.\n  setup:");
             for line in &self.setup {
                 let _ = writeln!(out, "    - {line}");
             }

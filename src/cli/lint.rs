@@ -53,7 +53,9 @@ impl Linted {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let files = if args.files.is_empty() { default_files(Path::new("."))? } else { args.files.clone() };
     if files.is_empty() {
-        eprintln!("trainyard: there is no {} here: write one with `trainyard init`", pipeline::FILE);
+        let next = elsewhere()
+            .map_or_else(|| "write one with `trainyard init`".into(), |there| format!("there is {there}"));
+        eprintln!("trainyard: there is no {} here: {next}", pipeline::FILE);
         return Ok(ExitCode::from(2));
     }
     let mut linted = Vec::new();
@@ -69,6 +71,16 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let good = linted.iter().all(Linted::ok) && clash.is_none();
     Ok(ExitCode::from(if good { 0 } else { 2 }))
+}
+
+/// A pipeline file where people may have meant one: in the folder of many, or at the repository's root. In words.
+pub fn elsewhere() -> Option<String> {
+    if let Some(one) = default_files(Path::new(".")).ok().and_then(|all| all.into_iter().next()) {
+        return Some(format!("{} (name it with --file)", one.display()));
+    }
+    let here = std::env::current_dir().ok()?;
+    let root = here.ancestors().skip(1).find(|dir| dir.join(pipeline::FILE).is_file())?;
+    Some(format!("one in {}, the repository's root: go there", root.display()))
 }
 
 /// A file up to a little above the limit: more would be refused anyway.

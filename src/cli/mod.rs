@@ -43,7 +43,7 @@ struct Cli {
 enum Command {
     /// Run the daemon.
     Serve(serve::Args),
-    /// See it all on this machine: a forge, a push, two trainings, a pull-request comment.
+    /// See it all on this machine: a forge, a push, trainings, a pull-request comment.
     Demo(demo::Args),
     /// Write a first `.trainyard.yaml` for the project in this directory.
     Init(init::Args),
@@ -53,7 +53,7 @@ enum Command {
     Plan(plan::Args),
     /// Look for what is wrong with an installation, and say how to mend it.
     Doctor(doctor::Args),
-    /// Runs: list, show, wait, diff, cancel, release.
+    /// Runs: list, show, why, wait, diff, rerun, cancel, release.
     Runs(runs::Args),
     /// Print a step's log, or follow it.
     Logs(logs::Args),

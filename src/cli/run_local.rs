@@ -62,8 +62,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 /// The plan, with warnings printed; None when the file has errors, which are printed too.
 fn read(file: &Path) -> anyhow::Result<Option<Plan>> {
-    let bytes = std::fs::read(file)
-        .with_context(|| format!("cannot read {} (write one with `trainyard init`)", file.display()))?;
+    let bytes = std::fs::read(file).with_context(|| match super::lint::elsewhere() {
+        Some(there) => format!("cannot read {}; there is {there}", file.display()),
+        None => format!("cannot read {} (write one with `trainyard init`)", file.display()),
+    })?;
     let name = file.display().to_string();
     let source = String::from_utf8_lossy(&bytes);
     let (plan, findings) = match pipeline::parse(&name, &bytes) {
@@ -155,13 +157,9 @@ impl Here<'_> {
             say(&format!("step {} ({} of {})", step.name, n + 1, steps.len()));
             let begun = Instant::now();
             let (outcome, found) = self.step(step, n, stopped.clone()).await?;
-            say(&format!(
-                "step {}: {}, {} ({:.1} s)",
-                step.name,
-                outcome.class,
-                outcome.reason,
-                begun.elapsed().as_secs_f64()
-            ));
+            let class = outcome.class.to_string();
+            let why = if outcome.reason == class { String::new() } else { format!(", {}", outcome.reason) };
+            say(&format!("step {}: {class}{why} ({:.1} s)", step.name, begun.elapsed().as_secs_f64()));
             for source in &found.sources {
                 say(&report::source(source));
             }
@@ -174,6 +172,9 @@ impl Here<'_> {
             reports.push((step.name.as_str(), found.points));
         }
         print!("{}", report::table(&reports));
+        if let Some(missing) = report::missing_primary(self.plan, &reports) {
+            say(&missing);
+        }
         let whole = bad.is_empty() && steps.len() == self.plan.steps.len();
         let (gates, good) = report::gates(self.plan, &reports, whole);
         print!("{gates}");

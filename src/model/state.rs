@@ -20,7 +20,7 @@ macro_rules! states {
             fn from_str(text: &str) -> Result<Self, $crate::model::Invalid> {
                 match text {
                     $($word => Ok(Self::$variant),)+
-                    _ => Err($crate::model::Invalid { what: $what, value: text.to_owned(), why: "no such word" }),
+                    _ => Err($crate::model::Invalid { what: $what, value: text.to_owned(), why: concat!("the words are", $(" ", $word),+) }),
                 }
             }
         }

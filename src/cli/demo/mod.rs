@@ -80,7 +80,12 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         Ok(()) if args.exit => ExitCode::SUCCESS,
         Ok(()) => {
             next_steps(&daemon, &sandbox, args.forge, &dir, keep);
-            tokio::signal::ctrl_c().await.context("cannot wait for Ctrl-C")?;
+            let mut ended = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+                .context("cannot wait for the end")?;
+            tokio::select! {
+                interrupted = tokio::signal::ctrl_c() => interrupted.context("cannot wait for Ctrl-C")?,
+                _ = ended.recv() => {}
+            }
             println!();
             ExitCode::SUCCESS
         }

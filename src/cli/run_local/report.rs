@@ -45,7 +45,9 @@ pub fn table(reports: &[(&str, Vec<MetricPoint>)]) -> String {
         }
     }
     if rows.is_empty() {
-        return "\nno metrics were found\n".to_owned();
+        return "\nno metrics were found: write metrics.json, or `echo accuracy=0.91 >> $TRAINYARD_OUTPUT`; `metrics.patterns` reads them off\n\
+                what a step prints, and docs/metrics.md lists what is found by itself\n"
+            .to_owned();
     }
     rows.insert(0, ["step", "metric", "value", "points"].map(str::to_owned));
     let width = |column: usize| rows.iter().map(|r| r[column].chars().count()).max().unwrap_or(0);
@@ -57,6 +59,18 @@ pub fn table(reports: &[(&str, Vec<MetricPoint>)]) -> String {
         text.push_str(&line);
     }
     text
+}
+
+/// What to say when steps reported metrics, and not the one that the file calls primary.
+pub fn missing_primary(plan: &Plan, reports: &[(&str, Vec<MetricPoint>)]) -> Option<String> {
+    let primary = plan.metrics.primary.as_deref()?;
+    let mut names: Vec<&str> =
+        reports.iter().flat_map(|(_, points)| points.iter().map(|p| p.name.as_str())).collect();
+    names.sort_unstable();
+    names.dedup();
+    (!names.is_empty() && !names.contains(&primary)).then(|| {
+        format!("the primary metric `{primary}` was not reported; reported were {}", names.join(", "))
+    })
 }
 
 /// The verdicts of the gates, and whether none of them fails for good. `whole`: all steps ran, so a metric that is missing now
