@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
@@ -9,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::blob::Blobs;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{BlobPlace, Config};
+use crate::config::{BlobPlace, Config, KubernetesConfig};
+use crate::executor::kubernetes;
 use crate::retention::collect_orphans;
 use crate::store::backup::{check_sqlite, copy_sqlite, restore_sqlite};
 use crate::store::{OpenOptions, Store, newest_migration};
@@ -47,6 +49,20 @@ enum Command {
     },
     /// Bring the database to this version's tables, as a start of the daemon does
     Migrate,
+    /// Take trainyard's finalizers off its Jobs, so that nothing hangs when it leaves a cluster
+    ///
+    /// Helm runs it at `helm uninstall`. Stop the daemon first: it makes Jobs again that someone else deleted.
+    DropFinalizers {
+        /// Of the runs; default: the configuration's. With it no configuration is read
+        #[arg(long)]
+        namespace: Option<String>,
+        /// Default: the configuration's, or the account of the pod it runs in
+        #[arg(long)]
+        kubeconfig: Option<PathBuf>,
+        /// Delete the Jobs too, with their Secrets, and wait until their pods have ended
+        #[arg(long)]
+        delete: bool,
+    },
     /// Delete what is past its retention, and blobs that no row names
     Gc {
         /// Younger blobs may be waiting for their row
@@ -75,6 +91,10 @@ const BLOBS: &str = "blobs";
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     super::logging("info");
+    if let Command::DropFinalizers { namespace, kubeconfig, delete } = args.command {
+        drop_finalizers(&args.config, namespace, kubeconfig, delete).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut config = Config::load(&args.config)?;
     if let Some(database) = args.database {
         config.database = Some(database);
@@ -89,8 +109,33 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
             println!("the database is at migration {}", newest_migration());
         }
         Command::Gc { older_than_hours, dry_run } => gc(&config, &options, older_than_hours, dry_run).await?,
+        Command::DropFinalizers { .. } => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// How long pods may take to end: their grace, and as long again.
+const ENDING: Duration = Duration::from_mins(4);
+
+async fn drop_finalizers(
+    config: &Path,
+    namespace: Option<String>,
+    kubeconfig: Option<PathBuf>,
+    delete: bool,
+) -> anyhow::Result<()> {
+    let mut settings = match namespace {
+        Some(namespace) => KubernetesConfig::of(namespace),
+        None => Config::load(config)?.executor.kubernetes.context(
+            "the configuration has no [executor.kubernetes]; name the namespace of the runs with --namespace",
+        )?,
+    };
+    if kubeconfig.is_some() {
+        settings.kubeconfig = kubeconfig;
+    }
+    let client = kubernetes::client(&settings).await?;
+    let done = kubernetes::cleanup::drop_finalizers(client, &settings.namespace, delete, ENDING).await?;
+    println!("{}: {} Jobs released, {} deleted", settings.namespace, done.finalizers, done.deleted);
+    Ok(())
 }
 
 async fn backup(

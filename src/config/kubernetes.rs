@@ -107,6 +107,19 @@ pub struct Toleration {
 }
 
 impl KubernetesConfig {
+    /// Of a namespace alone, for what makes no pods: with the account of the pod that it runs in.
+    pub fn of(namespace: impl Into<String>) -> Self {
+        Self {
+            namespace: namespace.into(),
+            image: String::new(),
+            agent_url: None,
+            kubeconfig: None,
+            context: None,
+            image_pull_secrets: Vec::new(),
+            relist_s: relist_s(),
+        }
+    }
+
     pub(super) fn check(&self, agents: SocketAddr) -> Result<(), ConfigError> {
         if !dns_label(&self.namespace) {
             return refuse(format!(

@@ -25,6 +25,8 @@ use crate::agent::protocol::{Bootstrap, PROTOCOL};
 use crate::config::{KubernetesConfig, KubernetesPool, Preset};
 use crate::model::RunId;
 
+/// The selector of everything that any trainyard made.
+pub const MANAGED: &str = "app.kubernetes.io/managed-by=trainyard";
 pub const LABEL_INSTANCE: &str = "trainyard.dev/instance";
 pub const LABEL_ATTEMPT: &str = "trainyard.dev/attempt-uid";
 pub const LABEL_RUN: &str = "trainyard.dev/run-id";

@@ -7,6 +7,8 @@
 //!
 //! Must not: read a Secret, exec into a pod, or touch what does not carry this installation's label.
 
+pub mod access;
+pub mod cleanup;
 pub mod manifest;
 pub mod observe;
 mod picture;

@@ -1,6 +1,8 @@
 //! `trainyard doctor`: looks for what is wrong with an installation. Each line is OK, WARN or FAIL, with what to do. It changes
 //! nothing but a test object in the blob store, which it deletes again.
 
+mod cluster;
+
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -31,7 +33,7 @@ pub struct Args {
         value_name = "FILE"
     )]
     config: PathBuf,
-    /// Ask no forge: nothing is sent to the network
+    /// Ask no forge and no cluster: nothing is sent to the network
     #[arg(long)]
     offline: bool,
     /// The lines as a JSON array
@@ -121,6 +123,9 @@ async fn look(report: &mut Report, config: &Config, offline: bool) {
     let running = listeners(report, config).await;
     pools(report, config);
     step_user(report, config);
+    if !offline {
+        cluster::look(report, config).await;
+    }
     for (name, forge) in &config.forge {
         if offline {
             report.warn(
