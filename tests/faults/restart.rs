@@ -7,12 +7,10 @@ use trainyard::model::{AttemptState, RunState};
 
 use super::yard::{Yard, attempt, only_run, until};
 
-const LINES: usize = 400;
-
-/// The commands: numbered lines for about eight seconds, and a note of the process that wrote them.
+/// The commands: numbered lines until there are enough, and a note of the process that wrote them.
 fn pipeline(witness: &Path) -> String {
     format!(
-        "version: 1\nname: long\nsteps:\n  - name: train\n    commands:\n      - |\n        echo $$ >> {}\n        i=0; while [ $i -lt {LINES} ]; do echo \"line $i\"; i=$((i+1)); sleep 0.02; done\n        echo 'accuracy=0.5' >> $TRAINYARD_OUTPUT\n",
+        "version: 1\nname: long\nsteps:\n  - name: train\n    commands:\n      - |\n        echo $$ >> {0}/pids\n        i=0; while [ ! -e {0}/enough ]; do echo \"line $i\"; i=$((i+1)); sleep 0.02; done\n        echo $i > {0}/lines\n        echo 'accuracy=0.5' >> $TRAINYARD_OUTPUT\n",
         witness.display()
     )
 }
@@ -22,9 +20,9 @@ async fn a_training_outlives_the_daemon() {
     let kills = if std::env::var("TRAINYARD_LONG").is_ok_and(|v| v == "1") { 8 } else { 3 };
     let mut yard = Yard::new().await;
     let witness = tempfile::tempdir().unwrap();
-    let witness = witness.path().join("pids");
+    let witness = witness.path();
     yard.daemon.start().await;
-    let sha = yard.push("main", &pipeline(&witness)).await;
+    let sha = yard.push("main", &pipeline(witness)).await;
     let store = yard.store().await;
     let uid = until("a running attempt with a log", 60, async || {
         let view = only_run(&store).await?;
@@ -47,13 +45,15 @@ async fn a_training_outlives_the_daemon() {
         .await;
     }
 
+    std::fs::write(witness.join("enough"), "").unwrap();
+
     let view = until("the end of the run", 90, async || {
         only_run(&store).await.filter(|v| v.run.state.is_terminal())
     })
     .await;
     assert_eq!(view.run.state, RunState::Succeeded, "{}", view.run.reason);
     assert_eq!(view.attempts.len(), 1, "the step was tried again");
-    let pids = std::fs::read_to_string(&witness).unwrap();
+    let pids = std::fs::read_to_string(witness.join("pids")).unwrap();
     assert_eq!(pids.lines().count(), 1, "the commands ran more than once: {pids:?}");
 
     let mut log = Vec::new();
@@ -63,7 +63,8 @@ async fn a_training_outlives_the_daemon() {
     }
     let text = String::from_utf8(log).unwrap();
     let lines: Vec<&str> = text.lines().filter(|l| l.starts_with("line ")).collect();
-    let expected: Vec<String> = (0..LINES).map(|i| format!("line {i}")).collect();
+    let written: usize = std::fs::read_to_string(witness.join("lines")).unwrap().trim().parse().unwrap();
+    let expected: Vec<String> = (0..written).map(|i| format!("line {i}")).collect();
     assert_eq!(lines, expected, "the log has a gap or a repeat");
 
     let last = until("the final status", 60, async || {

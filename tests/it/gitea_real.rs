@@ -96,7 +96,7 @@ impl Gitea {
         let log = std::fs::File::create(at.join("web.log")).unwrap();
         let child = run(&["web"]).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         let http = reqwest::Client::builder().timeout(Duration::from_secs(20)).build().unwrap();
-        let gitea = Self { url, http, child, binary, dir };
+        let gitea = Self { url, http, child, dir, binary };
         gitea
             .until("Gitea answers", 60, async || {
                 gitea

@@ -117,8 +117,14 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 async fn look(report: &mut Report, config: &Config, offline: bool) {
     secrets(report, config);
     directory(report, config);
-    let store = database(report, config).await;
-    blobs(report, config).await;
+    // Without its directory nothing was started yet; looking further would make files that belong to the wrong user.
+    let store = if config.data_dir.is_dir() {
+        let store = database(report, config).await;
+        blobs(report, config).await;
+        store
+    } else {
+        None
+    };
     git(report);
     let running = listeners(report, config).await;
     pools(report, config);
@@ -154,6 +160,16 @@ fn secrets(report: &mut Report, config: &Config) {
     let before = report.0.len();
     let mut read = 0;
     for (name, forge) in &config.forge {
+        match forge.token.read() {
+            Ok(_) => read += 1,
+            Err(error) => {
+                report.fail(
+                    "secrets",
+                    format!("token of forge {name}: {error}"),
+                    "the daemon does not start like this",
+                );
+            }
+        }
         for hook in &forge.hook {
             match hook.read_secrets(name, forge.kind) {
                 Ok(all) => read += all.len(),
