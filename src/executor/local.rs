@@ -339,7 +339,12 @@ impl Executor for Local {
         Ok(())
     }
 
-    async fn remove(&self, uid: &AttemptUid, handle: &serde_json::Value) -> Result<(), ExecutorError> {
+    async fn remove(
+        &self,
+        _name: &str,
+        uid: &AttemptUid,
+        handle: &serde_json::Value,
+    ) -> Result<(), ExecutorError> {
         let Some(note) = self.note(uid, handle) else { return Ok(()) };
         let dir = self.dir(&note);
         let agent = self.agent(uid, &note);

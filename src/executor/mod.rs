@@ -83,8 +83,14 @@ pub trait Executor: Send + Sync + std::fmt::Debug {
         handle: &serde_json::Value,
         grace_ms: i64,
     ) -> Result<(), ExecutorError>;
-    /// Deletes what is left outside (processes, workspace, objects) of an ended attempt. Idempotent.
-    async fn remove(&self, uid: &AttemptUid, handle: &serde_json::Value) -> Result<(), ExecutorError>;
+    /// Deletes what is left outside (processes, workspace, objects) of an ended attempt. Idempotent. `name` as in [`Launch::name`]:
+    /// a submit that was cut off leaves objects and no notes.
+    async fn remove(
+        &self,
+        name: &str,
+        uid: &AttemptUid,
+        handle: &serde_json::Value,
+    ) -> Result<(), ExecutorError>;
 }
 
 /// The outside name of an attempt: `ty-` + the first 20 lower-case base32 characters of SHA-256 over the length-prefixed

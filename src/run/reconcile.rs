@@ -228,7 +228,7 @@ impl Reconciler {
             Effect::Remove(_) => {
                 failpoint::hit("executor.remove.before");
                 executor
-                    .remove(uid, &attempt.handle)
+                    .remove(&self.outside(attempt), uid, &attempt.handle)
                     .await
                     .with_context(|| format!("cannot remove what is left of attempt {uid}"))?;
                 failpoint::hit("executor.remove.after");
@@ -240,6 +240,12 @@ impl Reconciler {
                     .with_context(|| format!("cannot note the removal of attempt {uid}"))
             }
         }
+    }
+
+    /// The attempt's name outside.
+    fn outside(&self, attempt: &AttemptRow) -> String {
+        let (run, step) = (attempt.run_id.as_str(), attempt.step_id.as_str());
+        external_name(&self.settings.instance.id, run, step, attempt.number)
     }
 
     async fn submit(
@@ -267,12 +273,7 @@ impl Reconciler {
             .context("the run's repository has no row")?;
         let launch = Launch {
             uid: attempt.uid.clone(),
-            name: external_name(
-                &self.settings.instance.id,
-                run.id.as_str(),
-                step.id.as_str(),
-                attempt.number,
-            ),
+            name: self.outside(attempt),
             spec: spec.clone(),
             number: attempt.number,
             run: run.id.clone(),

@@ -87,10 +87,10 @@ fn gone(observation: &Observation) -> bool {
 }
 
 /// `remove` may say that it must be asked again while something is still ending.
-async fn removed(executor: &dyn Executor, uid: &AttemptUid, handle: &Value) {
+async fn removed(executor: &dyn Executor, of: &Launch, handle: &Value) {
     let mut last = String::new();
     for _ in 0..20 {
-        match executor.remove(uid, handle).await {
+        match executor.remove(&of.name, &of.uid, handle).await {
             Ok(()) => return,
             Err(error @ ExecutorError::Transient(_)) => last = error.to_string(),
             Err(error) => panic!("{error}"),
@@ -111,7 +111,7 @@ async fn conformance(host: Option<&str>, fresh: impl Fn(&Daemon) -> Box<dyn Exec
     let never = launch(&daemon);
     assert_eq!(executor.observe(&never.uid, &nothing).await.unwrap(), Observation::Unknown);
     executor.cancel(&never.uid, &nothing, 100).await.unwrap();
-    removed(&*executor, &never.uid, &nothing).await;
+    removed(&*executor, &never, &nothing).await;
 
     // Submitted twice, also at once and by another instance: one process.
     let nap = format!("85{:09}", u64::from(rand::random::<u32>()) % 1_000_000_000);
@@ -143,8 +143,8 @@ async fn conformance(host: Option<&str>, fresh: impl Fn(&Daemon) -> Box<dyn Exec
     // What has ended is not started again.
     executor.submit(&one).await.unwrap();
     assert_eq!(daemon.seen.lock().unwrap().starts, 1);
-    removed(&*executor, &one.uid, &handle).await;
-    removed(&*executor, &one.uid, &handle).await;
+    removed(&*executor, &one, &handle).await;
+    removed(&*executor, &one, &handle).await;
     assert_eq!(executor.observe(&one.uid, &handle).await.unwrap(), Observation::Unknown);
 
     // Ends by itself: class and code come from the agent's own result.
@@ -155,7 +155,7 @@ async fn conformance(host: Option<&str>, fresh: impl Fn(&Daemon) -> Box<dyn Exec
     let handle = executor.submit(&two).await.unwrap();
     let end = observed(&*executor, &two, &handle, "it ends", gone).await;
     assert!(matches!(end, Observation::Gone { class: EndClass::Failed, exit_code: Some(7), .. }), "{end:?}");
-    removed(&*executor, &two.uid, &handle).await;
+    removed(&*executor, &two, &handle).await;
 
     // Removed while it runs: nothing is left, whatever it did to stay.
     let daemon = Daemon::start_at(host).await;
@@ -168,7 +168,7 @@ async fn conformance(host: Option<&str>, fresh: impl Fn(&Daemon) -> Box<dyn Exec
     let three = launch(&daemon);
     let handle = executor.submit(&three).await.unwrap();
     until("it runs", || processes_with(&format!("sleep {nap}")).len() >= 2).await;
-    removed(&*executor, &three.uid, &handle).await;
+    removed(&*executor, &three, &handle).await;
     assert!(processes_with(&nap).is_empty());
     assert_eq!(executor.observe(&three.uid, &handle).await.unwrap(), Observation::Unknown);
     assert!(Path::new("/etc/passwd").exists());
@@ -232,6 +232,12 @@ async fn kubernetes_on_a_real_cluster() {
         ))
     })
     .await;
+    // A crash between the two creates: the Secret is there, its Job and our notes are not.
+    let orphan = namespace.secret("ty-aaaaaaaaaaaaaaaaaaaa");
+    let pools = BTreeMap::from([("default".to_owned(), small_pool())]);
+    let executor =
+        Kubernetes::new(client, namespace.settings("http://127.0.0.1:9"), pools, Arc::new(SystemClock));
+    executor.remove(&orphan, &AttemptUid::from_text("none"), &json!({})).await.unwrap();
     // The garbage collector takes a finished pod a moment after its Job.
     until("nothing is left", || namespace.left().is_empty()).await;
     println!("FIGURE executor_conformance kubernetes_s={:.1}", began.elapsed().as_secs_f64());
@@ -314,7 +320,7 @@ async fn a_step_cannot_read_what_is_not_its_own() {
     assert_eq!((answers("OPEN: "), answers("shut: ")), (0, probes.len()), "{log}");
     assert_eq!(finished.class, EndClass::Succeeded, "{finished:?} {log}");
     assert!(log.contains(&format!("\n{}\n", user.0)));
-    executor.remove(&one.uid, &handle).await.unwrap();
+    executor.remove(&one.name, &one.uid, &handle).await.unwrap();
 }
 
 /// A step may write what it likes into its own directory; the executor believes none of it.
@@ -337,7 +343,7 @@ async fn forged_notes_harm_nobody() {
     let end = observed(&executor, &one, &handle, "its agent is dead", gone).await;
     assert!(matches!(end, Observation::Gone { class: EndClass::NodeLost, .. }), "{end:?}");
     executor.cancel(&one.uid, &handle, 0).await.unwrap();
-    executor.remove(&one.uid, &json!({})).await.unwrap();
+    executor.remove(&one.name, &one.uid, &json!({})).await.unwrap();
     assert!(bystander.try_wait().unwrap().is_none(), "a process that is none of ours was ended");
     bystander.kill().unwrap();
     bystander.wait().unwrap();

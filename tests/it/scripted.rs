@@ -178,7 +178,7 @@ impl Executor for Scripted {
         Ok(())
     }
 
-    async fn remove(&self, uid: &AttemptUid, _: &serde_json::Value) -> Result<(), ExecutorError> {
+    async fn remove(&self, _: &str, uid: &AttemptUid, _: &serde_json::Value) -> Result<(), ExecutorError> {
         if let Some(process) = self.processes.lock().unwrap().get_mut(uid) {
             process.removed = true;
             process.gone.get_or_insert(EndClass::Cancelled);

@@ -312,13 +312,15 @@ impl Executor for Kubernetes {
         self.delete(&self.jobs, &name, PropagationPolicy::Foreground).await
     }
 
-    async fn remove(&self, uid: &AttemptUid, handle: &serde_json::Value) -> Result<(), ExecutorError> {
+    async fn remove(
+        &self,
+        name: &str,
+        uid: &AttemptUid,
+        handle: &serde_json::Value,
+    ) -> Result<(), ExecutorError> {
         let Some(job) = self.job(uid, handle).await? else {
             // The Secret may be there without its Job: made, and then nothing more.
-            if let Ok(note) = serde_json::from_value::<Note>(handle.clone()) {
-                self.delete(&self.secrets, &note.job, PropagationPolicy::Background).await?;
-            }
-            return Ok(());
+            return self.delete(&self.secrets, name, PropagationPolicy::Background).await;
         };
         let name = job.name_any();
         self.delete(&self.secrets, &name, PropagationPolicy::Background).await?;

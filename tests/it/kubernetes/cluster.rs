@@ -138,6 +138,19 @@ impl Namespace {
     }
 
     /// What is left in it that is ours.
+    /// Makes a Secret like those of attempts; its name.
+    pub fn secret(&self, name: &str) -> String {
+        cluster().kubectl(&["create", "secret", "generic", name, "-n", &self.0]);
+        cluster().kubectl(&[
+            "label",
+            "secret",
+            name,
+            "-n",
+            &self.0,
+            "app.kubernetes.io/managed-by=trainyard",
+        ]);
+        name.to_owned()
+    }
     pub fn left(&self) -> Vec<String> {
         let said = cluster().kubectl(&[
             "get",

@@ -77,7 +77,7 @@ async fn run(case: Case, namespace: &Namespace, deadline: bool) -> Result<f64, S
                 let right = *class == case.want && reason.contains(case.words);
                 let seconds = began.elapsed().as_secs_f64();
                 for _ in 0..20 {
-                    if executor.remove(&launch.uid, &handle).await.is_ok() {
+                    if executor.remove(&launch.name, &launch.uid, &handle).await.is_ok() {
                         break;
                     }
                 }
