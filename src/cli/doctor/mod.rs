@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::style::{colours, word};
 use crate::blob::Blobs;
 use crate::clock::{Clock, SystemClock};
-use crate::config::{Config, ForgeConfig};
+use crate::config::{Config, ForgeConfig, ForgeKind};
 use crate::executor::local::StepUser;
 use crate::forge::{self, ForgeError, Permission};
 use crate::http::text::{ago, bytes, shown_cut};
@@ -445,7 +445,9 @@ async fn ask_forge(report: &mut Report, config: &Config, name: &str, forge: &For
         Err(error) => return report.fail(about, error, "mend the forge's section of the configuration"),
     };
     let api = forge.api_url();
-    if let Ok(answer) = http.get(&api).timeout(PATIENCE).send().await {
+    // Any answer has the time, a refusal too.
+    let public = if forge.kind == ForgeKind::Github { api.clone() } else { format!("{api}/version") };
+    if let Ok(answer) = http.get(public).timeout(PATIENCE).send().await {
         clock(report, &answer);
     }
     let asked = async {
