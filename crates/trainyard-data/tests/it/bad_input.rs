@@ -141,6 +141,33 @@ fn columns_of_zeros_that_unpack_to_gigabytes_are_refused() {
     assert!(error.contains("zeros") && error.contains("bomb"), "{error}");
 }
 
+/// The reader makes room for a part before it reads it: 19 KB asked for 137 GB.
+#[test]
+fn an_arrow_file_that_claims_parts_outside_of_itself_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = batch(&table(300, 1, Change::default()));
+    let (mut file, mut stream) = (Vec::new(), Vec::new());
+    let mut writer = arrow::ipc::writer::FileWriter::try_new(&mut file, &rows.schema()).unwrap();
+    writer.write(&rows).unwrap();
+    writer.finish().unwrap();
+    drop(writer);
+    let mut writer = arrow::ipc::writer::StreamWriter::try_new(&mut stream, &rows.schema()).unwrap();
+    writer.write(&rows).unwrap();
+    writer.finish().unwrap();
+    drop(writer);
+    let length = arrow::ipc::reader::read_footer_length(*file.last_chunk::<10>().unwrap()).unwrap();
+    let footer = &file[file.len() - 10 - length..file.len() - 10];
+    let block = *arrow::ipc::root_as_footer(footer).unwrap().recordBatches().unwrap().get(0);
+    let body = block.bodyLength().to_le_bytes();
+    for (name, mut bytes) in [("a.arrow", file), ("a.arrows", stream)] {
+        assert!(profile(&write(&dir.path().join(name), &bytes)).is_ok(), "{name}");
+        let last = bytes.windows(8).rposition(|eight| eight == body).unwrap();
+        bytes[last..last + 8].copy_from_slice(&(1_i64 << 37).to_le_bytes());
+        let error = profile(&write(&dir.path().join(name), &bytes)).unwrap_err().to_string();
+        assert!(error.contains("outside of the file"), "{name}: {error}");
+    }
+}
+
 /// Seeded mutations of good files: flips, cuts, repeats. Each must be answered, in time.
 #[test]
 fn any_bytes_are_answered() {
