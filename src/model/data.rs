@@ -147,8 +147,9 @@ impl DataReport {
             }
         };
         let share = |x: f64| if x.is_finite() { x.clamp(0.0, 1.0) } else { 0.0 };
-        self.left_out += self.findings.len().saturating_sub(MAX_FINDINGS) as u64;
-        self.left_out += self.drift.len().saturating_sub(MAX_COLUMNS) as u64;
+        let beyond =
+            self.findings.len().saturating_sub(MAX_FINDINGS) + self.drift.len().saturating_sub(MAX_COLUMNS);
+        self.left_out = self.left_out.saturating_add(beyond as u64);
         self.findings.sort_by_key(|f| f.severity);
         self.findings.truncate(MAX_FINDINGS);
         // What drifted is never what is left out.

@@ -11,7 +11,7 @@ use super::compare::{RULES, compare};
 use super::examples::Sheets;
 use super::summary::{Summary, summarise};
 use crate::agent::sheet::{self, Sheet};
-use crate::blob::Blobs;
+use crate::blob::{BlobError, Blobs};
 use crate::clock::{Millis, SharedClock};
 use crate::config::Config;
 use crate::forge::{ForgeError, Forges};
@@ -85,8 +85,15 @@ impl Comparer {
             let attempt = view.attempts.iter().find(|a| a.uid == artifact.attempt_uid);
             let step = attempt.and_then(|a| view.steps.iter().find(|s| s.id == a.step_id));
             let Some(spec) = step.and_then(|s| run.plan.step(&s.name)) else { continue };
-            let bytes =
-                self.blobs.get(&artifact.blob_key).await.context("cannot read a sheet of predictions")?;
+            let bytes = match self.blobs.get(&artifact.blob_key).await {
+                Ok(bytes) => bytes,
+                // Deleted meanwhile, or not part of a restored backup: asking again is no use.
+                Err(BlobError::Missing(_)) => {
+                    tracing::warn!(run.id = %run.id, step = spec.name, "a sheet of predictions is gone");
+                    continue;
+                }
+                Err(error) => return Err(error).context("cannot read a sheet of predictions"),
+            };
             let decoded = tokio::task::spawn_blocking(move || Sheet::decode(&bytes)).await?;
             match decoded {
                 Ok(sheet) => {

@@ -67,8 +67,9 @@ pub(super) async fn metrics(
     version.check()?;
     let row = open(&app, &uid, &headers).await?;
     let batch: Metrics = parsed(body).await?;
-    if batch.first_seq < 1 {
-        return Err(CallError::bad("points are numbered from 1"));
+    // Far beyond the most points that an attempt may report; adding to it cannot overflow.
+    if !(1..=i64::from(u32::MAX)).contains(&batch.first_seq) {
+        return Err(CallError::bad("points are numbered from 1, and not beyond 4,294,967,295"));
     }
     let masker = masker(&app, &row).await?;
     let hide = |text: String| masker.as_ref().map_or(text.clone(), |m| m.mask_str(&text));

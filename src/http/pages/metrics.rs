@@ -245,7 +245,7 @@ fn series(curves: &Curves<'_>, by_step: bool, of: &Drawn<'_>) -> Vec<Series> {
             let mut points: Vec<(f64, f64)> = points
                 .iter()
                 .map(|m| {
-                    let seconds = (m.point.at_ms - from) as f64 / 1000.0;
+                    let seconds = m.point.at_ms.saturating_sub(from) as f64 / 1000.0;
                     (if by_step { m.point.step.unwrap_or(0) as f64 } else { seconds }, m.point.value)
                 })
                 .collect();
