@@ -3,7 +3,9 @@
 //!
 //! - A request head must be complete within `header_timeout`; the same time bounds an idle kept-alive connection.
 //! - At most `connections` at once. When all are taken, a new one pushes out the connection that has waited longest without
-//!   a request, so that thousands of silent connections do not keep a real sender out.
+//!   a request, else the one that has been waited for longest in the middle of a body, so that thousands of silent or slow
+//!   connections do not keep a real sender out. A request that has arrived whole is never pushed out.
+//! - A body that stands still for `body_idle` is an error to its reader, whatever other deadlines the reader has.
 //! - A request with both `Content-Length` and `Transfer-Encoding` is refused, whatever their order (hyper hides the length when
 //!   it comes second), and a connection ends after a chunked request: nothing can be smuggled past a proxy.
 //! - After an early refusal the socket is read on for a moment, so that the sender sees the answer rather than a reset.
@@ -48,6 +50,8 @@ pub struct Limits {
     pub header_timeout: Duration,
     pub header_bytes: usize,
     pub headers: usize,
+    /// How long a body may stand still.
+    pub body_idle: Duration,
     /// How long requests in progress may take to end after a shutdown began.
     pub drain: Duration,
 }
@@ -66,6 +70,7 @@ impl Limits {
             header_timeout: Duration::from_secs(10),
             header_bytes: 32 << 10,
             headers: 64,
+            body_idle: Duration::from_secs(30),
             drain: Duration::from_secs(10),
         }
     }
@@ -206,7 +211,7 @@ impl Connection {
         let refused = Arc::new(AtomicBool::new(false));
         let io =
             TokioIo::new(Watched { stream, framing: Framing::default(), ambiguous: Arc::clone(&ambiguous) });
-        let router = self.router;
+        let (router, limits) = (self.router, self.limits);
         let refused_by_service = Arc::clone(&refused);
         let service = service_fn(move |request: Request<Incoming>| {
             ticket.busy();
@@ -214,8 +219,10 @@ impl Connection {
             let router = router.clone();
             let ambiguous = ambiguous.load(Ordering::Acquire);
             let refused = Arc::clone(&refused_by_service);
+            let arriving = Arriving::of(&ticket, limits.body_idle);
             let answer = async move {
-                let response = if ambiguous { both_lengths() } else { answer(router, request, peer).await };
+                let response =
+                    if ambiguous { both_lengths() } else { answer(router, request, arriving, peer).await };
                 if response.status().is_client_error() || response.status().is_server_error() {
                     refused.store(true, Ordering::Release);
                 }
@@ -255,10 +262,15 @@ impl Connection {
     }
 }
 
-async fn answer(router: Router, mut request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
+async fn answer(
+    router: Router,
+    mut request: Request<Incoming>,
+    arriving: Arriving,
+    peer: SocketAddr,
+) -> Response<Body> {
     request.extensions_mut().insert(ConnectInfo(peer));
     let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
-    let mut response = match router.oneshot(request.map(Body::new)).await {
+    let mut response = match router.oneshot(request.map(|body| Body::new(Arrives { body, arriving }))).await {
         Ok(response) => response,
         Err(never) => match never {},
     };
@@ -292,18 +304,96 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Connections that wait for a request, the one that has waited longest first.
+/// Connections that wait for their peer, the one that has waited longest first.
 #[derive(Default)]
 struct Idle {
     next: u64,
+    /// For a request.
     waiting: BTreeMap<u64, CancellationToken>,
+    /// For the rest of a request's body.
+    arriving: BTreeMap<u64, CancellationToken>,
 }
 
 impl Idle {
     fn push_out_oldest(&mut self) {
-        if let Some((_, token)) = self.waiting.pop_first() {
+        if let Some((_, token)) = self.waiting.pop_first().or_else(|| self.arriving.pop_first()) {
             token.cancel();
         }
+    }
+}
+
+/// A request whose body is being waited for. Has a place among [`Idle::arriving`] from the first wait until the end of the body.
+struct Arriving {
+    ticket: Arc<Ticket>,
+    place: Option<u64>,
+    patience: Duration,
+    /// Runs while nothing comes.
+    stalled: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+impl Arriving {
+    fn of(ticket: &Arc<Ticket>, patience: Duration) -> Self {
+        Self { ticket: Arc::clone(ticket), place: None, patience, stalled: None }
+    }
+    /// Nothing is there. Ready when that has been so for too long.
+    fn waits(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.place.is_none() {
+            let mut idle = lock(&self.ticket.idle);
+            idle.next += 1;
+            let place = idle.next;
+            idle.arriving.insert(place, self.ticket.pushed_out.clone());
+            self.place = Some(place);
+        }
+        let patience = self.patience;
+        self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience))).as_mut().poll(cx)
+    }
+    fn ended(&mut self) {
+        self.stalled = None;
+        if let Some(place) = self.place.take() {
+            lock(&self.ticket.idle).arriving.remove(&place);
+        }
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        self.ended();
+    }
+}
+
+/// A request's body as its reader sees it.
+struct Arrives {
+    body: Incoming,
+    arriving: Arriving,
+}
+
+impl HttpBody for Arrives {
+    type Data = Bytes;
+    type Error = axum::Error;
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(frame) => {
+                self.arriving.stalled = None;
+                if self.body.is_end_stream() || !matches!(frame, Some(Ok(_))) {
+                    self.arriving.ended();
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(axum::Error::new)))
+            }
+            Poll::Pending => self.arriving.waits(cx).map(|()| {
+                let error =
+                    std::io::Error::new(std::io::ErrorKind::TimedOut, "the body stood still for too long");
+                Some(Err(axum::Error::new(error)))
+            }),
+        }
+    }
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

@@ -44,6 +44,34 @@ async fn drip(addr: std::net::SocketAddr, at_once: Vec<u8>, bytes: &'static [u8]
     ended.ok().map(|_| since.elapsed())
 }
 
+/// Requests whose bodies never come take every place of the listener, and are pushed out of it by those that do come.
+#[tokio::test(flavor = "multi_thread")]
+async fn s03_bodies_that_never_come_do_not_keep_others_out() {
+    let web = Web::start().await;
+    let hook = format!(
+        "POST /hooks/github/main HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nX-GitHub-Event: push\r\nX-GitHub-Delivery: d\r\n\
+         X-Hub-Signature-256: {}\r\nContent-Length: 10\r\n\r\n{{",
+        sign(SECRET.as_bytes(), BODY)
+    );
+    let mut held = Vec::new();
+    for n in 0..1100 {
+        let mut stream = TcpStream::connect(web.hooks).await.unwrap();
+        stream.write_all(hook.as_bytes()).await.unwrap();
+        held.push(stream);
+        if n % 100 == 0 {
+            let sent =
+                tokio::time::timeout(Duration::from_secs(20), raw(web.hooks, good(&format!("between-{n}"))));
+            assert_eq!(sent.await.expect("an answer").status, 202, "after {n}");
+        }
+    }
+    for n in 0..20 {
+        let sent = tokio::time::timeout(Duration::from_secs(20), raw(web.hooks, good(&format!("after-{n}"))));
+        assert_eq!(sent.await.expect("an answer").status, 202);
+    }
+    drop(held);
+    println!("SEC S03 bodies_that_never_come connections=1100 refused=0");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn s03_slow_connections_do_not_keep_others_out() {
     let web = Web::start().await;
