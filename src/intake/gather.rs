@@ -73,6 +73,10 @@ pub async fn from_store(
     let repo_id = facts.repo_id.clone();
     // First: what changes from here on makes the decision stale.
     facts.decisions = store.decisions(&repo_id).await?;
+    // What was read before other decisions of this repository may be older than what those were made of.
+    if let EventKind::PullRequest(pull) = &event.kind {
+        facts.pull_now = optional(forge.pull(&event.repo.name, pull.pull.number).await)?;
+    }
     if let EventKind::PullRequest(pull) = &event.kind
         && pull.action == PullRequestAction::Closed
     {
