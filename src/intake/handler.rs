@@ -280,6 +280,10 @@ fn failed<E: std::error::Error + Send + Sync + 'static>(what: &'static str) -> i
     move |error| Trouble::Failed(anyhow::Error::new(error).context(what))
 }
 
+fn is_unavailable(error: &anyhow::Error) -> bool {
+    error.chain().any(|e| matches!(e.downcast_ref::<StoreError>(), Some(StoreError::Unavailable(_))))
+}
+
 /// Why an event is outside of what its hook is bound to. Forges compare names without case; a group of GitLab holds its subgroups.
 fn outside(hook: &HookConfig, event: &Event) -> Option<String> {
     let name = &event.repo.name;
@@ -319,6 +323,11 @@ impl Handler for Intake {
                 tracing::info!(delivery.id = %delivery.id, error, "the forge cannot answer now; asking again");
                 Ok(WorkOutcome::Wait { at_ms: self.clock.now_ms() + wait_ms, error })
             }
+            // The database's own trouble passes, and must not park what a forge was told is safe.
+            Err(Trouble::Failed(error)) if is_unavailable(&error) => Ok(WorkOutcome::Wait {
+                at_ms: self.clock.now_ms() + backoff(item.waits),
+                error: format!("{error:#}"),
+            }),
             Err(Trouble::Failed(error)) => Err(error),
         }
     }
