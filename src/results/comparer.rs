@@ -242,11 +242,13 @@ impl Comparer {
         candidates.dedup();
         let mut asks = Vec::new();
         for candidate in candidates.into_iter().filter(|c| *c != ended.id) {
-            // Only those that were last judged before it ended, so that two branches that are each other's base never
+            // Only those that wait, whatever another daemon's clock said, or were last judged before it ended, so that two branches that are each other's base never
             // wake each other for ever.
             let rows = self.store.comparisons_of(&candidate).await?;
             let ended_ms = ended.ended_ms.unwrap_or(ended.created_ms);
-            if rows.iter().any(|row| row.updated_ms <= ended_ms) {
+            let waits =
+                |row: &ComparisonRow| row.state == ComparisonState::Pending || row.updated_ms <= ended_ms;
+            if rows.iter().any(waits) {
                 asks.push(WorkAsk::compare(&candidate, now));
             }
         }
