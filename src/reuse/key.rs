@@ -24,6 +24,8 @@ pub struct Around<'a> {
     pub artifacts: Vec<(String, &'a ArtifactRow)>,
     pub pool: &'a str,
     pub executor: &'a str,
+    /// Where the attempt is told to look for metrics: what it reports depends on that as well.
+    pub metrics: String,
 }
 
 /// The parts of a step whose texts are resolved.
@@ -64,7 +66,10 @@ pub fn parts(step: &StepSpec, around: &Around<'_>) -> Result<BTreeMap<String, St
         ("parameters", pairs(&step.member)),
         ("environment", pairs(&step.env) + &secrets),
         ("artifacts", artifacts),
-        ("outputs", format!("{}\n{:?} {:?}", lines(&step.artifacts), step.junit, step.checkpoint)),
+        (
+            "outputs",
+            format!("{}\n{:?} {:?}\n{}", lines(&step.artifacts), step.junit, step.checkpoint, around.metrics),
+        ),
         (
             "hardware",
             format!(
@@ -158,6 +163,7 @@ mod tests {
             artifacts: vec![("m".to_owned(), artifact)],
             pool,
             executor,
+            metrics: String::new(),
         };
         let base = parts(&step(), &around("aa data/x.csv\n", &one, "a100", "local")).unwrap();
         let changed = |change: &dyn Fn(&mut StepSpec)| {
@@ -194,6 +200,11 @@ mod tests {
                 parts(&step(), &around("aa data/x.csv\n", &two, "a100", "local")).unwrap(),
             ),
             ("outputs", None, changed(&|s| s.artifacts.push("more".into()))),
+            ("outputs", None, {
+                let mut told = around("aa data/x.csv\n", &one, "a100", "local");
+                told.metrics = "scores.json".into();
+                parts(&step(), &told).unwrap()
+            }),
             ("hardware", None, parts(&step(), &around("aa data/x.csv\n", &one, "h100", "local")).unwrap()),
             ("hardware", None, changed(&|s| s.resources.gpu = 2)),
         ];

@@ -81,7 +81,9 @@ impl Looker {
         }
         rows.sort_by(|a, b| a.0.cmp(&b.0));
         let artifacts = rows.iter().map(|(place, row)| (place.clone(), row)).collect();
-        let around = Around { inputs, artifacts, pool, executor };
+        let spec = &view.run.plan.metrics;
+        let metrics = format!("{:?} {:?} {:?}", spec.files, spec.patterns, spec.predictions);
+        let around = Around { inputs, artifacts, pool, executor, metrics };
         Ok(key::parts(&step, &around).map_err(NoKey::Never))
     }
 
