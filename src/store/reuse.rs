@@ -144,6 +144,14 @@ async fn take_over(
     )?;
     execute!(
         tx,
+        "INSERT INTO data_reports (attempt_uid, position, run_id, name, passed, report)
+         SELECT $1, d.position, $2, d.name, d.passed, d.report FROM data_reports d WHERE d.attempt_uid = $3",
+        &new,
+        run,
+        &old
+    )?;
+    execute!(
+        tx,
         "INSERT INTO params (attempt_uid, name, run_id, value) SELECT $1, p.name, $2, p.value FROM params p
          WHERE p.attempt_uid = $3",
         &new,

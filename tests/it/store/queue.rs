@@ -97,7 +97,14 @@ async fn one_good_step(at: &Place, digit: char, key: &str) -> (RunId, StepId) {
         blob_key: format!("artifacts/{digit}"),
     };
     assert!(at.store.put_artifact(artifact, T0).await.unwrap());
-    at.end(&uid, EndClass::Succeeded).await;
+    let finish = Finish {
+        outputs: BTreeMap::new(),
+        notes: vec![],
+        sources: vec![],
+        log_lost_bytes: 0,
+        ..super::reports::finish()
+    };
+    assert!(at.store.agent_finish(&uid, finish, T0 + 4).await.unwrap());
     let mut change = at.change(&run).await;
     let outputs = Some(BTreeMap::from([("best".to_owned(), "3".to_owned())]));
     change.steps = vec![StepMove { outputs, ..to(&step, StepState::Succeeded) }];
@@ -212,6 +219,9 @@ pub async fn a_run_is_run_again(at: &Place) {
         [StepState::Reused, StepState::Waiting]
     );
     assert_eq!(at.store.run_metrics(&again).await.unwrap().len(), 1);
+    let reports = at.store.data_reports(&again).await.unwrap();
+    assert_eq!(reports, at.store.data_reports(&run).await.unwrap());
+    assert_eq!(reports.len(), 2);
     let old = at.store.rerun(ask(&run, false), T0 + 31).await.unwrap().unwrap_err();
     assert!(old.contains("is newer"), "{old}");
     let cancel = RunChange { to: Some((RunState::Cancelled, String::new())), ..at.change(&again).await };
