@@ -330,7 +330,10 @@ impl Executor for Local {
         tokio::spawn(async move {
             // The agent does this itself; here for one that hangs.
             tokio::time::sleep(grace + Duration::from_secs(3)).await;
-            kill_now(proc::descendants(agent.pid));
+            // Its number may be another's by now.
+            if proc::alive(agent.pid as u32, agent.started) {
+                kill_now(proc::descendants(agent.pid));
+            }
             tokio::time::sleep(FAREWELL).await;
             if proc::signal(&agent, Signal::SIGKILL) {
                 kill_now(Self::leftovers(&uid, &dir));
@@ -465,7 +468,10 @@ fn install(binary: &Path, into: &Path) -> anyhow::Result<PathBuf> {
         let temporary = tempfile::NamedTempFile::new_in(into)?.into_temp_path();
         std::fs::copy(binary, &temporary)?;
         std::fs::set_permissions(&temporary, PermissionsExt::from_mode(0o755))?;
+        // Whole on disk before its name is: a power cut would else leave a name with nothing behind it for good.
+        std::fs::File::open(&temporary)?.sync_all()?;
         temporary.persist(&place)?;
+        std::fs::File::open(into)?.sync_all()?;
     }
     Ok(place)
 }
