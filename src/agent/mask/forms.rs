@@ -109,20 +109,24 @@ fn escapes(text: &str, push: &mut impl FnMut(Vec<u8>)) {
         _ => None,
     }));
     push(replaced(text, |c| "\"$`\\".contains(c).then(|| format!("\\{c}"))));
-    // HTML and XML.
-    push(replaced(text, |c| {
-        Some(
-            match c {
-                '&' => "&amp;",
-                '<' => "&lt;",
-                '>' => "&gt;",
-                '"' => "&quot;",
-                '\'' => "&#39;",
-                _ => return None,
-            }
-            .into(),
-        )
-    }));
+    // HTML and XML; each library has words of its own for the quotes, and in text they are left alone.
+    let quotes =
+        [("&quot;", "&#39;"), ("&#34;", "&#39;"), ("&quot;", "&#x27;"), ("&quot;", "&apos;"), ("\"", "'")];
+    for (double, single) in quotes {
+        push(replaced(text, |c| {
+            Some(
+                match c {
+                    '&' => "&amp;",
+                    '<' => "&lt;",
+                    '>' => "&gt;",
+                    '"' => double,
+                    '\'' => single,
+                    _ => return None,
+                }
+                .into(),
+            )
+        }));
+    }
 }
 
 fn replaced(text: &str, with: impl Fn(char) -> Option<String>) -> Vec<u8> {

@@ -84,6 +84,10 @@ fn sixty_cases() {
     row("ANSI-C quotes", &["li\nne'2"], r"$'li\nne\'2'".into(), Some("$'***'"));
     row("double quotes", &["pa$$\"w`d"], r#""pa\$\$\"w\`d""#.into(), Some("\"***\""));
     row("HTML", &["a<b>&\"c'"], "a&lt;b&gt;&amp;&quot;c&#39;".into(), Some("***"));
+    row("HTML of Go", &["a<b>&\"c'"], "a&lt;b&gt;&amp;&#34;c&#39;".into(), Some("***"));
+    row("HTML of Python", &["a<b>&\"c'"], "a&lt;b&gt;&amp;&quot;c&#x27;".into(), Some("***"));
+    row("an XML attribute", &["a<b>&\"c'"], "a&lt;b&gt;&amp;&quot;c&apos;".into(), Some("***"));
+    row("XML text", &["a<b>&\"c'"], "a&lt;b&gt;&amp;\"c'".into(), Some("***"));
     row("many lines, whole", &[KEY], format!("x{KEY}y"), Some("x***\ny"));
     row("many lines, CRLF", &[KEY], KEY.replace('\n', "\r\n"), Some("***\r\n"));
     row("many lines, one of them", &[KEY], "AASCBKcwggSjAgEA ok".into(), Some("*** ok"));

@@ -112,7 +112,11 @@ pub(super) async fn start(
 
 /// A report with the repository's secrets masked: column names and errors come from outside.
 fn hidden(mut report: DataReport, hide: &impl Fn(String) -> String) -> DataReport {
+    report.name = hide(report.name);
+    report.kind = hide(report.kind);
+    report.against = hide(report.against);
     for finding in &mut report.findings {
+        finding.rule = hide(std::mem::take(&mut finding.rule));
         finding.message = hide(std::mem::take(&mut finding.message));
         finding.column = finding.column.take().map(hide);
     }
@@ -165,7 +169,7 @@ pub(super) async fn finish(
             .into_iter()
             .take(SOURCES)
             .map(|source| MetricSource {
-                kind: cut(source.kind, 40),
+                kind: cut(hide(source.kind), 40),
                 place: cut(hide(source.place), 400),
                 note: cut(hide(source.note), 2000),
                 points: source.points.max(0),
