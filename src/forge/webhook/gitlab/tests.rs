@@ -73,6 +73,7 @@ fn signature_table() {
     row("no signature", (ID, &stamp, ""), BODY, &[TOKEN], now, Err(Missing));
     row("blanks", (ID, &stamp, "   "), BODY, &[TOKEN], now, Err(Missing));
     row("no id", ("", &stamp, RIGHT), BODY, &[TOKEN], now, Err(Missing));
+    row("a dot in the id", ("msg.1", &stamp, RIGHT), BODY, &[TOKEN], now, Err(Malformed));
     row("no timestamp", (ID, "", RIGHT), BODY, &[TOKEN], now, Err(Malformed));
     row("negative timestamp", (ID, "-1", RIGHT), BODY, &[TOKEN], now, Err(Malformed));
     row("timestamp with a plus", (ID, "+1649367553", RIGHT), BODY, &[TOKEN], now, Err(Malformed));
