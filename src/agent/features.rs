@@ -213,6 +213,8 @@ struct Output {
     names: Vec<String>,
     columns: Vec<Cells>,
     rows: usize,
+    /// Rows that it was given.
+    sample: usize,
 }
 
 struct Bench<'a> {
@@ -242,11 +244,12 @@ impl Bench<'_> {
         let wanted: Vec<&str> = names.iter().map(String::as_str).collect();
         let columns = cells::read(&table, &wanted, 1_000_000)?;
         let rows = columns.first().map_or(0, Cells::len);
-        Ok(Output { place, names, columns, rows })
+        Ok(Output { place, names, columns, rows, sample: order.len() })
     }
 }
 
-/// Columns in which row `i` of `other` is not row `order[i]` of `whole`.
+/// Columns in which row `i` of `other` is not row `order[i]` of `whole`. As many rows as `order` has where `whole` has one for each
+/// of the sample, else as many as `whole`.
 fn differences(
     rule: &str,
     why: &str,
@@ -259,8 +262,9 @@ fn differences(
         let message = format!("the columns are other ones: {rule} cannot hold");
         return vec![finding(Severity::Fail, rule, None, message)];
     }
-    if other.rows != order.len() && other.rows != whole.rows {
-        let message = format!("gives {} rows for {}", other.rows, order.len());
+    let wanted = if other.sample == whole.sample { whole.rows } else { order.len() };
+    if other.rows != wanted {
+        let message = format!("gives {} rows and not {wanted}", other.rows);
         return vec![finding(Severity::Fail, rule, None, message)];
     }
     let mut out = Vec::new();
