@@ -56,6 +56,12 @@ struct Header {
 }
 
 impl Sheet {
+    /// About how much memory it takes.
+    pub fn bytes(&self) -> usize {
+        let numbers = 1 + self.means.len() + usize::from(self.ranking.is_some());
+        self.ids.len() * (8 * numbers + usize::from(self.ranking.is_some()) + 2 * self.slices.len())
+    }
+
     pub fn encode(&self) -> std::io::Result<Vec<u8>> {
         let header = serde_json::to_vec(&Header {
             examples: self.ids.len() as u64,

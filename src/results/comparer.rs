@@ -23,6 +23,9 @@ use crate::store::pulls::PullRow;
 use crate::store::runs::RunRow;
 use crate::store::work::{WorkAsk, WorkItem, WorkKind, WorkOutcome};
 
+/// Memory for the sheets of predictions of one run; beyond it they are passed over, all of them, whoever left them.
+const MOST_SHEETS: usize = 256 << 20;
+
 /// Looks at one run: as the candidate of its own comparisons, and, once it has ended, as the baseline of others.
 #[derive(Debug)]
 pub struct Comparer {
@@ -75,7 +78,7 @@ impl Comparer {
     /// The sheets of predictions that a run left, of the last step in graph order that did. What cannot be read is passed over with a
     /// line in the log: the metrics stand without it.
     async fn sheets(&self, run: &RunRow) -> anyhow::Result<Sheets> {
-        let mut out = Sheets::default();
+        let (mut out, mut held) = (Sheets::default(), 0);
         if run.plan.metrics.predictions.is_none() {
             return Ok(out);
         }
@@ -98,9 +101,15 @@ impl Comparer {
             match decoded {
                 Ok(sheet) => {
                     if out.step != spec.base {
-                        out = Sheets { step: spec.base.clone(), members: Vec::new() };
+                        (out, held) = (Sheets { step: spec.base.clone(), members: Vec::new() }, 0);
                     }
-                    out.members.push((spec.name.clone(), sheet));
+                    held += sheet.bytes();
+                    if held > MOST_SHEETS {
+                        tracing::warn!(run.id = %run.id, step = spec.base, "its sheets of predictions are too large together and are passed over");
+                        out.members.clear();
+                    } else {
+                        out.members.push((spec.name.clone(), sheet));
+                    }
                 }
                 Err(why) => {
                     tracing::warn!(run.id = %run.id, step = spec.name, why, "a sheet of predictions is passed over");

@@ -70,7 +70,7 @@ impl Set {
             against: shown(&report.against),
             findings: report.findings.iter().take(FINDINGS).map(row).collect(),
             columns: report.drift.iter().take(COLUMNS).map(Column::new).collect(),
-            cut: cut + report.left_out as usize,
+            cut: cut.saturating_add(usize::try_from(report.left_out).unwrap_or(usize::MAX)),
         }
     }
 }
