@@ -141,12 +141,20 @@ pub async fn upload(client: &Client, root: &Path, path: &str) -> anyhow::Result<
 
 /// The same for a file of any place, under a path of its own.
 pub async fn upload_as(client: &Client, real: &Path, path: &str) -> anyhow::Result<()> {
+    upload_if(client, real, path, None).await
+}
+
+/// The same, if what it holds still has the digest `only`.
+pub async fn upload_if(client: &Client, real: &Path, path: &str, only: Option<&str>) -> anyhow::Result<()> {
     let mut backoff = Backoff::default();
     loop {
-        let real = real.to_owned();
+        let (real, real_name) = (real.to_owned(), real.display());
         let (digest, bytes, executable, file) = tokio::task::spawn_blocking(move || digest(&real))
             .await?
             .with_context(|| format!("cannot read the artifact {path}"))?;
+        if only.is_some_and(|only| only != digest) {
+            anyhow::bail!("{} changed while it was read", real_name);
+        }
         match client.put_artifact(path, &digest, executable, bytes, tokio::fs::File::from_std(file)).await {
             Ok(()) => return Ok(()),
             Err(fault @ Fault::Retry(_)) if backoff.tries() < 10_000 => {
@@ -158,6 +166,16 @@ pub async fn upload_as(client: &Client, real: &Path, path: &str) -> anyhow::Resu
             }
         }
     }
+}
+
+/// What a file holds, as SHA-256 in hexadecimal, and whether its owner may execute it.
+///
+/// # Errors
+/// It cannot be read, or is no plain file.
+pub async fn digest_of(path: &Path) -> anyhow::Result<(String, bool)> {
+    let path = path.to_owned();
+    let (sha256, _, executable, _) = tokio::task::spawn_blocking(move || digest(&path)).await??;
+    Ok((sha256, executable))
 }
 
 fn digest(path: &Path) -> anyhow::Result<(String, u64, bool, std::fs::File)> {

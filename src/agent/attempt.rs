@@ -16,14 +16,14 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::caches::Caches;
+use super::checkpoint::{Saved, Saver};
 use super::client::{Backoff, Client, Fault};
 use super::collect::{Collectors, Found, Wanted};
 use super::mask::Masker;
 use super::outcome::{Outcome, Signs};
 use super::process::{self, Limits, Output, Stop};
 use super::protocol::{
-    Bootstrap, CHECKPOINT_MARK, Finished, Heartbeat, HeartbeatAnswer, PROTOCOL, Prepared, Spec, Start,
-    Started,
+    Bootstrap, Finished, Heartbeat, HeartbeatAnswer, PROTOCOL, Prepared, Spec, Start, Started,
 };
 use super::script::{self, Places};
 use super::source::{Fetch, NoSource};
@@ -379,7 +379,7 @@ impl Attempt {
             locked(&spool).say(note);
         }
         let places = Places::below(&self.dir, self.dir.join("src"));
-        let (outcome, mut found, tracking) = self.work(&places, &masker, &spool).await;
+        let (outcome, mut found, tracking, mut saver) = self.work(&places, &masker, &spool).await;
         let mut outcome = Outcome { reason: masker.mask_str(&outcome.reason), ..outcome };
         write_result(&self.dir, &outcome);
 
@@ -389,6 +389,9 @@ impl Attempt {
             return result_of(&outcome);
         }
         found.notes.extend(masker.notes().iter().cloned());
+        if let Some(saver) = &mut saver {
+            self.keep_checkpoint(saver, &outcome, &mut found, &spool).await;
+        }
         let kept = self.keep(&places, outcome.clone(), &mut found, &spool).await;
         if let (EndClass::Succeeded, Some(server)) = (kept.class, &tracking) {
             self.keep_logged(server, &mut found).await;
@@ -398,6 +401,11 @@ impl Attempt {
             write_result(&self.dir, &outcome);
         }
         if outcome.class == EndClass::Succeeded {
+            if let Some(saver) = saver.as_mut().filter(|s| s.has_any() || !self.spec.resume.is_empty())
+                && let Err(error) = saver.let_go().await
+            {
+                tracing::warn!("the checkpoint stays: {error:#}");
+            }
             let mut stopped = self.stopped.clone();
             tokio::select! {
                 () = self.caches.save(&self.client, &self.spec, |line| locked(&spool).say(line)) => {}
@@ -429,13 +437,13 @@ impl Attempt {
         places: &Places,
         masker: &Masker,
         spool: &SharedSpool,
-    ) -> (Outcome, Found, Option<mlflow::Server>) {
+    ) -> (Outcome, Found, Option<mlflow::Server>, Option<Saver>) {
         let found = || Found::new(masker.clone(), Arc::new(SystemClock));
         let timeout = Duration::from_millis(self.spec.timeout_ms.max(0) as u64);
         let deadline = Instant::now() + timeout;
         match self.prepare(places, deadline, spool).await {
             Ok(()) => {}
-            Err(outcome) => return (outcome, found(), None),
+            Err(outcome) => return (outcome, found(), None, None),
         }
         let (done, is_done) = watch::channel(false);
         let wanted = Wanted {
@@ -466,9 +474,10 @@ impl Attempt {
             Err(error) => {
                 let outcome = Outcome::of(EndClass::Internal, format!("cannot prepare the check: {error}"));
                 let _ = done.send(true);
-                return (outcome, found(), tracking);
+                return (outcome, found(), tracking, None);
             }
         };
+        let saving = self.saving(places, spool, done.subscribe());
         let ended = process::supervise(command, limits, |output| match output {
             Output::Bytes(bytes) => {
                 locked(spool).push(bytes);
@@ -482,8 +491,10 @@ impl Attempt {
         if let Some(scanner) = &mut scanner {
             scanner.finish();
         }
+        let mut struck = None;
         let outcome = match ended {
             Ok(ended) => {
+                struck = ended.struck;
                 let mut spool = locked(spool);
                 spool.flush();
                 let tail = spool.tail();
@@ -525,7 +536,26 @@ impl Attempt {
                 found
             }
         };
-        (outcome, found, tracking)
+        let saver = match saving {
+            Some(saving) => saving.await.ok().map(|saver| saver.after(struck)),
+            None => None,
+        };
+        (outcome, found, tracking, saver)
+    }
+
+    /// Keeps the checkpoint while the commands run.
+    fn saving(
+        &self,
+        places: &Places,
+        spool: &SharedSpool,
+        ended: watch::Receiver<bool>,
+    ) -> Option<JoinHandle<Saver>> {
+        let dir = self.spec.checkpoint.as_deref()?;
+        let manifest = self.dir.join("checkpoint.json");
+        let saver = Saver::new(self.client.clone(), &places.source, dir, manifest);
+        let every = Duration::from_millis(self.spec.checkpoint_every_ms.max(0) as u64);
+        let spool = spool.clone();
+        Some(tokio::spawn(async move { saver.keep(every, ended, |line| locked(&spool).say(line)).await }))
     }
 
     /// The step's MLflow endpoint, unless the step brings one of its own. Without one the step runs all the same.
@@ -698,7 +728,28 @@ impl Attempt {
         }
     }
 
-    /// Uploads artifacts: all of them after a success, the checkpoint when there is one to resume from.
+    /// Keeps the checkpoint once more where there will be something to resume.
+    async fn keep_checkpoint(
+        &self,
+        saver: &mut Saver,
+        outcome: &Outcome,
+        found: &mut Found,
+        spool: &SharedSpool,
+    ) {
+        let saved = match outcome.class {
+            EndClass::Checkpointed => saver.save_last(true).await,
+            EndClass::Preempted => saver.save_last(false).await,
+            _ => return,
+        };
+        match saved {
+            Ok(Saved::Nothing) => {}
+            Ok(saved) => locked(spool).say(&saved.to_string()),
+            // It did end so; the next attempt begins from an older checkpoint.
+            Err(error) => found.notes.push(format!("the checkpoint could not be kept: {error:#}")),
+        }
+    }
+
+    /// Uploads artifacts after a success.
     async fn keep(
         &self,
         places: &Places,
@@ -706,47 +757,31 @@ impl Attempt {
         found: &mut Found,
         spool: &SharedSpool,
     ) -> Outcome {
-        let patterns = match (outcome.class, &self.spec.checkpoint) {
-            (EndClass::Succeeded, _) => {
-                let sheet = places.source.join(sheet::PATH).is_file() && self.spec.predictions.is_some();
-                let sheet = sheet.then(|| sheet::PATH.to_owned());
-                self.spec.artifacts.iter().cloned().chain(sheet).collect()
-            }
-            (EndClass::Checkpointed | EndClass::Preempted, Some(path)) => vec![path.clone()],
-            _ => return outcome,
-        };
+        if outcome.class != EndClass::Succeeded {
+            return outcome;
+        }
+        let sheet = places.source.join(sheet::PATH).is_file() && self.spec.predictions.is_some();
+        let sheet = sheet.then(|| sheet::PATH.to_owned());
+        let patterns: Vec<String> = self.spec.artifacts.iter().cloned().chain(sheet).collect();
         let _ = std::fs::remove_dir_all(&places.tmp);
         let files = match artifacts::find(&places.source, &patterns) {
             Ok((files, notes)) => {
                 found.notes.extend(notes);
                 files
             }
-            Err(_) if outcome.class != EndClass::Succeeded => return outcome,
             Err(why) => return Outcome { class: EndClass::Artifacts, reason: why, ..outcome },
         };
         let mut stopped = self.stopped.clone();
         for file in &files {
             let uploaded = tokio::select! {
                 uploaded = artifacts::upload(&self.client, &places.source, file) => uploaded,
-                _ = stopped.wait_for(Option::is_some), if outcome.class == EndClass::Succeeded => {
+                _ = stopped.wait_for(Option::is_some) => {
                     return Outcome::stopped(self.stopped.borrow().unwrap_or(Stop::Cancelled), self.spec.timeout_ms);
                 }
             };
             if let Err(error) = uploaded {
-                if outcome.class != EndClass::Succeeded {
-                    // It did end so; the next attempt begins from an older checkpoint.
-                    found.notes.push(format!("the checkpoint could not be kept: {error:#}"));
-                    return outcome;
-                }
                 return Outcome { class: EndClass::Artifacts, reason: format!("{error:#}"), ..outcome };
             }
-        }
-        if outcome.class != EndClass::Succeeded
-            && !files.is_empty()
-            && let Err(error) = self.mark_checkpoint(places, &files).await
-        {
-            found.notes.push(format!("the checkpoint could not be kept: {error:#}"));
-            return outcome;
         }
         if !files.is_empty() {
             locked(spool).say(&format!(
@@ -756,21 +791,6 @@ impl Attempt {
             ));
         }
         outcome
-    }
-
-    /// Uploads, last, what says that the checkpoint is complete.
-    async fn mark_checkpoint(&self, places: &Places, files: &[artifacts::Kept]) -> anyhow::Result<()> {
-        let path = places.source.join(CHECKPOINT_MARK);
-        if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent)?;
-        }
-        std::fs::write(&path, serde_json::to_vec(&files)?)?;
-        let (marks, _) = artifacts::find(&places.source, &[CHECKPOINT_MARK.to_owned()])
-            .map_err(|why| anyhow::anyhow!(why))?;
-        for mark in &marks {
-            artifacts::upload(&self.client, &places.source, mark).await?;
-        }
-        Ok(())
     }
 
     fn heartbeat(&self) -> JoinHandle<()> {

@@ -6,6 +6,7 @@
 pub mod artifacts;
 pub mod attempt;
 pub mod caches;
+pub mod checkpoint;
 pub mod client;
 pub mod collect;
 pub mod data;

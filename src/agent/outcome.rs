@@ -45,6 +45,10 @@ const FULL: &[&str] =
 
 pub fn of(ended: &Ended, timeout_ms: i64, signs: Signs<'_>) -> Outcome {
     let code = ended.exit.code();
+    if let (Some(Stop::Preempted), Exit::Code(75)) = (ended.stop, ended.exit) {
+        let reason = "the machine asked it to end (SIGTERM); exit code 75: checkpointed, to be resumed";
+        return Outcome { class: EndClass::Checkpointed, exit_code: Some(code), reason: reason.into() };
+    }
     if let Some(stop) = ended.stop {
         return Outcome { exit_code: Some(code), ..Outcome::stopped(stop, timeout_ms) };
     }
@@ -80,7 +84,7 @@ mod tests {
 
     #[test]
     fn ends_and_their_classes() {
-        let ended = |exit, stop| Ended { exit, stop, killed: 0 };
+        let ended = |exit, stop| Ended { exit, stop, killed: 0, struck: None };
         let oom = Signs { oom_killed: true, ..Signs::default() };
         let full = Signs { tail: "OSError: [Errno 28] No space left on device\n", ..Signs::default() };
         let none = Signs::default();
@@ -111,6 +115,12 @@ mod tests {
                 "timed_out 143 over its time limit of 90 s",
             ),
             (ended(Exit::Code(0), Some(Stop::Cancelled)), none, "cancelled 0 cancelled"),
+            (ended(Exit::Code(75), Some(Stop::Cancelled)), none, "cancelled 75 cancelled"),
+            (
+                ended(Exit::Code(75), Some(Stop::Preempted)),
+                none,
+                "checkpointed 75 the machine asked it to end (SIGTERM); exit code 75: checkpointed, to be resumed",
+            ),
             (
                 ended(Exit::Signal(9), Some(Stop::Preempted)),
                 oom,

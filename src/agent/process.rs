@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::proc;
+use crate::clock::{Clock as _, Millis, SystemClock};
 
 /// Why a command was ended by us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +51,9 @@ pub struct Ended {
     pub stop: Option<Stop>,
     /// Processes that had to be killed after the command itself was gone, or after the grace.
     pub killed: usize,
+    /// When a signal ended a process that may have been at work (by the clock, in milliseconds): what was being written then
+    /// may be half of it. The shell that runs the commands does not count, unless it was all there was.
+    pub struck: Option<Millis>,
 }
 
 /// What the caller gets while the command runs.
@@ -100,7 +104,8 @@ pub async fn supervise(
     let mut tick = interval(Duration::from_millis(100));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
-    let (mut exit, mut eof, mut why, mut killed, mut listening) = (None, false, None, 0, true);
+    let (mut eof, mut why, mut killed, mut listening) = (false, None, 0, true);
+    let mut dead = Dead::default();
     // From when on everything is killed: the end of the grace, or of the drain.
     let mut kill_at: Option<Instant> = None;
     loop {
@@ -113,11 +118,11 @@ pub async fn supervise(
             _ = tick.tick() => output(Output::Tick),
             changed = stop.changed(), if listening && why.is_none() => listening = changed.is_ok(),
         }
-        if let Some(status) = reap(main) {
-            exit = Some(status);
+        dead.reap(main);
+        if dead.exit.is_some() {
             kill_at = kill_at.or_else(|| Some(Instant::now() + DRAIN));
         }
-        if exit.is_none() && why.is_none() {
+        if dead.exit.is_none() && why.is_none() {
             let asked = *stop.borrow();
             why = asked.or_else(|| (Instant::now() >= deadline).then_some(Stop::TimedOut));
             if why.is_some() {
@@ -125,13 +130,13 @@ pub async fn supervise(
                 kill_at = Some(Instant::now() + grace);
             }
         }
-        if exit.is_some() && (eof || why.is_some()) && alive_below().is_empty() {
+        if dead.exit.is_some() && (eof || why.is_some()) && alive_below().is_empty() {
             break;
         }
         // Without a reason to wait for them, those that are left and do not even hold the pipe are killed at once.
-        let now = exit.is_some() && eof && why.is_none();
+        let now = dead.exit.is_some() && eof && why.is_none();
         if now || kill_at.is_some_and(|at| Instant::now() >= at) {
-            killed = kill_all(main, &mut exit).await;
+            killed = kill_all(main, &mut dead).await;
             break;
         }
     }
@@ -143,7 +148,9 @@ pub async fn supervise(
         }
     }
     output(Output::Tick);
-    Ok(Ended { exit: exit.unwrap_or(Exit::Signal(Signal::SIGKILL as i32)), stop: why, killed })
+    let exit = dead.exit.unwrap_or(Exit::Signal(Signal::SIGKILL as i32));
+    let alone = if matches!(exit, Exit::Signal(_)) && !dead.others { dead.main_at } else { None };
+    Ok(Ended { exit, stop: why, killed, struck: dead.struck.or(alone) })
 }
 
 fn alive_below() -> Vec<proc::Stat> {
@@ -160,7 +167,7 @@ fn terminate() {
 
 /// Kills until nobody is left. All are stopped first, so that none can fork while the others are counted.
 /// Returns how many there were.
-async fn kill_all(main: i32, exit: &mut Option<Exit>) -> usize {
+async fn kill_all(main: i32, dead: &mut Dead) -> usize {
     let until = Instant::now() + KILLING;
     let mut seen = std::collections::BTreeSet::new();
     loop {
@@ -176,9 +183,7 @@ async fn kill_all(main: i32, exit: &mut Option<Exit>) -> usize {
             seen.insert(process.pid);
             proc::signal(process, Signal::SIGKILL);
         }
-        if let Some(status) = reap(main) {
-            *exit = Some(status);
-        }
+        dead.reap(main);
         if all.is_empty() || Instant::now() >= until {
             return seen.len();
         }
@@ -186,17 +191,33 @@ async fn kill_all(main: i32, exit: &mut Option<Exit>) -> usize {
     }
 }
 
-/// Reaps every child that has ended; returns the main one's exit when it was among them.
-fn reap(main: i32) -> Option<Exit> {
-    let mut exit = None;
-    loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) if pid.as_raw() == main => exit = Some(Exit::Code(code)),
-            Ok(WaitStatus::Signaled(pid, signal, _)) if pid.as_raw() == main => {
-                exit = Some(Exit::Signal(signal as i32));
+/// What was reaped so far.
+#[derive(Default)]
+struct Dead {
+    exit: Option<Exit>,
+    main_at: Option<Millis>,
+    /// The last one of the others that a signal ended.
+    struck: Option<Millis>,
+    /// Was there any other?
+    others: bool,
+}
+
+impl Dead {
+    /// Reaps every child that has ended. Those of a parent that lives on are its own.
+    fn reap(&mut self, main: i32) {
+        loop {
+            let now = Some(SystemClock.now_ms());
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(pid, code)) if pid.as_raw() == main => {
+                    (self.exit, self.main_at) = (Some(Exit::Code(code)), now);
+                }
+                Ok(WaitStatus::Signaled(pid, signal, _)) if pid.as_raw() == main => {
+                    (self.exit, self.main_at) = (Some(Exit::Signal(signal as i32)), now);
+                }
+                Ok(WaitStatus::StillAlive) | Err(_) => return,
+                Ok(WaitStatus::Signaled(..)) => (self.others, self.struck) = (true, now),
+                Ok(_) => self.others = true,
             }
-            Ok(WaitStatus::StillAlive) | Err(_) => return exit,
-            Ok(_) => {}
         }
     }
 }

@@ -29,8 +29,27 @@ use crate::model::{DataReport, EndClass, MetricPoint, MetricSource, Sha};
 
 pub const PROTOCOL: u32 = 1;
 
-/// Path of the artifact that says that a checkpoint is complete; it lists its files.
+/// Path of the artifact that says that a checkpoint is complete: a [`Checkpoint`], sent after its files.
 pub const CHECKPOINT_MARK: &str = ".trainyard/checkpoint.json";
+/// Its files are artifacts below this path, each named by its SHA-256.
+pub const CHECKPOINT_FILES: &str = ".trainyard/checkpoint";
+
+/// One whole checkpoint. The daemon keeps the last one of a step and lets go of files that it does not name; one without
+/// files ends them all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// Counted from 1 in each attempt.
+    pub number: u64,
+    pub files: Vec<CheckpointFile>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointFile {
+    /// In the source tree.
+    pub path: String,
+    pub sha256: String,
+    pub executable: bool,
+}
 
 /// The file that an executor leaves for the agent (mode 0600, owned by the attempt's user); deleted after `start`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -109,6 +128,9 @@ pub struct Spec {
     #[serde(default)]
     pub junit: Option<String>,
     pub checkpoint: Option<String>,
+    /// How often it is kept while the step runs; 0: only when the step is asked to end.
+    #[serde(default)]
+    pub checkpoint_every_ms: i64,
     pub timeout_ms: i64,
     /// Between SIGTERM and SIGKILL.
     pub grace_ms: i64,

@@ -12,6 +12,8 @@ pub struct Limits {
     pub cache_quota_bytes: i64,
     /// Between SIGTERM and SIGKILL of a step, in seconds.
     pub grace_s: i64,
+    /// How often the checkpoint of a step is kept while it runs, in seconds.
+    pub checkpoint_every_s: i64,
     /// How long a comparison waits for a running baseline, in seconds.
     pub baseline_timeout_s: i64,
     /// How long an attempt may stay without a word from its agent, in seconds.
@@ -30,6 +32,7 @@ impl Default for Limits {
             log_quota_bytes: 1 << 30,
             cache_quota_bytes: 10 << 30,
             grace_s: 30,
+            checkpoint_every_s: 300,
             baseline_timeout_s: 6 * 3600,
             agent_silence_s: 90,
             pending_timeout_s: 1800,
@@ -68,6 +71,7 @@ impl Limits {
             ("limits.log_quota_bytes", self.log_quota_bytes),
             ("limits.cache_quota_bytes", self.cache_quota_bytes),
             ("limits.grace_s", self.grace_s),
+            ("limits.checkpoint_every_s", self.checkpoint_every_s),
             ("limits.baseline_timeout_s", self.baseline_timeout_s),
             ("limits.agent_silence_s", self.agent_silence_s),
             ("limits.pending_timeout_s", self.pending_timeout_s),

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use secrecy::ExposeSecret;
 
 use super::secrets::Granted;
-use crate::agent::protocol::{CHECKPOINT_MARK, CacheSpec, Input, Spec};
+use crate::agent::protocol::{CHECKPOINT_FILES, CacheSpec, Checkpoint, CheckpointFile, Input, Spec};
 use crate::config::Config;
 use crate::model::plan::Need;
 use crate::model::{AttemptUid, StepSpec};
@@ -43,23 +43,31 @@ pub fn resumable<'a>(
     earlier.into_iter().map(|a| &a.uid)
 }
 
-/// What of an attempt's artifacts is its checkpoint, if all of it arrived: the agent uploads [`CHECKPOINT_MARK`] last.
-pub fn checkpoint(artifacts: Vec<ArtifactRow>, dir: &str) -> Option<Vec<ArtifactRow>> {
-    let dir = dir.trim_start_matches("./").trim_end_matches('/');
-    let inside = |path: &str| path == dir || path.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'));
-    artifacts
-        .iter()
-        .any(|a| a.path == CHECKPOINT_MARK)
-        .then(|| artifacts.into_iter().filter(|a| inside(&a.path)).collect())
+/// A checkpoint's files as inputs of the next attempt, at their own places. `there` are the artifacts of the attempt that left
+/// it; None where one of its files is not among them.
+pub fn resume(checkpoint: &Checkpoint, there: &[ArtifactRow]) -> Option<Vec<Input>> {
+    let input = |file: &CheckpointFile| {
+        let path = format!("{CHECKPOINT_FILES}/{}", file.sha256);
+        let artifact = there.iter().find(|a| a.path == path && a.sha256 == file.sha256)?;
+        Some(Input {
+            attempt: artifact.attempt_uid.to_string(),
+            path,
+            place: file.path.clone(),
+            bytes: artifact.bytes,
+            sha256: file.sha256.clone(),
+            executable: file.executable,
+        })
+    };
+    checkpoint.files.iter().map(input).collect()
 }
 
-/// `artifacts` are those of the [`RunView::producers`], `resume` a [`checkpoint`]; `secrets` those that its branch may have.
+/// `artifacts` are those of the [`RunView::producers`], `resume` what [`resume`] found; `secrets` those that its branch may have.
 pub fn build(
     view: &RunView,
     attempt: &AttemptRow,
     repo: &RepoRow,
     artifacts: &[ArtifactRow],
-    resume: &[ArtifactRow],
+    resume: Vec<Input>,
     secrets: &Granted<'_>,
     config: &Config,
 ) -> Result<Spec, NoSpec> {
@@ -70,7 +78,8 @@ pub fn build(
         .producers(step)
         .into_iter()
         .flat_map(|(need, uid)| {
-            artifacts.iter().filter(move |a| a.attempt_uid == uid).map(|artifact| input(need, artifact))
+            let own = move |a: &&ArtifactRow| a.attempt_uid == uid && !a.path.starts_with(CHECKPOINT_FILES);
+            artifacts.iter().filter(own).map(|artifact| input(need, artifact))
         })
         .collect();
     let granted =
@@ -87,15 +96,13 @@ pub fn build(
         env,
         secrets: granted,
         inputs,
-        resume: resume
-            .iter()
-            .map(|artifact| input(&Need { step: step.name.clone(), into: None }, artifact))
-            .collect(),
+        resume,
         artifacts: step.artifacts.clone(),
         metric_files: view.run.plan.metrics.files.clone(),
         metric_patterns: view.run.plan.metrics.patterns.clone(),
         junit: step.junit.clone(),
         checkpoint: step.checkpoint.clone(),
+        checkpoint_every_ms: config.limits.checkpoint_every_s * 1000,
         timeout_ms: step.timeout_ms,
         grace_ms: config.limits.grace_s * 1000,
         log_quota_bytes: config.limits.log_quota_bytes,

@@ -6,7 +6,7 @@ use super::conn::{Conn, Fields, all, execute, one, to_json};
 use super::metrics::put_sources;
 use super::queue::charge;
 use super::work::{WorkAsk, ask_in};
-use super::{Store, StoreError};
+use super::{Store, StoreError, dialect};
 use crate::clock::Millis;
 use crate::model::{AttemptUid, DataReport, RunId, StepId};
 
@@ -227,6 +227,29 @@ impl Store {
         .await
     }
 
+    /// Forgets artifacts of an attempt by their paths. Returns the blobs that no row names any more.
+    pub async fn drop_artifacts(
+        &self,
+        uid: &AttemptUid,
+        paths: Vec<String>,
+    ) -> Result<Vec<String>, StoreError> {
+        let (uid, list) = (uid.clone(), to_json(&paths)?);
+        let keys: Vec<String> = self
+            .write(move |tx| {
+                Box::pin(async move {
+                    let sql = dialect::by_engine(
+                        tx,
+                        "DELETE FROM artifacts WHERE attempt_uid = $1 AND path IN (SELECT value FROM json_each($2)) RETURNING blob_key",
+                        "DELETE FROM artifacts WHERE attempt_uid = $1 AND path IN (SELECT value FROM json_array_elements_text($2::json))
+                         RETURNING blob_key",
+                    );
+                    all!(tx, |row| row.get("blob_key"), sql, &uid, &list)
+                })
+            })
+            .await?;
+        self.blobs_without_row(&keys).await
+    }
+
     /// By path.
     pub async fn artifacts_of_attempt(&self, uid: &AttemptUid) -> Result<Vec<ArtifactRow>, StoreError> {
         let mut conn = self.read().await?;
@@ -311,7 +334,7 @@ impl Store {
         )
     }
 
-    /// Artifacts of the attempts that count, by step position and path.
+    /// Artifacts of the attempts that count, without their checkpoints, by step position and path.
     pub async fn run_artifacts(&self, run: &RunId) -> Result<Vec<ArtifactRow>, StoreError> {
         let mut conn = self.read().await?;
         all!(
@@ -322,7 +345,7 @@ impl Store {
                  FROM artifacts f JOIN attempts a ON a.uid = f.attempt_uid JOIN steps s ON s.id = a.step_id
                  WHERE f.run_id = $1 AND ",
                 last_attempt!(),
-                " ORDER BY s.position, f.path"
+                " AND f.path NOT LIKE '.trainyard/checkpoint%' ORDER BY s.position, f.path"
             ),
             run
         )

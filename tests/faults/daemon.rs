@@ -41,6 +41,12 @@ impl Daemon {
         Self::configured("github", url, forge_token, "", "")
     }
 
+    /// The same with more tables of its configuration.
+    #[allow(dead_code, reason = "used where this file is shared")]
+    pub fn with(url: &str, forge_token: &str, more: &str) -> Self {
+        Self::configured("github", url, forge_token, "", more)
+    }
+
     /// The same at a forge of another kind.
     #[allow(dead_code, reason = "used where this file is shared")]
     pub fn of_kind(kind: &str, url: &str, forge_token: &str) -> Self {
@@ -102,6 +108,12 @@ impl Daemon {
     #[allow(dead_code, reason = "used where this file is shared")]
     pub async fn api(&self, path: &str) -> serde_json::Value {
         serde_json::from_slice(&self.bytes(path).await).unwrap()
+    }
+
+    /// The same; nothing where a log was compacted meanwhile.
+    #[allow(dead_code, reason = "used where this file is shared")]
+    pub fn try_blob(&self, key: &str) -> Vec<u8> {
+        std::fs::read(self.dir.path().join("data/blobs").join(key)).unwrap_or_default()
     }
 
     /// The bytes behind a key of the blob store.

@@ -10,5 +10,6 @@ mod kill;
 mod postgres;
 mod replicas;
 mod restart;
+mod resume;
 mod starve;
 mod yard;

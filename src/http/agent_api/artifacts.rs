@@ -10,7 +10,8 @@ use futures_util::{StreamExt, stream};
 use serde::Deserialize;
 
 use super::error::CallError;
-use super::{Answer, Api, Flat, baseline, cut, masker, open};
+use super::{Answer, Api, Flat, baseline, checkpoint, cut, masker, open};
+use crate::agent::protocol::CHECKPOINT_MARK;
 use crate::blob::key;
 use crate::http::{artifact_path, spec};
 use crate::model::AttemptUid;
@@ -73,6 +74,17 @@ pub(super) async fn put_artifact(
         }
         let blob_key = key::artifact(&row.uid, &written.sha256);
         app.blobs.rename(&upload, &blob_key).await?;
+        let checkpoint = if path == CHECKPOINT_MARK {
+            match checkpoint::check(&app, &row.uid, &blob_key, written.bytes).await {
+                Ok(checkpoint) => Some(checkpoint),
+                Err(error) => {
+                    app.blobs.delete(&app.store.blobs_without_row(&[blob_key]).await?).await?;
+                    return Err(error);
+                }
+            }
+        } else {
+            None
+        };
         let artifact = ArtifactRow {
             attempt_uid: row.uid.clone(),
             path,
@@ -84,6 +96,9 @@ pub(super) async fn put_artifact(
         crate::failpoint::hit("agent.artifact.before");
         if app.store.put_artifact(artifact, app.clock.now_ms()).await? {
             app.telemetry.artifact_bytes.inc_by(written.bytes);
+            if let Some(checkpoint) = checkpoint {
+                checkpoint::prune(&app, &row, &checkpoint).await?;
+            }
             return Ok(StatusCode::NO_CONTENT);
         }
         let rows = app.store.artifacts_of_attempt(&row.uid).await?;

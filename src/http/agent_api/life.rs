@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
 use super::baseline;
+use super::checkpoint;
 use super::error::CallError;
 use super::{
     Answer, Api, NAME_BYTES, PARAM_BYTES, Version, bearer, cut, equal, known, masker, parsed, repo_of,
@@ -63,16 +64,16 @@ pub(super) async fn start(
         }
     }
     let mut resume = Vec::new();
-    if let Some(dir) = spec::step_of(&view, &row).ok().and_then(|step| step.checkpoint.as_deref()) {
+    if spec::step_of(&view, &row).is_ok_and(|step| step.checkpoint.is_some()) {
         for earlier in spec::resumable(&view, &row) {
-            if let Some(found) = spec::checkpoint(app.store.artifacts_of_attempt(earlier).await?, dir) {
+            if let Some(found) = checkpoint::of(&app, earlier).await? {
                 resume = found;
                 break;
             }
         }
     }
     let secrets = app.secrets.of_repository(&repo.forge, repo.name.as_str(), &view.run.branch);
-    let mut spec = match spec::build(&view, &row, &repo, &artifacts, &resume, &secrets, &app.config) {
+    let mut spec = match spec::build(&view, &row, &repo, &artifacts, resume, &secrets, &app.config) {
         Ok(spec) => spec,
         Err(why) => {
             let finish = Finish {

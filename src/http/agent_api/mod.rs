@@ -9,6 +9,7 @@
 mod artifacts;
 mod baseline;
 mod caches;
+mod checkpoint;
 mod error;
 mod life;
 mod said;

@@ -40,6 +40,8 @@ pub struct Seen {
     pub points: Vec<MetricPoint>,
     pub params: BTreeMap<String, String>,
     pub artifacts: BTreeMap<String, (Vec<u8>, bool)>,
+    /// Bytes of artifacts that were sent.
+    pub sent_bytes: usize,
     pub inputs: BTreeMap<String, Vec<u8>>,
     /// By key; the digest that is told with them.
     pub caches: BTreeMap<String, (Vec<u8>, String)>,
@@ -94,6 +96,7 @@ pub fn spec(sha: &Sha, commands: &[&str]) -> Spec {
         metric_patterns: Vec::new(),
         junit: None,
         checkpoint: None,
+        checkpoint_every_ms: 0,
         timeout_ms: 60_000,
         grace_ms: 2_000,
         log_quota_bytes: 1 << 30,
@@ -272,6 +275,7 @@ async fn put_artifact(State(app): State<App>, Query(q): Q, headers: HeaderMap, b
     if hex::encode(Sha256::digest(&bytes)) != q["sha256"] {
         return breach(&mut seen, "the artifact's digest is wrong");
     }
+    seen.sent_bytes += bytes.len();
     seen.artifacts.insert(q["path"].clone(), (bytes.to_vec(), q["executable"] == "1"));
     StatusCode::NO_CONTENT.into_response()
 }

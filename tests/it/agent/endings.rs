@@ -1,11 +1,13 @@
 //! F33: scripts that do not want to end, and the ways in which an attempt is asked to.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use trainyard::model::EndClass;
 
+use super::checkpoints::last_checkpoint;
 use super::daemon::{Agent, Daemon, processes_with, run, spec, uid, until};
 
 /// `@` stands for an argument of `sleep` that no other test uses: it finds what is left.
@@ -107,7 +109,9 @@ async fn sigterm_lets_a_training_save_its_state() {
         assert_eq!(seen.finished.as_ref().unwrap().class, class);
         assert!(String::from_utf8_lossy(&seen.log).contains("\nsaved\n"));
         // What a machine took back can be resumed elsewhere.
-        assert_eq!(seen.artifacts.contains_key("ckpt/state"), class == EndClass::Preempted);
+        let kept = last_checkpoint(&seen);
+        let saved = BTreeMap::from([("ckpt/state".to_owned(), b"saved\n".to_vec())]);
+        assert_eq!(kept, (class == EndClass::Preempted).then_some(saved));
         assert!(processes_with(&nap).is_empty());
     }
 }

@@ -2,6 +2,7 @@
 
 mod bad;
 mod caches;
+mod checkpoints;
 pub mod daemon;
 mod endings;
 mod good;

@@ -227,6 +227,20 @@ pub async fn artifacts_and_outputs_stay(at: &Place) {
     let rows = at.store.artifacts_of_attempt(&uid).await.unwrap();
     assert_eq!(rows, [artifact(&uid, "a"), larger]);
     assert_eq!(at.store.run_artifacts(&run).await.unwrap(), rows);
+    let shared =
+        ArtifactRow { blob_key: rows[0].blob_key.clone(), ..artifact(&uid, ".trainyard/checkpoint/0") };
+    for more in [shared, artifact(&uid, ".trainyard/checkpoint/1")] {
+        assert!(at.store.put_artifact(more, T0).await.unwrap());
+    }
+    assert_eq!(at.store.run_artifacts(&run).await.unwrap(), rows, "a checkpoint is none of what a run made");
+    let paths = ["0", "1", "2"].map(|n| format!(".trainyard/checkpoint/{n}"));
+    let dropped = at.store.drop_artifacts(&uid, paths.into()).await.unwrap();
+    assert_eq!(
+        dropped,
+        [artifact(&uid, ".trainyard/checkpoint/1").blob_key],
+        "a row that stays names the other one's bytes"
+    );
+    assert_eq!(at.store.artifacts_of_attempt(&uid).await.unwrap(), rows);
     assert!(at.store.agent_finish(&uid, finish(), T0 + 9).await.unwrap());
     let row = at.store.attempt(&uid).await.unwrap().unwrap();
     assert_eq!((row.outputs, row.notes, row.log_lost_bytes), (finish().outputs, finish().notes, 4));
