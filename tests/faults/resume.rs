@@ -8,7 +8,7 @@ use trainyard::model::RunState;
 use super::daemon::Daemon;
 use super::yard::{Yard, only_run, until};
 
-const STEPS: u32 = 80;
+const STEPS: u32 = 50;
 
 fn pipeline() -> String {
     format!(
@@ -63,7 +63,7 @@ async fn a_step_resumes_from_its_last_whole_checkpoint() {
 
     // Killed without a word: what was kept on the way counts.
     until("a checkpoint kept on the way", 60, async || {
-        log(0).await.filter(|log| log.contains("checkpoint 2 kept"))
+        log(0).await.filter(|log| log.contains("checkpoint 1 kept"))
     })
     .await;
     kill(agent().unwrap(), Signal::SIGKILL).unwrap();

@@ -47,7 +47,10 @@ async fn what_is_kept_while_it_trains_is_whole() {
         seen.len() >= 3
     })
     .await;
-    println!("FIGURE checkpoints_kept_on_the_way count={} torn={torn} unchanged_files_sent={larges}", seen.len());
+    println!(
+        "FIGURE checkpoints_kept_on_the_way count={} torn={torn} unchanged_files_sent={larges}",
+        seen.len()
+    );
     assert_eq!((torn, larges), (0, 1), "an unchanged file is sent once");
     std::fs::write(agent.dir.join("src/enough"), "").unwrap();
     assert!(agent.end().await);
