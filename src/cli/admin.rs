@@ -14,7 +14,7 @@ use crate::config::{BlobPlace, Config, KubernetesConfig};
 use crate::executor::kubernetes;
 use crate::retention::collect_orphans;
 use crate::store::backup::{check_sqlite, copy_sqlite, restore_sqlite};
-use crate::store::{OpenOptions, Store, newest_migration};
+use crate::store::{Instance, OpenOptions, Store, newest_migration};
 
 /// Back up, restore, migrate and tidy an installation
 #[derive(clap::Args)]
@@ -53,9 +53,15 @@ enum Command {
     ///
     /// Helm runs it at `helm uninstall`. Stop the daemon first: it makes Jobs again that someone else deleted.
     DropFinalizers {
-        /// Of the runs; default: the configuration's. With it no configuration is read
+        /// Of the runs; default: the configuration's
         #[arg(long)]
         namespace: Option<String>,
+        /// Whose Jobs, as their label `app.kubernetes.io/instance` says; default: the configuration's, or this installation's id
+        #[arg(long)]
+        installation: Option<String>,
+        /// Every trainyard's Jobs of the namespace
+        #[arg(long, conflicts_with = "installation")]
+        all: bool,
         /// Default: the configuration's, or the account of the pod it runs in
         #[arg(long)]
         kubeconfig: Option<PathBuf>,
@@ -91,8 +97,9 @@ const BLOBS: &str = "blobs";
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     super::logging("info");
-    if let Command::DropFinalizers { namespace, kubeconfig, delete } = args.command {
-        drop_finalizers(&args.config, namespace, kubeconfig, delete).await?;
+    if let Command::DropFinalizers { namespace, installation, all, kubeconfig, delete } = args.command {
+        let asked = Asked { namespace, installation, all, kubeconfig, delete };
+        drop_finalizers(&args.config, args.database, asked).await?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut config = Config::load(&args.config)?;
@@ -117,25 +124,61 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// How long pods may take to end: their grace, and as long again.
 const ENDING: Duration = Duration::from_mins(4);
 
-async fn drop_finalizers(
-    config: &Path,
+/// What `drop-finalizers` was told.
+struct Asked {
     namespace: Option<String>,
+    installation: Option<String>,
+    all: bool,
     kubeconfig: Option<PathBuf>,
     delete: bool,
-) -> anyhow::Result<()> {
-    let mut settings = match namespace {
-        Some(namespace) => KubernetesConfig::of(namespace),
-        None => Config::load(config)?.executor.kubernetes.context(
-            "the configuration has no [executor.kubernetes]; name the namespace of the runs with --namespace",
-        )?,
+}
+
+/// Reads the configuration, and the database for the installation's id, only for what was not told.
+async fn drop_finalizers(config: &Path, database: Option<String>, asked: Asked) -> anyhow::Result<()> {
+    let (mut settings, whose) = match asked {
+        Asked { namespace: Some(namespace), installation, all, .. } if all || installation.is_some() => {
+            (KubernetesConfig::of(namespace), installation)
+        }
+        Asked { namespace, installation, all, .. } => {
+            let mut config = Config::load(config).context(
+                "without a configuration, name the namespace of the runs (--namespace) and whose Jobs (--installation, or --all)",
+            )?;
+            let mut settings = config.executor.kubernetes.take().context(
+                "the configuration has no [executor.kubernetes]; name the namespace of the runs with --namespace",
+            )?;
+            if let Some(namespace) = namespace {
+                settings.namespace = namespace;
+            }
+            let whose = match installation.or_else(|| settings.installation.clone()) {
+                _ if all => None,
+                None => Some(own_id(config, database).await?),
+                named => named,
+            };
+            (settings, whose)
+        }
     };
-    if kubeconfig.is_some() {
-        settings.kubeconfig = kubeconfig;
+    if asked.kubeconfig.is_some() {
+        settings.kubeconfig = asked.kubeconfig;
     }
     let client = kubernetes::client(&settings).await?;
-    let done = kubernetes::cleanup::drop_finalizers(client, &settings.namespace, delete, ENDING).await?;
-    println!("{}: {} Jobs released, {} deleted", settings.namespace, done.finalizers, done.deleted);
+    let (namespace, whose) = (&settings.namespace, whose.as_deref());
+    let done = kubernetes::cleanup::drop_finalizers(client, namespace, whose, asked.delete, ENDING).await?;
+    let of = whose.map_or("every trainyard's".to_owned(), |name| format!("of {name}"));
+    println!("{namespace}, {of}: {} Jobs released, {} deleted", done.finalizers, done.deleted);
     Ok(())
+}
+
+async fn own_id(mut config: Config, database: Option<String>) -> anyhow::Result<String> {
+    if let Some(database) = database {
+        config.database = Some(database);
+        config.database_pooler = crate::config::Pooler::None;
+    }
+    let store = Store::open_beside(&super::store_options(&config, "")?)
+        .await
+        .context("cannot read this installation's id; name it with --installation")?;
+    let id = Instance::load(&store).await?.id;
+    store.close().await;
+    Ok(id)
 }
 
 async fn backup(

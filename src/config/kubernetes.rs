@@ -16,6 +16,9 @@ pub struct KubernetesConfig {
     pub namespace: String,
     /// The trainyard image: its init container brings the agent and the source into each pod.
     pub image: String,
+    /// Whose the objects there are, as `app.kubernetes.io/instance` says on each. Default: this installation's own id.
+    #[serde(default)]
+    pub installation: Option<String>,
     /// Base URL of the agent listener as pods reach it. Default: `https://<listen.agent>`.
     #[serde(default)]
     pub agent_url: Option<String>,
@@ -112,6 +115,7 @@ impl KubernetesConfig {
         Self {
             namespace: namespace.into(),
             image: String::new(),
+            installation: None,
             agent_url: None,
             kubeconfig: None,
             context: None,
@@ -130,6 +134,11 @@ impl KubernetesConfig {
         if self.image.trim().is_empty() {
             return refuse(
                 "executor.kubernetes.image is empty; name the trainyard image that pods start with",
+            );
+        }
+        if self.installation.as_ref().is_some_and(|name| name.trim().is_empty()) {
+            return refuse(
+                "executor.kubernetes.installation is empty; leave it out, or give it a name of its own",
             );
         }
         if let Some(url) = &self.agent_url

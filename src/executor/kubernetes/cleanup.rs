@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Pod, Secret, Service};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Client, ResourceExt as _};
 
-use super::manifest::{FINALIZER, MANAGED};
+use super::manifest::{FINALIZER, selector_of};
 use super::{Fault, call};
 
 /// What was found and done.
@@ -20,14 +20,15 @@ pub struct Dropped {
     pub deleted: usize,
 }
 
-/// Takes our finalizer off every Job of the namespace that trainyard made. With `delete` the Jobs go too, with what has their
-/// name, and this returns when their pods have ended or `patience` is over.
+/// Takes our finalizer off the Jobs of one installation in a namespace, or of every trainyard's. With `delete` the Jobs go too,
+/// with what has their name, and this returns when their pods have ended or `patience` is over.
 ///
 /// # Errors
 /// The cluster refuses, or something is still there at the end.
 pub async fn drop_finalizers(
     client: Client,
     namespace: &str,
+    installation: Option<&str>,
     delete: bool,
     patience: Duration,
 ) -> anyhow::Result<Dropped> {
@@ -35,7 +36,8 @@ pub async fn drop_finalizers(
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let services: Api<Service> = Api::namespaced(client, namespace);
-    let ours = ListParams::default().labels(MANAGED);
+    let selector = selector_of(installation);
+    let ours = ListParams::default().labels(&selector);
     let until = tokio::time::Instant::now() + patience;
     let mut done = Dropped::default();
     loop {
@@ -68,7 +70,7 @@ pub async fn drop_finalizers(
         anyhow::ensure!(
             tokio::time::Instant::now() < until,
             "{} Jobs and {ending} pods in {namespace} are still there after {} s; run it again, or look at them with \
-             `kubectl get jobs,pods -n {namespace} -l {MANAGED}`",
+             `kubectl get jobs,pods -n {namespace} -l {selector}`",
             found.len(),
             patience.as_secs()
         );

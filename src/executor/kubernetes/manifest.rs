@@ -27,6 +27,8 @@ use crate::model::RunId;
 
 /// The selector of everything that any trainyard made.
 pub const MANAGED: &str = "app.kubernetes.io/managed-by=trainyard";
+/// Whose an object is, by a name that whoever installed trainyard knows.
+pub const LABEL_INSTALLATION: &str = "app.kubernetes.io/instance";
 pub const LABEL_INSTANCE: &str = "trainyard.dev/instance";
 pub const LABEL_ATTEMPT: &str = "trainyard.dev/attempt-uid";
 pub const LABEL_RUN: &str = "trainyard.dev/run-id";
@@ -54,6 +56,13 @@ pub struct Cluster {
     pub agent_url: String,
     pub grace_s: i64,
     pub pending_timeout_s: i64,
+}
+
+impl Cluster {
+    /// The name by which [`selector_of`] finds its objects.
+    fn installation(&self) -> &str {
+        self.config.installation.as_deref().unwrap_or(&self.instance)
+    }
 }
 
 /// What stands for one attempt in the cluster. All have the same name.
@@ -207,6 +216,7 @@ fn labels(launch: &Launch, cluster: &Cluster) -> BTreeMap<String, String> {
             ("app.kubernetes.io/name", "trainyard-run".to_owned()),
             ("app.kubernetes.io/part-of", "trainyard".to_owned()),
             ("app.kubernetes.io/managed-by", "trainyard".to_owned()),
+            (LABEL_INSTALLATION, label_value(cluster.installation())),
             (LABEL_INSTANCE, cluster.instance.clone()),
             (LABEL_ATTEMPT, launch.uid.to_string()),
             (LABEL_RUN, launch.run.to_string()),
@@ -451,6 +461,14 @@ fn place(pool: &KubernetesPool, gpu: bool) -> (BTreeMap<String, String>, Vec<Tol
 /// The selector of all that this installation has in its namespace.
 pub fn selector(instance: &str) -> String {
     format!("{LABEL_INSTANCE}={instance}")
+}
+
+/// The selector of all that an installation has in a namespace, by its name; without one, of all that any trainyard has there.
+pub fn selector_of(installation: Option<&str>) -> String {
+    installation.map_or_else(
+        || MANAGED.to_owned(),
+        |name| format!("{MANAGED},{LABEL_INSTALLATION}={}", label_value(name)),
+    )
 }
 
 /// The run that an object belongs to.

@@ -71,6 +71,13 @@ pub fn part(what: &str, name: &str) {
 }
 
 impl TestCluster {
+    /// `kubectl` as an administrator.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.kubectl);
+        command.arg("--kubeconfig").arg(&self.kubeconfig);
+        command
+    }
+
     pub fn kubectl(&self, args: &[&str]) -> String {
         let (good, said) = self.try_kubectl(args);
         assert!(good, "kubectl {args:?}: {said}");
@@ -78,21 +85,31 @@ impl TestCluster {
     }
 
     pub fn try_kubectl(&self, args: &[&str]) -> (bool, String) {
-        let out = Command::new(&self.kubectl)
-            .arg("--kubeconfig")
-            .arg(&self.kubeconfig)
-            .args(args)
-            .output()
-            .unwrap();
+        let out = self.command().args(args).output().unwrap();
         let said = if out.status.success() { out.stdout } else { out.stderr };
         (out.status.success(), String::from_utf8_lossy(&said).trim().to_owned())
     }
 
+    /// The API server's URL, and a client that trusts it and brings no credential.
+    pub fn api(&self) -> (String, reqwest::Client) {
+        use base64::Engine as _;
+        let view: serde_json::Value =
+            serde_json::from_str(&self.kubectl(&["config", "view", "--raw", "-o", "json"])).unwrap();
+        let it = &view["clusters"][0]["cluster"];
+        let authority = it["certificate-authority-data"].as_str().unwrap();
+        let authority = base64::engine::general_purpose::STANDARD.decode(authority).unwrap();
+        let client = reqwest::Client::builder()
+            .tls_certs_only(reqwest::Certificate::from_pem_bundle(&authority).unwrap())
+            .timeout(std::time::Duration::from_secs(20))
+            .build()
+            .unwrap();
+        (it["server"].as_str().unwrap().to_owned(), client)
+    }
+
     pub fn apply(&self, manifest: &str) {
         use std::io::Write as _;
-        let mut child = Command::new(&self.kubectl)
-            .arg("--kubeconfig")
-            .arg(&self.kubeconfig)
+        let mut child = self
+            .command()
             .args(["apply", "--server-side", "-f", "-"])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -119,6 +136,7 @@ impl Namespace {
         KubernetesConfig {
             namespace: self.0.clone(),
             image: TRAINYARD.into(),
+            installation: None,
             agent_url: None,
             kubeconfig: Some(cluster().kubeconfig.clone()),
             context: None,
@@ -137,7 +155,6 @@ impl Namespace {
         }
     }
 
-    /// What is left in it that is ours.
     /// Makes a Secret like those of attempts; its name.
     pub fn secret(&self, name: &str) -> String {
         cluster().kubectl(&["create", "secret", "generic", name, "-n", &self.0]);
@@ -151,6 +168,8 @@ impl Namespace {
         ]);
         name.to_owned()
     }
+
+    /// What is left in it that is ours.
     pub fn left(&self) -> Vec<String> {
         let said = cluster().kubectl(&[
             "get",

@@ -62,6 +62,7 @@ pub fn cluster() -> Cluster {
         config: KubernetesConfig {
             namespace: "trainyard-runs".into(),
             image: "registry.example/trainyard:0.1.0".into(),
+            installation: None,
             agent_url: None,
             kubeconfig: None,
             context: None,

@@ -27,6 +27,10 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- default (printf "https://%s-agents.%s.svc:%v" (include "trainyard.name" .) .Release.Namespace .Values.services.agent.port) .Values.runs.agentUrl }}
 {{- end }}
 
+{{- define "trainyard.installation" -}}
+{{ .Release.Namespace }}.{{ .Release.Name }}
+{{- end }}
+
 {{- define "trainyard.locked" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
