@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A real Kubernetes of one node for the tests, without Docker, in network, mount and process namespaces of its own.
-#   scripts/cluster.sh build         the binaries into target/cluster/bin (about 5 minutes once, then nothing)
+#   scripts/cluster.sh build         the binaries into target/cluster/bin (about 9 minutes once, then nothing)
 #   scripts/cluster.sh up            starts it, or finds it running; prints the variables that the tests read
 #   scripts/cluster.sh load FILE     imports an image archive
 #   scripts/cluster.sh kill PART     kill -9 of kube-apiserver, etcd, kubelet, ...
@@ -11,9 +11,14 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 bin=$here/target/cluster/bin
 run=$here/target/cluster/run
-parts="etcd containerd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy fake-gpu"
+parts="etcd containerd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy coredns fake-gpu policies"
 
 die() { echo "cluster: $*" >&2; exit 1; }
+
+build() {
+    "$here/tests/cluster/build.sh"
+    "$here/tests/cluster/tools.sh"
+}
 
 # Every cluster of this machine has a number of its own: its addresses, interfaces and cgroups follow from it.
 numbers() {
@@ -114,6 +119,17 @@ hostnameOverride: node1
 clientConnection: {kubeconfig: $run/proxy.kubeconfig}
 conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
 YAML
+    cat >"$run/Corefile" <<DNS
+.:53 {
+    errors
+    ready 127.0.0.1:8181
+    kubernetes cluster.local in-addr.arpa {
+        kubeconfig $run/admin.kubeconfig
+        ttl 2
+    }
+    cache 2
+}
+DNS
     # What trainyard's own account does is written down, verb by verb.
     cat >"$run/audit.yaml" <<YAML
 apiVersion: audit.k8s.io/v1
@@ -145,9 +161,10 @@ command_of() {
     kube-scheduler) echo "$bin/kube-scheduler --kubeconfig $run/scheduler.kubeconfig --leader-elect=false --kube-api-qps 300 --kube-api-burst 600" ;;
     kubelet) echo "$bin/kubelet --kubeconfig $run/node.kubeconfig --config $run/kubelet.yaml --hostname-override node1 --node-ip $node" ;;
     kube-proxy) echo "$bin/kube-proxy --config $run/proxy.yaml" ;;
+    coredns) echo "$bin/coredns -conf $run/Corefile -quiet" ;;
     fake-gpu) echo "$bin/fake-gpu --count 8" ;;
     policies) echo "$bin/policies --kubeconfig $run/admin.kubeconfig" ;;
-    *) die "there is no part $1; the parts are $parts policies" ;;
+    *) die "there is no part $1; the parts are $parts" ;;
     esac
 }
 
@@ -247,6 +264,8 @@ up() {
     start kube-scheduler
     start kubelet
     start kube-proxy
+    start coredns
+    start policies
     start fake-gpu
     wait_for "the node" 90 node_ready
     wait_for "the default service account" 30 k get serviceaccount default
@@ -285,8 +304,8 @@ down() {
 }
 
 case ${1:-} in
-build) "$here/tests/cluster/build.sh" ;;
-up) "$here/tests/cluster/build.sh" >&2; up ;;
+build) build ;;
+up) build >&2; up ;;
 hold) hold ;;
 load) running || die "it is not up"; load "$2" ;;
 kill) running || die "it is not up"; stop "$2" ;;

@@ -5,6 +5,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 linker=
 command -v mold >/dev/null && linker=" -Clink-arg=-fuse-ld=mold"
-RUSTFLAGS="-Ctarget-feature=+crt-static$linker" CARGO_PROFILE_DEV_DEBUG=0 CARGO_PROFILE_DEV_STRIP=symbols CARGO_INCREMENTAL=0 \
+RUSTFLAGS="-Ctarget-feature=+crt-static$linker" CARGO_PROFILE_DEV_DEBUG=0 CARGO_PROFILE_DEV_STRIP=symbols CARGO_INCREMENTAL="${CARGO_INCREMENTAL:-0}" \
     cargo build --locked --quiet --target x86_64-unknown-linux-gnu --target-dir target/static --bin trainyard 1>&2
 echo target/static/x86_64-unknown-linux-gnu/debug/trainyard

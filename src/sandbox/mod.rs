@@ -15,6 +15,7 @@ mod state;
 mod webhooks;
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -48,7 +49,9 @@ pub const STRANGER: &str = "eve";
 pub struct SandboxOptions {
     /// Where the bare repositories lie; made if it is missing, and left behind.
     pub dir: PathBuf,
-    /// Port on 127.0.0.1; 0 takes a free one.
+    /// Where it listens: loopback, unless daemons of other network namespaces must reach it.
+    pub host: IpAddr,
+    /// 0 takes a free one.
     pub port: u16,
     pub clock: SharedClock,
     /// Which forge it looks like.
@@ -58,7 +61,7 @@ pub struct SandboxOptions {
 impl SandboxOptions {
     /// One that looks like GitHub, on a free port.
     pub fn new(dir: impl Into<PathBuf>, clock: SharedClock) -> Self {
-        Self { dir: dir.into(), port: 0, clock, kind: ForgeKind::Github }
+        Self { dir: dir.into(), host: Ipv4Addr::LOCALHOST.into(), port: 0, clock, kind: ForgeKind::Github }
     }
     #[must_use]
     pub fn shaped(self, kind: ForgeKind) -> Self {
@@ -116,12 +119,12 @@ fn random_hex(bytes: usize) -> String {
 impl Sandbox {
     /// Starts a forge with the accounts [`WRITER`], [`BOT`] and [`STRANGER`], and no repository.
     pub async fn start(options: SandboxOptions) -> anyhow::Result<Self> {
-        let SandboxOptions { dir, port, clock, kind } = options;
+        let SandboxOptions { dir, host, port, clock, kind } = options;
         std::fs::create_dir_all(&dir)
             .with_context(|| format!("cannot make the sandbox's folder {}", dir.display()))?;
-        let listener = TcpListener::bind(("127.0.0.1", port))
+        let listener = TcpListener::bind((host, port))
             .await
-            .with_context(|| format!("cannot listen on port {port} of 127.0.0.1 for the sandbox"))?;
+            .with_context(|| format!("cannot listen on port {port} of {host} for the sandbox"))?;
         let url = format!("http://{}", listener.local_addr().context("cannot read the sandbox's address")?);
         let account = |id, login: &str, kind| {
             (

@@ -1,7 +1,7 @@
 """Makes the images of the cluster tests as OCI archives, from this machine's own files: nothing is pulled.
 
     images.py OUT                      pause, busybox, python, and one with nothing in it
-    images.py OUT --trainyard BINARY   the trainyard image: git and its libraries, and the static binary
+    images.py OUT --trainyard BINARY   the trainyard image: git with its libraries, a CA bundle, and the static binary
 """
 
 import hashlib
@@ -166,6 +166,7 @@ def trainyard(layer, binary):
     for helper in ("git-remote-http", "git-remote-https", "git", "git-upload-pack"):
         layer.program(f"/usr/lib/git-core/{helper}")
     layer.program("/bin/sh")
+    layer.copy("/etc/ssl/certs/ca-certificates.crt")
     layer.copy(binary, "usr/local/bin/trainyard")
 
 

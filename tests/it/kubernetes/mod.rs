@@ -5,4 +5,8 @@ mod ends;
 mod fates;
 mod golden;
 mod launches;
+mod release;
 mod story;
+mod verbs;
+mod watching;
+mod yard;
