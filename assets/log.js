@@ -104,13 +104,25 @@ box.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
+// A window of long lines has fewer of them than were asked for; the rest is asked for again.
+async function lines(from) {
+  const got = await ask(api("/lines", `?from=${from}&count=${CHUNK}`));
+  while (got.lines.length < CHUNK && from + got.lines.length < got.total) {
+    const rest = await ask(api("/lines", `?from=${from + got.lines.length}&count=${CHUNK - got.lines.length}`));
+    if (rest.lines.length === 0) break;
+    got.lines.push(...rest.lines);
+    got.total = rest.total;
+  }
+  return got;
+}
+
 function chunk(number) {
   const have = view.chunks.get(number);
   if (have && (have.lines.length === CHUNK || have.total >= view.index.lines)) return have.lines;
   if (!view.waiting.has(number)) {
     view.waiting.add(number);
     const step = view.step;
-    ask(api("/lines", `?from=${number * CHUNK}&count=${CHUNK}`)).then((answer) => {
+    lines(number * CHUNK).then((answer) => {
       if (step !== view.step) return;
       view.waiting.delete(number);
       view.chunks.delete(number);

@@ -24,7 +24,7 @@ use crate::executor::local::{Local, LocalOptions, StepUser};
 use crate::forge::Forges;
 use crate::http::agent_tls::AgentTls;
 use crate::http::{self, App};
-use crate::intake::Intake;
+use crate::intake::{DataWatcher, Intake};
 use crate::model::RunId;
 use crate::outbox::Sender;
 use crate::queue::{Handler, Worker};
@@ -167,6 +167,7 @@ impl Daemon {
                 4,
             ),
             (Arc::new(Sender::new(store.clone(), forges, clock.clone())), 4),
+            (Arc::new(DataWatcher::new(store.clone(), clock.clone(), config.clone())), 2),
             (
                 Arc::new(Sweeper {
                     store: store.clone(),

@@ -28,6 +28,15 @@ enum Command {
     Check(CheckArgs),
     /// Compare two tables, or profiles of them: schema, nulls, categories, drift. Exit code 1 when they differ.
     Diff(DiffArgs),
+    /// What lies at a place, without reading it: files, bytes, and the digest that changes with any of them. It is what
+    /// `event: data` looks at.
+    List {
+        /// A directory, glob or file, or a prefix (`s3://bucket/raw/`).
+        path: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// What an agent runs for the `features` step.
     #[command(hide = true)]
     Features {
@@ -125,6 +134,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Diff(args) => {
             check(&args.path, args.rules.as_deref(), Some(&args.baseline), None, &args.reading)
         }
+        Command::List { path, json } => list(path, *json),
         Command::Features { work } => Ok(ExitCode::from(u8::from(!crate::agent::features::run(work)?))),
         Command::Step { work } => Ok(ExitCode::from(u8::from(!crate::agent::data::run(work)?))),
     };
@@ -155,6 +165,17 @@ fn options(reading: &Reading) -> Result<source::Options, Error> {
         delimiter,
         threads: reading.threads,
     })
+}
+
+fn list(path: &str, json: bool) -> anyhow::Result<ExitCode> {
+    let found = source::listing(path)?;
+    if json {
+        let all = serde_json::json!({"digest": found.digest, "files": found.files, "bytes": found.bytes});
+        println!("{all}");
+    } else {
+        println!("{} files, {} bytes, digest {}", found.files, found.bytes, found.digest);
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn write(profile: &Profile, path: &Path) -> anyhow::Result<()> {

@@ -22,6 +22,8 @@ pub struct Limits {
     pub pending_timeout_s: i64,
     /// How long work stays with a daemon that does not renew its lease, in seconds. It renews six times as often.
     pub lease_s: i64,
+    /// How often watched data (`event: data`) is listed, in seconds.
+    pub data_poll_s: i64,
     /// How long a machine's daemon may be away before others count its local attempts as lost, in seconds.
     pub machine_silence_s: i64,
 }
@@ -37,6 +39,7 @@ impl Default for Limits {
             agent_silence_s: 90,
             pending_timeout_s: 1800,
             lease_s: 60,
+            data_poll_s: 60,
             machine_silence_s: 3600,
         }
     }
@@ -76,6 +79,7 @@ impl Limits {
             ("limits.agent_silence_s", self.agent_silence_s),
             ("limits.pending_timeout_s", self.pending_timeout_s),
             ("limits.lease_s", self.lease_s),
+            ("limits.data_poll_s", self.data_poll_s),
             ("limits.machine_silence_s", self.machine_silence_s),
         ])
     }

@@ -120,6 +120,38 @@ pub struct RepositoryConfig {
     /// The highest class that its pipeline files may name. Default: `priority`.
     #[serde(default)]
     pub priority_max: Option<String>,
+    /// Where its pipelines may look for new data (`event: data`), with the daemon's own rights: directories, or
+    /// prefixes such as `s3://bucket/team/`. None by default.
+    #[serde(default)]
+    pub data: Vec<String>,
+}
+
+impl RepositoryConfig {
+    /// May a pipeline of this repository have that place listed?
+    pub fn may_watch(&self, prefix: &str) -> bool {
+        let within = |allowed: &str| {
+            prefix == allowed
+                || prefix
+                    .strip_prefix(allowed.trim_end_matches('/'))
+                    .is_some_and(|rest| rest.starts_with('/'))
+        };
+        let leaves = prefix.split('/').any(|part| part == "..");
+        !leaves && self.data.iter().any(|allowed| within(allowed))
+    }
+
+    fn check_data(&self) -> Result<(), ConfigError> {
+        for place in &self.data {
+            let known = ["/", "s3://", "gs://", "az://"].iter().any(|start| place.starts_with(start));
+            let bare = place.trim_start_matches(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
+            if !known || place.contains(['*', '?', '[', '{']) || bare.trim_matches([':', '/']).is_empty() {
+                return refuse(format!(
+                    "repository {:?} has data place {place:?}; write an absolute directory, or a prefix such as s3://bucket/team/",
+                    self.name
+                ));
+            }
+        }
+        Ok(())
+    }
 }
 
 fn one() -> f64 {
@@ -226,6 +258,7 @@ impl Config {
                 ));
             }
             RepoName::parse(&repository.name).map_err(|e| ConfigError(e.to_string()))?;
+            repository.check_data()?;
         }
         for (name, pool) in &self.pool {
             pool.check(name, &self.executor)?;

@@ -11,7 +11,7 @@ use super::secrets::Granted;
 use crate::agent::protocol::{CHECKPOINT_FILES, CacheSpec, Checkpoint, CheckpointFile, Input, Spec};
 use crate::config::Config;
 use crate::model::plan::Need;
-use crate::model::{AttemptUid, StepSpec};
+use crate::model::{AttemptUid, DATA_DIGEST, StepSpec};
 use crate::pipeline;
 use crate::store::attempts::{ArtifactRow, AttemptRow};
 use crate::store::pulls::RepoRow;
@@ -168,10 +168,7 @@ fn environment(
     let own = |name: &str| run.variables.get(name).cloned();
     let reference = own("CI_REF").unwrap_or_else(|| format!("refs/heads/{}", run.branch));
     let url = format!("{}/runs/{}", config.public_url.trim_end_matches('/'), run.id);
-    let event = run.trigger_key.split(':').next().map_or("push", |word| match word {
-        "head" => "push",
-        other => other,
-    });
+    let event = if run.variables.contains_key(DATA_DIGEST) { "data" } else { "push" };
     let mut env: BTreeMap<String, String> = BTreeMap::new();
     let mut set = |name: &str, value: &str| {
         env.insert(name.to_owned(), value.to_owned());

@@ -70,6 +70,7 @@ fn describe(kind: &EventKind) -> String {
             )
         }
         EventKind::Comment(comment) => format!("comment on #{}", comment.pull_number),
+        EventKind::Data(data) => format!("new data in {} for `{}`", data.prefix, data.pipeline),
         EventKind::Ping => "ping".into(),
     }
 }

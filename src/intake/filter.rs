@@ -33,6 +33,13 @@ pub fn fit(plan: &Plan, event: &EventKind, default_branch: &str, changed: Option
             default_branch,
             changed,
         },
+        EventKind::Data(data) => TriggerFacts {
+            event: event.word(),
+            branch: &data.branch,
+            base_branch: None,
+            default_branch,
+            changed: None,
+        },
         other => return Fit::Unwanted { why: format!("`{}` starts no runs", other.word()) },
     };
     match matches(&plan.when, &facts) {

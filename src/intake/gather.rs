@@ -46,7 +46,11 @@ pub async fn from_forge(
     if facts.pipelines.is_empty() {
         return Ok(facts);
     }
-    facts.permission = permission(forge, event).await?;
+    facts.permission = match &event.kind {
+        // Only what was pushed to the default branch by someone who may write is watched.
+        EventKind::Data(_) => Permission::Write,
+        _ => permission(forge, event).await?,
+    };
     if facts.permission < Permission::Write {
         facts.merged_change = merged_change(forge, event).await?;
     }

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use super::facts::Facts;
 use super::gather::{self, GatherError, Heads};
 use super::plan::{IntakePlan, plan};
+use super::watch::DATA_HOOK;
 use crate::clock::SharedClock;
 use crate::config::{Config, ForgeKind, HookConfig};
 use crate::failpoint;
@@ -18,8 +19,9 @@ use crate::store::deliveries::DeliveryRow;
 use crate::store::work::{WorkItem, WorkKind, WorkOutcome};
 use crate::store::{Store, StoreError};
 
-/// A commit that was pushed a moment ago may not be readable everywhere at the forge yet.
-const TRIES_FOR_MISSING: i64 = 3;
+/// A commit that was pushed a moment ago may not be readable everywhere at the forge yet: so many answers that something is
+/// not there are taken for a replica that is behind.
+const MISSES_FORGIVEN: i64 = 3;
 
 /// How often a decision is made again because other replicas decided about the same repository meanwhile.
 const MOST_ROUNDS: usize = 20;
@@ -34,6 +36,9 @@ pub struct Intake {
     heads: Heads,
     /// One decision at a time per repository: what a decision reads of the store must still hold when it is committed.
     deciding: Mutex<HashMap<RepoKey, Arc<tokio::sync::Mutex<()>>>>,
+    /// How often the forge did not have what a waiting delivery is about. Other waits do not count, or the first such answer
+    /// after an outage would drop a push. Lost with the process, which then asks a little longer.
+    missing: Mutex<HashMap<DeliveryRowId, i64>>,
 }
 
 /// A repository by its forge and its id there.
@@ -50,7 +55,14 @@ enum Said {
 enum Trouble {
     /// Outside of us; it passes.
     Later {
-        wait_ms: i64,
+        /// What the forge asks for; else the usual back-off.
+        wait_ms: Option<i64>,
+        error: String,
+    },
+    /// The forge does not have it, or not yet.
+    Missing {
+        /// The repository that is concerned, if one is known.
+        repo: RepoId,
         error: String,
     },
     Failed(anyhow::Error),
@@ -58,7 +70,15 @@ enum Trouble {
 
 impl Intake {
     pub fn new(store: Store, clock: SharedClock, config: Arc<Config>, forges: Forges) -> Self {
-        Self { store, clock, config, forges, heads: Heads::default(), deciding: Mutex::default() }
+        Self {
+            store,
+            clock,
+            config,
+            forges,
+            heads: Heads::default(),
+            deciding: Mutex::default(),
+            missing: Mutex::default(),
+        }
     }
 
     /// The plan that a delivery would lead to now, and its event. Writes nothing.
@@ -70,9 +90,10 @@ impl Intake {
             Said::Decided(plan) => return Ok((None, plan)),
             Said::Event(event) => *event,
         };
-        match self.mistaken(&delivery.forge, &event, TRIES_FOR_MISSING).await {
+        match self.mistaken(&delivery.forge, &event).await {
             Ok(None) => {}
             Ok(Some(plan)) => return Ok((Some(event), plan)),
+            Err(Trouble::Missing { error, .. }) => return Ok((Some(event), not_there(&error))),
             Err(Trouble::Later { error, .. }) => anyhow::bail!("cannot ask the forge: {error}"),
             Err(Trouble::Failed(error)) => return Err(error),
         }
@@ -82,16 +103,17 @@ impl Intake {
             .await
             .context("cannot read the repository")?
             .map_or_else(|| RepoId::generate(self.clock.now_ms()), |row| row.id);
-        let decided = match self.facts(delivery, &event, repo_id, TRIES_FOR_MISSING).await {
+        let decided = match self.facts(delivery, &event, repo_id).await {
             Ok(Ok((facts, _))) => plan(&event, &facts),
             Ok(Err(plan)) => plan,
+            Err(Trouble::Missing { error, .. }) => not_there(&error),
             Err(Trouble::Later { error, .. }) => anyhow::bail!("cannot ask the forge: {error}"),
             Err(Trouble::Failed(error)) => return Err(error),
         };
         Ok((Some(event), decided))
     }
 
-    async fn decide(&self, delivery: &DeliveryRow, waits: i64) -> Result<(), Trouble> {
+    async fn decide(&self, delivery: &DeliveryRow) -> Result<(), Trouble> {
         let now = self.clock.now_ms();
         let event = match self.said(delivery).await.map_err(Trouble::Failed)? {
             Said::Decided(plan) => {
@@ -101,7 +123,7 @@ impl Intake {
             }
             Said::Event(event) => *event,
         };
-        if let Some(plan) = self.mistaken(&delivery.forge, &event, waits).await? {
+        if let Some(plan) = self.mistaken(&delivery.forge, &event).await? {
             return self.commit(delivery, &RepoId::from_text(""), None, plan).await.map(|_| ());
         }
         let repo_id = self
@@ -110,7 +132,7 @@ impl Intake {
             .await
             .map_err(failed("cannot note the repository"))?;
         for _ in 0..MOST_ROUNDS {
-            let done = match self.facts(delivery, &event, repo_id.clone(), waits).await? {
+            let done = match self.facts(delivery, &event, repo_id.clone()).await? {
                 Err(plan) => self.commit(delivery, &repo_id, None, plan).await?,
                 Ok((facts, _guard)) => {
                     let plan = plan(&event, &facts);
@@ -122,7 +144,7 @@ impl Intake {
             }
         }
         let error = "other replicas keep deciding about this repository".to_owned();
-        Err(Trouble::Later { wait_ms: 1000, error })
+        Err(Trouble::Later { wait_ms: Some(1000), error })
     }
 
     /// False: another replica's decision about the repository came first, decide again.
@@ -150,17 +172,23 @@ impl Intake {
     /// Parses a delivery and holds it against its hook's binding.
     async fn said(&self, delivery: &DeliveryRow) -> anyhow::Result<Said> {
         let decided = |plan| Ok(Said::Decided(plan));
-        let Some(hook) = self.hook(delivery) else {
+        let hook = self.hook(delivery);
+        if hook.is_none() && delivery.hook_id != DATA_HOOK {
             return decided(IntakePlan::ignored(format!(
                 "hook `{}` is not configured any more",
                 delivery.hook_id
             )));
-        };
+        }
         let body = self.store.delivery_body(&delivery.id).await.context("cannot read the delivery's body")?;
         let Some(body) = body else {
             return decided(IntakePlan::ignored(
                 "its body is older than the configured retention and was deleted",
             ));
+        };
+        let Some(hook) = hook else {
+            let event: Event =
+                serde_json::from_slice(&body).context("cannot read our own note of new data")?;
+            return Ok(Said::Event(Box::new(event)));
         };
         let kind = self.config.forge.get(&delivery.forge).map_or(ForgeKind::Github, |forge| forge.kind);
         match webhook::read(kind, &delivery.event, &delivery.content_type, &body) {
@@ -187,7 +215,6 @@ impl Intake {
         delivery: &DeliveryRow,
         event: &Event,
         repo_id: RepoId,
-        tries: i64,
     ) -> Result<Result<(Facts, tokio::sync::OwnedMutexGuard<()>), IntakePlan>, Trouble> {
         let Some(forge) = self.forges.get(&delivery.forge) else {
             return Ok(Err(IntakePlan::ignored(format!(
@@ -195,22 +222,14 @@ impl Intake {
                 delivery.forge
             ))));
         };
-        let gathered = self.gather(forge.as_ref(), event, repo_id).await;
-        match gathered {
-            Ok(found) => Ok(Ok(found)),
-            Err(error) => unanswered(error, tries).map(Err),
-        }
+        let gathered = self.gather(forge.as_ref(), event, repo_id.clone()).await;
+        gathered.map(Ok).map_err(|error| unanswered(error, repo_id))
     }
 
     /// The decision when a payload's name and id are not of one repository. The hook's binding is checked by name and rows go
     /// by id, so whoever can sign for one repository could speak for another. Asked at the forge only while what is known
     /// does not say the same.
-    async fn mistaken(
-        &self,
-        forge_name: &str,
-        event: &Event,
-        tries: i64,
-    ) -> Result<Option<IntakePlan>, Trouble> {
+    async fn mistaken(&self, forge_name: &str, event: &Event) -> Result<Option<IntakePlan>, Trouble> {
         let Some(forge) = self.forges.get(forge_name) else { return Ok(None) };
         let repo = &event.repo;
         let known = self
@@ -227,7 +246,7 @@ impl Intake {
                 "the payload says that {} has the id {}, and at the forge it has {id}",
                 repo.name, repo.forge_id
             )))),
-            Err(error) => unanswered(error.into(), tries).map(Some),
+            Err(error) => Err(unanswered(error.into(), RepoId::from_text(""))),
         }
     }
 
@@ -243,6 +262,14 @@ impl Intake {
         Ok((facts, guard))
     }
 
+    /// Counts one more answer that the forge does not have what this delivery is about.
+    fn missed(&self, delivery: &DeliveryRowId) -> i64 {
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        let misses = missing.entry(delivery.clone()).or_default();
+        *misses += 1;
+        *misses
+    }
+
     fn turn(&self, repo: &str, forge_id: &str) -> Arc<tokio::sync::Mutex<()>> {
         let mut deciding = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
         // Turns that nobody holds or waits for are forgotten.
@@ -251,29 +278,27 @@ impl Intake {
     }
 }
 
-/// What a forge that gave no answer means: a decision when asking again is no use. A refusal (a revoked token, a missing
-/// permission) waits as well: it is for people to set right, and the delivery is decided when they have.
-fn unanswered(error: GatherError, waits: i64) -> Result<IntakePlan, Trouble> {
+/// What a forge that gave no answer means. A refusal (a revoked token, a missing permission) waits as well: it is for people
+/// to set right, and the delivery is decided when they have.
+fn unanswered(error: GatherError, repo: RepoId) -> Trouble {
     match error {
-        GatherError::Forge(ForgeError::NotFound { what }) if waits >= TRIES_FOR_MISSING => Ok(
-            IntakePlan::ignored(format!("{what}: the forge does not have it, or the token may not read it")),
-        ),
-        GatherError::Forge(ForgeError::Limited { what, wait_ms }) => Err(Trouble::Later {
-            wait_ms: wait_ms.max(1000),
+        GatherError::Forge(ForgeError::NotFound { what }) => Trouble::Missing { repo, error: what },
+        GatherError::Forge(ForgeError::Limited { what, wait_ms }) => Trouble::Later {
+            wait_ms: Some(wait_ms.max(1000)),
             error: format!("{what}: the forge asks to wait {} s", wait_ms / 1000),
-        }),
+        },
         GatherError::Forge(
-            error @ (ForgeError::Transient { .. }
-            | ForgeError::NotFound { .. }
-            | ForgeError::Refused { status: 401 | 403, .. }),
-        ) => Err(Trouble::Later { wait_ms: backoff(waits), error: error.to_string() }),
+            error @ (ForgeError::Transient { .. } | ForgeError::Refused { status: 401 | 403, .. }),
+        ) => Trouble::Later { wait_ms: None, error: error.to_string() },
         GatherError::Store(error @ StoreError::Unavailable(_)) => {
-            Err(Trouble::Later { wait_ms: backoff(waits), error: error.to_string() })
+            Trouble::Later { wait_ms: None, error: error.to_string() }
         }
-        error => {
-            Err(Trouble::Failed(anyhow::Error::new(error).context("cannot learn what the event is about")))
-        }
+        error => Trouble::Failed(anyhow::Error::new(error).context("cannot learn what the event is about")),
     }
+}
+
+fn not_there(what: &str) -> IntakePlan {
+    IntakePlan::ignored(format!("{what}: the forge does not have it, or the token may not read it"))
 }
 
 fn failed<E: std::error::Error + Send + Sync + 'static>(what: &'static str) -> impl FnOnce(E) -> Trouble {
@@ -317,17 +342,34 @@ impl Handler for Intake {
         if delivery.state != DeliveryState::Stored {
             return Ok(WorkOutcome::Done);
         }
-        match self.decide(&delivery, item.waits).await {
+        let mut decided = self.decide(&delivery).await;
+        if let Err(Trouble::Missing { repo, error }) = &decided {
+            let misses = self.missed(&delivery.id);
+            decided = if misses > MISSES_FORGIVEN {
+                self.commit(&delivery, repo, None, not_there(error)).await.map(|_| ())
+            } else {
+                Err(Trouble::Later {
+                    wait_ms: Some(backoff(misses)),
+                    error: format!("{error}: not there yet"),
+                })
+            };
+        }
+        if !matches!(decided, Err(Trouble::Later { .. })) {
+            self.missing.lock().unwrap_or_else(PoisonError::into_inner).remove(&delivery.id);
+        }
+        let wait = |wait_ms: Option<i64>, error| {
+            let at_ms = self.clock.now_ms() + wait_ms.unwrap_or_else(|| backoff(item.waits));
+            Ok(WorkOutcome::Wait { at_ms, error })
+        };
+        match decided {
             Ok(()) => Ok(WorkOutcome::Done),
+            Err(Trouble::Missing { error, .. }) => wait(None, error),
             Err(Trouble::Later { wait_ms, error }) => {
                 tracing::info!(delivery.id = %delivery.id, error, "the forge cannot answer now; asking again");
-                Ok(WorkOutcome::Wait { at_ms: self.clock.now_ms() + wait_ms, error })
+                wait(wait_ms, error)
             }
             // The database's own trouble passes, and must not park what a forge was told is safe.
-            Err(Trouble::Failed(error)) if is_unavailable(&error) => Ok(WorkOutcome::Wait {
-                at_ms: self.clock.now_ms() + backoff(item.waits),
-                error: format!("{error:#}"),
-            }),
+            Err(Trouble::Failed(error)) if is_unavailable(&error) => wait(None, format!("{error:#}")),
             Err(Trouble::Failed(error)) => Err(error),
         }
     }

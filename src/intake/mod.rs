@@ -11,6 +11,7 @@ mod handler;
 mod plan;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 pub use explain::explain;
 pub use facts::{Broken, Facts, GroupRun, PipelineFile};
@@ -18,3 +19,4 @@ pub use filter::{Fit, fit};
 pub use gather::read_pipeline;
 pub use handler::Intake;
 pub use plan::{IntakePlan, PlannedRun, Then, head_of, plan, variables};
+pub use watch::DataWatcher;

@@ -9,12 +9,13 @@ use super::facts::{Broken, Facts, PipelineFile};
 use super::filter::{Fit, fit};
 use crate::forge::Permission;
 use crate::model::{
-    DeliveryState, Event, EventKind, Plan, PullRequest, PullRequestAction, PullRequestEvent, Push, RepoId,
-    RepoRef, RunId, RunState, Sha,
+    DATA_DIGEST, DATA_PREFIX, DataChange, DeliveryState, Event, EventKind, Plan, PullRequest,
+    PullRequestAction, PullRequestEvent, Push, RepoId, RepoRef, RunId, RunState, Sha,
 };
 use crate::pipeline;
 use crate::store::deliveries::IntakeCommit;
 use crate::store::runs::{NewRun, RunRow};
+use crate::store::watches::Watches;
 use crate::store::work::WorkAsk;
 
 /// What an event leads to, before ids are given.
@@ -30,6 +31,8 @@ pub struct IntakePlan {
     pub supersede_held: Vec<(RunId, String)>,
     /// Pipelines as the default branch has them now, with the priority class that each names.
     pub priorities: Vec<(String, Option<String>)>,
+    /// Where the default branch's pipelines look for new data.
+    pub watches: Option<Watches>,
     pub then: Vec<Then>,
 }
 
@@ -52,6 +55,16 @@ pub struct PlannedRun {
     pub concurrency: Option<String>,
 }
 
+impl PlannedRun {
+    /// Says what it runs on: one more run of the commit, as one that is run again.
+    fn on_data(&mut self, data: &DataChange) {
+        let files = count(usize::try_from(data.files).unwrap_or(usize::MAX), "file");
+        self.message = format!("new data in {}: {files}, {} bytes", data.prefix, data.bytes);
+        self.variables.insert(DATA_DIGEST.into(), data.digest.clone());
+        self.variables.insert(DATA_PREFIX.into(), data.prefix.clone());
+    }
+}
+
 /// What should be looked at because of this event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Then {
@@ -71,6 +84,7 @@ impl IntakePlan {
             cancel: Vec::new(),
             supersede_held: Vec::new(),
             priorities: Vec::new(),
+            watches: None,
             then: Vec::new(),
         }
     }
@@ -143,6 +157,7 @@ impl IntakePlan {
                 .into_iter()
                 .map(|(name, class)| (repo_id.clone(), name, class))
                 .collect(),
+            watches: self.watches,
             asks,
         }
     }
@@ -158,12 +173,13 @@ pub fn head_of(event: &Event) -> Option<(Sha, String)> {
                 if pull.fork { format!("pull/{}/head", pull.number) } else { pull.head_branch.clone() };
             Some((pull.head_sha.clone(), branch))
         }
+        EventKind::Data(data) => Some((data.sha.clone(), data.branch.clone())),
         _ => None,
     }
 }
 
 /// Variables of a head run: from repository, commit and branch alone, so that every delivery that could have made the run
-/// sets the same.
+/// sets the same. One that new data started has two more.
 pub fn variables(repo: &RepoRef, sha: &Sha, branch: &str, pipeline: &str) -> BTreeMap<String, String> {
     let reference =
         if is_pull_head(branch) { format!("refs/{branch}") } else { format!("refs/heads/{branch}") };
@@ -232,7 +248,7 @@ pub fn plan(event: &Event, facts: &Facts) -> IntakePlan {
             IntakePlan::nothing(format!("branch `{}` was deleted: nothing to run", push.branch))
         }
         EventKind::PullRequest(pull) if pull.action == PullRequestAction::Closed => closed(&pull.pull, facts),
-        EventKind::Push(_) | EventKind::PullRequest(_) => opened(event, facts),
+        EventKind::Push(_) | EventKind::PullRequest(_) | EventKind::Data(_) => opened(event, facts),
     }
 }
 
@@ -290,11 +306,17 @@ fn opened(event: &Event, facts: &Facts) -> IntakePlan {
         sentences.push(format!("no pipeline file at {}", sha.short()));
     }
     let mut names: BTreeMap<String, String> = BTreeMap::new();
-    for file in &facts.pipelines {
+    for file in facts.pipelines.iter().filter(|file| is_meant(event, file)) {
         let sentence = pipeline(event, facts, file, &sha, &branch, &mut names, &mut out);
         sentences.push(sentence);
     }
-    out.priorities = priorities(event, facts);
+    if let (EventKind::Data(data), true) = (&event.kind, sentences.is_empty()) {
+        sentences.push(format!("pipeline `{}` is not at {} any more", data.pipeline, sha.short()));
+    }
+    if is_default_branch(event, facts) {
+        out.priorities = priorities(facts);
+        out.watches = Some(watches(facts, &sha, &branch));
+    }
     out.reason = sentences.join("; ");
     let acts = !out.runs.is_empty()
         || !out.cancel.is_empty()
@@ -308,13 +330,46 @@ fn opened(event: &Event, facts: &Facts) -> IntakePlan {
     out
 }
 
+/// Data is of one pipeline, every other event of all.
+fn is_meant(event: &Event, file: &PipelineFile) -> bool {
+    match &event.kind {
+        EventKind::Data(data) => name_of(file) == data.pipeline,
+        _ => true,
+    }
+}
+
+/// Did someone who may write push to the default branch?
+fn is_default_branch(event: &Event, facts: &Facts) -> bool {
+    matches!(&event.kind, EventKind::Push(push) if push.branch == event.repo.default_branch)
+        && trusted(event, facts)
+}
+
+/// Where pipelines look for new data, as far as their files say.
+fn watches(facts: &Facts, sha: &Sha, branch: &str) -> Watches {
+    let mut out = Watches {
+        repo_id: facts.repo_id.clone(),
+        branch: branch.to_owned(),
+        sha: sha.clone(),
+        places: Vec::new(),
+        broken: Vec::new(),
+    };
+    for file in &facts.pipelines {
+        match &file.parsed {
+            Ok(plan) => {
+                let prefixes = plan.watched().map(|prefix| (plan.name.clone(), prefix.to_owned()));
+                out.places.extend(prefixes);
+            }
+            Err(broken) => out.broken.push(broken.name.clone()),
+        }
+    }
+    out.places.sort();
+    out.places.dedup();
+    out
+}
+
 /// A class counts when someone who may write put it on the default branch, and then for every head of that pipeline. So no
 /// head raises itself, and none lowers itself by accident.
-fn priorities(event: &Event, facts: &Facts) -> Vec<(String, Option<String>)> {
-    let EventKind::Push(push) = &event.kind else { return Vec::new() };
-    if push.branch != event.repo.default_branch || !trusted(event, facts) {
-        return Vec::new();
-    }
+fn priorities(facts: &Facts) -> Vec<(String, Option<String>)> {
     let parsed = facts.pipelines.iter().filter_map(|file| file.parsed.as_ref().ok());
     parsed.map(|plan| (plan.name.clone(), plan.priority.clone())).collect()
 }
@@ -376,7 +431,7 @@ fn pipeline(
                     run.reason = format!("the concurrency group of {} cannot be resolved: {why}", file.path);
                 }
             }
-            if trusted && asks_to_skip(&facts.message) {
+            if trusted && asks_to_skip(&facts.message) && !matches!(event.kind, EventKind::Data(_)) {
                 run.state = RunState::Skipped;
                 run.reason = "the commit message asks to skip it".into();
             }
@@ -386,7 +441,15 @@ fn pipeline(
         run.state = RunState::Held;
         run.reason = held_because(event, facts);
     }
-    if let Some(old) = existing {
+    if let EventKind::Data(data) = &event.kind {
+        if let Ok(plan) = &file.parsed
+            && !plan.watched().any(|prefix| prefix == data.prefix)
+        {
+            return format!("no run of `{name}`: it does not look at {} any more", data.prefix);
+        }
+        run.on_data(data);
+        run.generation = existing.map_or(1, |old| old.generation + 1);
+    } else if let Some(old) = existing {
         match replaces(&run, old) {
             None => return format!("`{name}` has a run of {} already ({})", sha.short(), old.state),
             Some(why) => {

@@ -36,6 +36,8 @@ pub enum EventKind {
     Tag(TagPush),
     PullRequest(PullRequestEvent),
     Comment(CommentEvent),
+    /// No forge's: data that a pipeline of the default branch watches has changed.
+    Data(DataChange),
     Ping,
 }
 
@@ -47,6 +49,7 @@ impl EventKind {
             Self::Tag(_) => "tag",
             Self::PullRequest(_) => "pull_request",
             Self::Comment(_) => "comment",
+            Self::Data(_) => "data",
             Self::Ping => "ping",
         }
     }
@@ -122,6 +125,26 @@ pub struct CommentEvent {
     pub comment_id: String,
     pub body: String,
 }
+
+/// What a watched prefix holds by now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataChange {
+    /// The default branch, and its commit when its pipeline files were last read.
+    pub branch: String,
+    pub sha: Sha,
+    pub pipeline: String,
+    /// As the pipeline file names it.
+    pub prefix: String,
+    /// Of the listing.
+    pub digest: String,
+    pub files: u64,
+    pub bytes: u64,
+}
+
+/// Variable of a run that new data started: the listing's digest.
+pub const DATA_DIGEST: &str = "CI_DATA_DIGEST";
+/// Variable of a run that new data started: the prefix.
+pub const DATA_PREFIX: &str = "CI_DATA_PREFIX";
 
 /// What became of a verified delivery's parse: an event, or a reason why there is none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,8 +12,8 @@ pub mod state;
 
 pub use data::DataReport;
 pub use event::{
-    Actor, CommentEvent, Event, EventKind, Parsed, PullRequest, PullRequestAction, PullRequestEvent, Push,
-    RepoRef, TagPush,
+    Actor, CommentEvent, DATA_DIGEST, DATA_PREFIX, DataChange, Event, EventKind, Parsed, PullRequest,
+    PullRequestAction, PullRequestEvent, Push, RepoRef, TagPush,
 };
 pub use ids::{
     AttemptUid, ComparisonId, DeliveryRowId, Invalid, OutboxId, RepoId, RepoName, RunId, Sha, StepId,

@@ -39,6 +39,9 @@ pub struct When {
     pub paths: Paths,
     pub cron: Option<String>,
     pub timezone: Option<String>,
+    /// Of `data`: where new data is looked for.
+    #[serde(default)]
+    pub prefix: Vec<String>,
 }
 
 /// Path filter: matches when any changed path is included (empty `include` means all) and not excluded.
@@ -354,5 +357,11 @@ pub fn base_name(step: &str) -> &str {
 impl Plan {
     pub fn step(&self, name: &str) -> Option<&StepSpec> {
         self.steps.iter().find(|s| s.name == name)
+    }
+
+    /// Where it looks for new data.
+    pub fn watched(&self) -> impl Iterator<Item = &str> {
+        let asks = |when: &&When| when.event.iter().any(|event| event == "data");
+        self.when.iter().filter(asks).flat_map(|when| when.prefix.iter().map(String::as_str))
     }
 }

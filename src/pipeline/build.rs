@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::check::nearest;
 use super::diagnostic::{Findings, code, quoted};
-use super::grammar::{EVENTS, EVENTS_RUN};
+use super::grammar::{EVENTS, EVENTS_DEFAULT, EVENTS_RUN};
 use super::node::{Kind, Node, first_line};
 use super::placeholder::{self, RUN_VARIABLES, Unresolved};
 use super::steps::{self, Draft};
@@ -130,7 +130,7 @@ impl Builder<'_, '_> {
     }
 
     fn when(&mut self, root: &Node, not_run: &mut Vec<String>) -> Vec<When> {
-        let both = || EVENTS[..EVENTS_RUN].iter().map(|e| (*e).to_owned()).collect::<Vec<_>>();
+        let both = || EVENTS[..EVENTS_DEFAULT].iter().map(|e| (*e).to_owned()).collect::<Vec<_>>();
         let Some(node) = root.get("when") else {
             return vec![When { event: both(), ..When::default() }];
         };
@@ -178,6 +178,21 @@ impl Builder<'_, '_> {
                 let message = "`timezone` is read with `cron` only".to_owned();
                 self.add(code::CRON, node, message, Some("remove it".to_owned()));
             }
+            let prefix = texts(entry.get("prefix"));
+            let is_data = event.iter().any(|e| e == "data");
+            if is_data && prefix.is_empty() {
+                let help = "add `prefix: s3://bucket/raw/`: where new data is looked for".to_owned();
+                self.add(code::DATA_EVENT, entry, "`event: data` needs `prefix`".to_owned(), Some(help));
+            }
+            if let (Some(node), false) = (entry.get("prefix"), is_data) {
+                let help = "add `data` to `event`, or remove it".to_owned();
+                self.add(
+                    code::DATA_EVENT,
+                    node,
+                    "`prefix` is read with `event: data` only".to_owned(),
+                    Some(help),
+                );
+            }
             for word in event.iter().filter(|e| EVENTS[EVENTS_RUN..].contains(&e.as_str())) {
                 let label = format!("when.event.{word}");
                 if !not_run.contains(&label) {
@@ -203,6 +218,7 @@ impl Builder<'_, '_> {
                 paths,
                 cron: cron.and_then(Node::text).map(str::to_owned),
                 timezone: entry.get("timezone").and_then(Node::text).map(str::to_owned),
+                prefix,
             });
         }
         out

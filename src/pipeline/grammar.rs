@@ -102,8 +102,10 @@ const TEXTS: Shape = Shape::Many(&ANY);
 const COUNT: Shape = Shape::Int { min: 0, max: 1_000_000_000_000 };
 
 /// Event words of `when`, with those that this version acts on first.
-pub(super) const EVENTS: &[&str] = &["push", "pull_request", "tag", "cron", "manual", "data"];
-pub(super) const EVENTS_RUN: usize = 2;
+pub(super) const EVENTS: &[&str] = &["push", "pull_request", "data", "tag", "cron", "manual"];
+pub(super) const EVENTS_RUN: usize = 3;
+/// Those of an entry that names none.
+pub(super) const EVENTS_DEFAULT: usize = 2;
 
 /// What may be retried: the words of [`EndClass`](crate::model::EndClass) that end an attempt badly.
 pub(super) const RETRY_WHEN: &[&str] = &[
@@ -206,6 +208,11 @@ static WHEN: Section = Section {
                 Shape::Map(&PATHS),
             ]),
             "Only if a changed file matches; a list is `include`.",
+        ),
+        f(
+            "prefix",
+            TEXTS,
+            "For `event: data`: directories or prefixes (`s3://bucket/raw/`) whose new data starts a run on the default branch.",
         ),
         f("cron", Shape::Text(Text::Cron), "Five fields, for `event: cron`."),
         f("timezone", Shape::Text(Text::Timezone), "IANA name that `cron` is read in. Default: UTC."),

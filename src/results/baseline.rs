@@ -2,7 +2,7 @@
 
 use crate::forge::{Forge, ForgeError};
 use crate::model::plan::Baseline;
-use crate::model::{RunId, RunState, Sha};
+use crate::model::{DATA_DIGEST, RunId, RunState, Sha};
 use crate::store::Store;
 use crate::store::lists::RunFilter;
 use crate::store::pulls::{PullRow, RepoRow};
@@ -44,6 +44,11 @@ pub struct Chooser<'a> {
 impl Chooser<'_> {
     /// `pull` is None for a branch without a pull request.
     pub async fn choose(&self, pull: Option<&PullRow>) -> Result<Choice, ChooseError> {
+        if self.candidate.plan.metrics.baseline == Baseline::MergeBase
+            && let Some(choice) = self.on_other_data().await?
+        {
+            return Ok(choice);
+        }
         let chosen = match &self.candidate.plan.metrics.baseline {
             Baseline::MergeBase => match pull {
                 Some(pull) => self.merge_base(&pull.pull.base_branch).await,
@@ -68,6 +73,23 @@ impl Chooser<'_> {
             }
             other => other,
         }
+    }
+
+    /// Of a run that new data started: the same commit on the data before. What differs is the data alone.
+    async fn on_other_data(&self) -> Result<Option<Choice>, ChooseError> {
+        let Some(data) = self.candidate.variables.get(DATA_DIGEST) else { return Ok(None) };
+        for run in self.store.generations_before(self.candidate).await? {
+            let same = run.variables.get(DATA_DIGEST) == Some(data);
+            if same || !run.trusted || (run.state.is_terminal() && run.state != RunState::Succeeded) {
+                continue;
+            }
+            let note = format!("{} at {}, on the data before", run.branch, run.head_sha.abbreviated());
+            return Ok(Some(match run.state {
+                RunState::Succeeded => Choice::Use { run: run.id, note },
+                state => Choice::Wait { run: run.id, note, state },
+            }));
+        }
+        Ok(None)
     }
 
     async fn merge_base(&self, base: &str) -> Result<Choice, ChooseError> {

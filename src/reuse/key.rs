@@ -26,6 +26,8 @@ pub struct Around<'a> {
     pub executor: &'a str,
     /// Where the attempt is told to look for metrics: what it reports depends on that as well.
     pub metrics: String,
+    /// The data that started the run, as a variable; else nothing.
+    pub data: &'a str,
 }
 
 /// The parts of a step whose texts are resolved.
@@ -64,7 +66,7 @@ pub fn parts(step: &StepSpec, around: &Around<'_>) -> Result<BTreeMap<String, St
         ("inputs", around.inputs.clone()),
         ("image", image),
         ("parameters", pairs(&step.member)),
-        ("environment", pairs(&step.env) + &secrets),
+        ("environment", pairs(&step.env) + &secrets + around.data),
         ("artifacts", artifacts),
         (
             "outputs",
@@ -164,6 +166,7 @@ mod tests {
             pool,
             executor,
             metrics: String::new(),
+            data: "",
         };
         let base = parts(&step(), &around("aa data/x.csv\n", &one, "a100", "local")).unwrap();
         let changed = |change: &dyn Fn(&mut StepSpec)| {

@@ -10,7 +10,7 @@ use super::key::{self, Around};
 use crate::clock::SharedClock;
 use crate::config::{Config, PoolConfig};
 use crate::forge::{ForgeError, Forges};
-use crate::model::{RunId, StepSpec, StepState};
+use crate::model::{DATA_DIGEST, RunId, StepSpec, StepState};
 use crate::pipeline;
 use crate::queue::{Handler, backoff};
 use crate::store::Store;
@@ -83,7 +83,9 @@ impl Looker {
         let artifacts = rows.iter().map(|(place, row)| (place.clone(), row)).collect();
         let spec = &view.run.plan.metrics;
         let metrics = format!("{:?} {:?} {:?}", spec.files, spec.patterns, spec.predictions);
-        let around = Around { inputs, artifacts, pool, executor, metrics };
+        let data = view.run.variables.get(DATA_DIGEST).map(|digest| format!("{DATA_DIGEST}={digest}\n"));
+        let data = data.as_deref().unwrap_or_default();
+        let around = Around { inputs, artifacts, pool, executor, metrics, data };
         Ok(key::parts(&step, &around).map_err(NoKey::Never))
     }
 

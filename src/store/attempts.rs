@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::conn::{Conn, Fields, all, execute, one, to_json};
 use super::queue::charge;
-use super::runs::ended_run;
+use super::runs::{ended_run, group_busy};
 use super::work::{WorkAsk, WorkItem, ask_in};
 use super::{Store, StoreError};
 use crate::clock::Millis;
@@ -293,13 +293,25 @@ impl Store {
                     return Ok(placed);
                 }
                 for place in placements {
+                    // Two schedulers may see two runs of one concurrency group ready; the rows of the group are locked,
+                    // so that the second one waits for the first and then sees what it placed.
+                    execute!(
+                        tx,
+                        "UPDATE runs SET epoch = epoch
+                         WHERE concurrency = (SELECT g.concurrency FROM runs g WHERE g.id = $1) AND state IN ('queued', 'running')",
+                        &place.run_id
+                    )?;
                     // The run's epoch grows, so that a decision made without knowing of this attempt is refused.
                     let open = execute!(
                         tx,
                         concat!(
                             "UPDATE runs SET epoch = epoch + 1
                              WHERE id = $1 AND cancel_request IS NULL AND state <> 'held' AND state NOT IN ",
-                            ended_run!()
+                            ended_run!(),
+                            " AND (state <> 'queued' OR NOT EXISTS (SELECT 1 FROM runs o
+                                WHERE o.concurrency = runs.concurrency AND o.id <> runs.id AND ",
+                            group_busy!(),
+                            "))"
                         ),
                         &place.run_id
                     )?;

@@ -10,6 +10,7 @@ use super::conn::{Fields, all, execute, one, to_json};
 use super::pulls::put_pull;
 use super::queue::put_priority;
 use super::runs::{NewRun, RunRow, ended_run, select_run};
+use super::watches::{Watches, put_watches};
 use super::work::{WorkAsk, ask_in};
 use super::{Store, StoreError};
 use crate::clock::Millis;
@@ -78,6 +79,8 @@ pub struct IntakeCommit {
     pub supersede_held: Vec<(RunId, String)>,
     /// (repository, pipeline, class): what the default branch's files name.
     pub priorities: Vec<(RepoId, String, Option<String>)>,
+    /// Where the default branch's files look for new data; None: they were not read.
+    pub watches: Option<Watches>,
     pub asks: Vec<WorkAsk>,
 }
 
@@ -305,6 +308,9 @@ impl Store {
                 }
                 for (repo, pipeline, class) in &commit.priorities {
                     put_priority(tx, repo, pipeline, class.as_deref(), now).await?;
+                }
+                if let Some(watches) = &commit.watches {
+                    put_watches(tx, watches, now).await?;
                 }
                 let mut made = Vec::new();
                 for run in commit.runs {

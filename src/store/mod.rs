@@ -35,6 +35,7 @@ pub mod runs;
 pub mod sessions;
 mod sqlite;
 pub mod tokens;
+pub mod watches;
 pub mod work;
 mod writer;
 

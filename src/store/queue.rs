@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::conn::{Conn, Fields, all, execute, one};
+use super::runs::group_busy;
 use super::{Store, StoreError};
 use crate::clock::Millis;
 use crate::model::{AttemptUid, Plan, RepoId, RepoName, RunId, StepId, StepSpec};
@@ -150,17 +151,19 @@ impl Store {
                     spec,
                 })
             },
-            "SELECT s.run_id, s.id, s.position, s.ready_ms, s.reuse_key, r.created_ms, r.plan, r.trusted, r.repo_id, r.pipeline,
+            concat!(
+                "SELECT s.run_id, s.id, s.position, s.ready_ms, s.reuse_key, r.created_ms, r.plan, r.trusted, r.repo_id, r.pipeline,
                r.concurrency, p.forge, p.name AS repo_name,
                (SELECT l.priority FROM pipelines l WHERE l.repo_id = r.repo_id AND l.name = r.pipeline) AS priority,
                CASE r.state WHEN 'queued' THEN
-                 (SELECT MIN(o.id) FROM runs o WHERE o.concurrency = r.concurrency AND o.id <> r.id
-                    AND (o.state = 'running' OR (o.state = 'queued'
-                      AND EXISTS (SELECT 1 FROM steps t WHERE t.run_id = o.id AND t.state = 'running')))) END AS ahead,
+                 (SELECT MIN(o.id) FROM runs o WHERE o.concurrency = r.concurrency AND o.id <> r.id AND ",
+                group_busy!(),
+                ") END AS ahead,
                (SELECT COALESCE(MAX(a.number), 0) + 1 FROM attempts a WHERE a.step_id = s.id) AS number
              FROM steps s JOIN runs r ON r.id = s.run_id JOIN repos p ON p.id = r.repo_id
              WHERE r.state IN ('queued', 'running') AND r.cancel_request IS NULL AND s.state = 'ready'
              ORDER BY r.created_ms, r.id, s.position"
+            )
         )
     }
 

@@ -132,6 +132,15 @@ macro_rules! open_run {
 }
 pub(super) use open_run;
 
+/// Whether the run `o` has its concurrency group's turn: it runs, or a step of it was just placed.
+macro_rules! group_busy {
+    () => {
+        "(o.state = 'running' OR (o.state = 'queued'
+            AND EXISTS (SELECT 1 FROM steps t WHERE t.run_id = o.id AND t.state = 'running')))"
+    };
+}
+pub(super) use group_busy;
+
 /// The same for steps.
 macro_rules! ended_step {
     () => {
@@ -276,6 +285,24 @@ impl Store {
             conn,
             |row| row.get("id"),
             concat!("SELECT id FROM runs WHERE state IN ", open_run!(), " ORDER BY created_ms, id")
+        )
+    }
+
+    /// The generations before this run, newest first.
+    pub async fn generations_before(&self, run: &RunRow) -> Result<Vec<RunRow>, StoreError> {
+        let mut conn = self.read().await?;
+        all!(
+            conn,
+            RunRow::read,
+            select_run!(
+                "WHERE r.repo_id = $1 AND r.head_sha = $2 AND r.pipeline = $3 AND r.trigger_key = $4 AND r.generation < $5
+                 ORDER BY r.generation DESC"
+            ),
+            &run.repo_id,
+            &run.head_sha,
+            &run.pipeline,
+            &run.trigger_key,
+            run.generation
         )
     }
 

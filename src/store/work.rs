@@ -28,6 +28,8 @@ states! {
         Report = "report",
         /// A credential (forge name): send what is due.
         Outbox = "outbox",
+        /// A repository's id: look for new data where its pipelines ask for it.
+        Data = "data",
         /// "retention": delete what is old.
         Retention = "retention",
     }

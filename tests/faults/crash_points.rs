@@ -131,9 +131,12 @@ async fn round(
         if views.iter().all(|v| v.as_ref().is_some_and(over)) && told(&first) && told(&second) && commented {
             break;
         }
+        if std::time::Instant::now() >= deadline {
+            yard.keep("crash-points");
+        }
         assert!(
             std::time::Instant::now() < deadline,
-            "{crash:?}: no end in sight: {views:?}\nstatuses {:?}\ndaemon: {}",
+            "{crash:?}: no end in sight (its database: target/tmp/crash-points): {views:?}\nstatuses {:?}\ndaemon: {}",
             yard.statuses(&second),
             yard.daemon.logged().lines().rev().take(60).collect::<Vec<_>>().join("\n")
         );

@@ -186,6 +186,10 @@ impl Daemon {
         std::fs::read_to_string(self.log()).unwrap()
     }
 
+    pub fn root(&self) -> &Path {
+        self.dir.path()
+    }
+
     fn log(&self) -> PathBuf {
         self.dir.path().join("daemon.log")
     }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "../common/bucket.rs"]
+mod bucket;
 mod crash_points;
 mod daemon;
 mod demo;

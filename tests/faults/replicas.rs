@@ -2,48 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use trainyard::model::{RunState, Sha};
 use trainyard::store::Store;
 use trainyard::store::lists::RunFilter;
 
+use super::bucket::Bucket;
 use super::daemon::{Daemon, NO_FORGE, SECRET};
 use super::postgres::{Pooler, Server};
 use super::yard::{Yard, until};
 
-/// moto's S3 on a free port of loopback, with the bucket `yard`.
-struct Bucket {
-    child: tokio::process::Child,
-    endpoint: String,
-}
-
 impl Bucket {
-    async fn start() -> Self {
-        let made = std::process::Command::new("scripts/venv.sh").arg("moto").output().unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let python = String::from_utf8(made.stdout).unwrap();
-        let program = Path::new(python.trim()).with_file_name("moto_server");
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let child = tokio::process::Command::new(program)
-            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
-        let endpoint = format!("http://127.0.0.1:{port}");
-        let http = reqwest::Client::builder().build().unwrap();
-        until("the bucket", 60, async || {
-            http.put(format!("{endpoint}/yard")).send().await.ok().filter(|a| a.status().is_success())
-        })
-        .await;
-        Self { child, endpoint }
-    }
-
     fn keys(&self) -> String {
-        assert!(self.child.id().is_some());
+        assert!(self.runs());
         "blob = \"s3://yard/of/test\"\n".to_owned()
     }
 

@@ -70,6 +70,14 @@ impl Yard {
         Store::open_beside(&self.daemon.options()).await.unwrap()
     }
 
+    /// Copies the daemon's directory to `target/tmp/<name>`, to be looked at after a failure.
+    pub fn keep(&self, name: &str) {
+        let to = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let _ = std::fs::remove_dir_all(&to);
+        let done = std::process::Command::new("cp").arg("-a").arg(self.daemon.root()).arg(&to).status();
+        println!("kept {}: {done:?}", to.display());
+    }
+
     pub fn statuses(&self, sha: &Sha) -> Vec<PostedStatus> {
         self.sandbox.statuses(&self.repo, sha)
     }

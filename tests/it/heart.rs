@@ -12,7 +12,7 @@ use trainyard::forge::{
     Capabilities, Comment, Commit, Folder, Forge, ForgeError, Forges, GitAccess, Permission, Status,
     TreeEntry, WebPage,
 };
-use trainyard::intake::Intake;
+use trainyard::intake::{DataWatcher, Intake};
 use trainyard::model::*;
 use trainyard::queue::{Handler, Worker};
 use trainyard::reuse::Looker;
@@ -66,9 +66,11 @@ impl Heart {
         let text = format!(
             "data_dir = {:?}\npublic_url = \"http://trainyard.test\"\n[forge.github]\nkind = \"github\"\nurl = {:?}\n\
              allow_http = true\ntoken = {{file = {token:?}}}\n\
-             [[forge.github.hook]]\nid = \"main\"\nsecrets = [{{file = {secret:?}}}]\nrepository = \"ada/churn\"\n",
+             [[forge.github.hook]]\nid = \"main\"\nsecrets = [{{file = {secret:?}}}]\nrepository = \"ada/churn\"\n\
+             [[repository]]\nforge = \"github\"\nname = \"ada/churn\"\ndata = [{:?}]\n",
             dir.path().join("data").display().to_string(),
             sandbox.url(),
+            dir.path().join("watched").display().to_string(),
         );
         let config = Arc::new(Config::parse(&text, |_| None).unwrap());
         let place = fixture::sqlite().await;
@@ -85,6 +87,11 @@ impl Heart {
 
     pub fn store(&self) -> &Store {
         &self.place.store
+    }
+
+    /// The directory that the repository may watch.
+    pub fn watched(&self) -> std::path::PathBuf {
+        self.dir.path().join("watched")
     }
 
     pub async fn hand_in(&self, store: &Store, sent: &sandbox::Delivery, id: &str) -> Delivered {
@@ -184,7 +191,8 @@ fn worker(
             8,
         )
         .register(Arc::new(Scheduler::new(store.clone(), clock.clone(), config.clone(), instance.clone())), 1)
-        .register(Arc::new(Looker::new(store.clone(), looked_at, clock, config.clone())), 1)
+        .register(Arc::new(Looker::new(store.clone(), looked_at, clock.clone(), config.clone())), 1)
+        .register(Arc::new(DataWatcher::new(store.clone(), clock, config.clone())), 1)
 }
 
 async fn runs_of(store: &Store) -> Vec<RunRow> {
@@ -543,10 +551,34 @@ async fn a_forge_that_is_away_delays_a_decision_and_never_parks_it() {
     assert_eq!(heart.runs().await.len(), 0);
     assert!(heart.decisions().await[0].contains("stored"), "{:?}", heart.decisions().await);
     assert_eq!(heart.store().parked(10).await.unwrap().len(), 0);
+    // Back, with a replica that is behind: the push is not taken for one that never was.
     heart.sandbox.heal();
+    let behind = || FaultKind::Answer { status: 404, headers: vec![], body: "{}".into() };
+    for _ in 0..3 {
+        heart.sandbox.inject(Fault::next(1, behind()));
+        heart.clock.advance(400_000);
+        heart.settle().await;
+        assert!(heart.decisions().await[0].contains("stored"), "{:?}", heart.decisions().await);
+    }
     heart.clock.advance(400_000);
     heart.settle().await;
     assert_eq!(states(&heart.only_run().await), "succeeded: train succeeded, eval succeeded");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_forge_never_has_is_ignored_after_a_few_tries() {
+    let heart = Heart::new(good).await;
+    heart.push_pipeline(TWO_STEPS).await;
+    heart.hand_in_all().await;
+    let gone = FaultKind::Answer { status: 404, headers: vec![], body: "{}".into() };
+    heart.sandbox.inject(Fault::next(10_000, gone));
+    for _ in 0..5 {
+        heart.settle().await;
+        heart.clock.advance(20_000);
+    }
+    let decisions = heart.decisions().await;
+    assert!(decisions[0].contains("ignored") && decisions[0].contains("does not have it"), "{decisions:?}");
+    assert_eq!(heart.runs().await.len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

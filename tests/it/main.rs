@@ -12,8 +12,11 @@
 mod agent;
 mod architecture;
 mod baseline;
+#[path = "../common/bucket.rs"]
+mod bucket;
 mod dashboard;
 mod data_cli;
+mod data_event;
 mod doctor;
 mod drive;
 mod executor_conformance;

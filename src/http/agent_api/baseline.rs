@@ -29,8 +29,15 @@ pub(super) async fn sets(
     step: &StepSpec,
 ) -> Answer<(Vec<DataSpec>, Vec<Input>)> {
     let asked = step.data.iter().any(|set| set.drift == Some(DataBaseline::Run));
-    let (note, profiles) =
-        if asked { run_baseline(app, view, repo).await? } else { (String::new(), Vec::new()) };
+    let (note, profiles) = match (asked, view.run.trusted) {
+        (false, _) => (String::new(), Vec::new()),
+        // A profile holds values of the repository's own data.
+        (true, false) => (
+            "no baseline: an untrusted run may not read profiles of the repository's data".into(),
+            Vec::new(),
+        ),
+        (true, true) => run_baseline(app, view, repo).await?,
+    };
     let mut inputs = Vec::new();
     let mut specs = Vec::new();
     for set in &step.data {
@@ -96,7 +103,7 @@ async fn profiles(app: &App, run: &crate::model::RunId) -> Answer<Vec<ArtifactRo
         .collect())
 }
 
-/// May this attempt read that one's profiles? A data step may read those of trusted, good runs of its own pipeline.
+/// May this attempt read that one's profiles? A trusted data step may read those of trusted, good runs of its own pipeline.
 pub(super) async fn may_read(
     app: &App,
     view: &RunView,
@@ -105,7 +112,7 @@ pub(super) async fn may_read(
     path: &str,
 ) -> Answer<bool> {
     let profile = path.strip_prefix(PROFILES).is_some_and(|rest| rest.starts_with('/'));
-    if step.data.is_empty() || !profile {
+    if step.data.is_empty() || !profile || !view.run.trusted {
         return Ok(false);
     }
     let Some(attempt) = app.store.attempt(producer).await? else { return Ok(false) };

@@ -11,7 +11,7 @@ use super::{Answer, FoundAttempt, attempt_for};
 use crate::http::app::Web;
 use crate::http::auth::Who;
 use crate::http::extract::{Path, Query};
-use crate::http::log_index::{LINE_BYTES, LogIndex, behind, pieces};
+use crate::http::log_index::{LogIndex, behind, pieces};
 use crate::http::logs;
 use crate::http::problem::Problem;
 use crate::http::terminal::{self, Span, Style};
@@ -20,7 +20,7 @@ use crate::model::AttemptState;
 
 /// Lines of one window.
 const LINES: i64 = 1000;
-/// Bytes of one window.
+/// Bytes read at once, and of the lines of one window: a window of longer ones has fewer lines than were asked for.
 const WINDOW: usize = 4 << 20;
 /// Bytes that one search looks at before it answers with what it has.
 const SEARCHED: i64 = 64 << 20;
@@ -132,25 +132,27 @@ pub async fn log_lines(
     let (mut byte, mut number) = index.mark(from);
     let mut style = Style::default();
     let mut lines = Vec::new();
-    while number < last {
+    let mut held = 0;
+    while number < last && held < WINDOW {
         let mut bytes = logs::read(&web.app, &found.attempt.uid, byte, WINDOW).await?.to_vec();
         if byte + bytes.len() as i64 >= index.bytes && bytes.last().is_some_and(|b| *b != b'\n') {
             bytes.push(b'\n'); // an ended attempt's last line
         }
         let mut done = 0;
         for (start, end) in pieces(&bytes) {
-            if number >= last {
+            if number >= last || held >= WINDOW {
                 break;
             }
             // Styles carry on from the mark, so the lines before the window are read for theirs.
             let spans = terminal::line(&bytes[start..end], &mut style);
             if number >= from {
                 lines.push(spans);
+                held += end - start;
             }
             done = behind(&bytes, end);
             number += 1;
         }
-        if done == 0 || lines.len() * LINE_BYTES / 64 > WINDOW {
+        if done == 0 {
             break;
         }
         byte += done as i64;

@@ -85,6 +85,10 @@ const EXPECTED: &[Row] = &[
     ("unknown_key_on_top", &[("1:1 TY013", "unknown key `nmae` in the pipeline", "did you mean `name`?")]),
     ("unknown_need", &[("5:13 TY030", "`eval` needs `trian`, which is no step", "did you mean `train`?")]),
     ("value_missing", &[("2:1 TY015", "`metrics` has no value", "indent its keys below it, or remove it")]),
+    ("data_event", &[
+        ("2:5 TY043", "`event: data` needs `prefix`", "add `prefix: s3://bucket/raw/`: where new data is looked for"),
+        ("3:27 TY043", "`prefix` is read with `event: data` only", "add `data` to `event`, or remove it"),
+    ]),
     ("version_two", &[("1:10 TY039", "version `2` of the pipeline file is not known", "this trainyard reads `version: 1`")]),
     ("wrong_type_list_for_mapping", &[("2:9 TY015", "`report` must be a mapping, found a list", "its keys are `comment`, `plots`")]),
     ("wrong_type_number_for_text", &[("1:7 TY015", "`name` must be a text, found the number `12`", "quote it: \"12\"")]),

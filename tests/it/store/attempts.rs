@@ -154,3 +154,26 @@ pub async fn a_lost_lease_places_nothing(at: &Place) {
     );
     elsewhere.close().await;
 }
+
+/// Two schedulers that both saw two runs of one concurrency group ready place one of them.
+pub async fn a_group_has_one_run_at_a_time(at: &Place) {
+    let repo = at.repo().await;
+    let runs = ['a', 'b'].map(|c| new_run(&repo, &sha(c), RunState::Queued)).to_vec();
+    for run in at.runs(runs).await {
+        let step = at.view(&run).await.steps[0].id.clone();
+        let ready = StepMove { step, to: StepState::Ready, reason: String::new(), outputs: None };
+        at.store.apply(RunChange { steps: vec![ready], ..at.change(&run).await }, T0).await.unwrap();
+    }
+    let ready = at.store.ready_steps().await.unwrap();
+    assert_eq!(ready.iter().map(|step| &step.ahead).collect::<Vec<_>>(), [&None, &None]);
+    let other = at.beside("elsewhere").await;
+    let (one, two) = tokio::join!(
+        at.store.place(vec![placement(&ready[0])], T0),
+        other.place(vec![placement(&ready[1])], T0)
+    );
+    assert_eq!(one.unwrap().len() + two.unwrap().len(), 1);
+    let left = at.store.ready_steps().await.unwrap();
+    assert_eq!(left.len(), 1);
+    assert!(left[0].ahead.is_some(), "the other one waits for it");
+    other.close().await;
+}

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::{admin, attempts, deliveries, fixture, queue, reports, results, runs, work};
+use super::{admin, attempts, deliveries, fixture, queue, reports, results, runs, watches, work};
 
 macro_rules! suite {
     ($($topic:ident: $($case:ident),+;)+) => {
@@ -67,7 +67,9 @@ suite! {
         a_held_run_is_released_for_its_sha, runs_are_found, runs_are_listed_in_pages;
     attempts:
         ready_steps_are_placed_once, a_late_move_keeps_the_state, an_ended_attempt_frees_its_place,
-        a_lost_lease_places_nothing;
+        a_lost_lease_places_nothing, a_group_has_one_run_at_a_time;
+    watches:
+        a_watched_place_keeps_what_is_known, earlier_generations_are_found;
     queue:
         what_was_used_counts, the_default_branch_names_the_class, an_equal_step_is_taken_over, a_run_is_run_again,
         the_first_writer_of_a_cache_wins;

@@ -138,6 +138,7 @@ pub fn intake(delivery: &DeliveryRowId) -> IntakeCommit {
         cancel: vec![],
         supersede_held: vec![],
         priorities: vec![],
+        watches: None,
         asks: vec![],
     }
 }

@@ -14,5 +14,6 @@ mod queue;
 mod reports;
 mod results;
 mod runs;
+mod watches;
 mod work;
 mod writer;

@@ -40,7 +40,7 @@ impl Location {
         if !meta.is_file() {
             return Err(Error::usage(format!("{name}: is not a file")));
         }
-        let version = format!("{}.{:09}", meta.mtime(), meta.mtime_nsec());
+        let version = version_of(&meta);
         Ok(Self { name, size: meta.len(), version, place: Place::Local(Arc::new(file)) })
     }
 
@@ -131,26 +131,99 @@ pub(crate) fn resolve(spec: &str) -> Result<Vec<Location>> {
     if spec.ends_with(".dvc") {
         return dvc(path);
     }
-    if path.is_dir() {
-        return all(spec, listed(path, 0, &mut |name| !name.starts_with(['.', '_']))?);
-    }
-    if !path.exists() && spec.contains(['*', '?', '[', '{']) {
-        let glob = GlobBuilder::new(spec)
-            .literal_separator(true)
-            .build()
-            .map_err(|e| Error::usage(format!("{spec}: is not a glob: {e}")))?
-            .compile_matcher();
-        // The part before the first wildcard is where to look.
-        let fixed: PathBuf = path
-            .components()
-            .take_while(|c| !c.as_os_str().to_string_lossy().contains(['*', '?', '[', '{']))
-            .collect();
-        let root = if fixed.as_os_str().is_empty() { Path::new(".") } else { &fixed };
-        let mut found = listed(root, 0, &mut |_| true)?;
-        found.retain(|p| glob.is_match(p.strip_prefix("./").unwrap_or(p)) || glob.is_match(p));
-        return all(spec, found);
+    if path.is_dir() || (!path.exists() && spec.contains(['*', '?', '[', '{'])) {
+        return all(spec, local_paths(spec)?);
     }
     Ok(vec![Location::local(path)?])
+}
+
+/// What lies at a place, without reading any of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing {
+    /// Of names, sizes and versions (entity tag or time of change) of all files: equal as long as nobody changed any. MD5, in hex.
+    pub digest: String,
+    pub files: u64,
+    pub bytes: u64,
+}
+
+/// Most files that a listing is taken of.
+const MOST_LISTED: usize = 1_000_000;
+
+/// Lists a directory, glob or file, or a prefix of object storage (which ends in `/`). Nothing there is an empty listing.
+///
+/// # Errors
+/// It cannot be listed, or holds more than a million files.
+pub fn listing(spec: &str) -> Result<Listing> {
+    let mut entries = match spec.split_once("://") {
+        Some(("file", path)) => local_entries(path)?,
+        None => local_entries(spec)?,
+        #[cfg(feature = "remote")]
+        Some(_) => remote::entries(spec)?,
+        #[cfg(not(feature = "remote"))]
+        Some((scheme, _)) => {
+            return Err(Error::usage(format!("{spec}: this build reads local files only (no {scheme}://)")));
+        }
+    };
+    if entries.len() > MOST_LISTED {
+        return Err(Error::usage(format!("{spec}: holds more than {MOST_LISTED} files")));
+    }
+    entries.sort();
+    let mut hash = md5::Md5::new();
+    for (name, size, version) in &entries {
+        hash.update(format!("{name}\0{size}\0{version}\n").as_bytes());
+    }
+    Ok(Listing {
+        digest: hex::encode(hash.finalize()),
+        files: entries.len() as u64,
+        bytes: entries.iter().map(|(_, size, _)| size).sum(),
+    })
+}
+
+/// Name, size and version of a file.
+type Entry = (String, u64, String);
+
+fn local_entries(spec: &str) -> Result<Vec<Entry>> {
+    let path = Path::new(spec);
+    let paths = if path.is_dir() || !path.exists() { local_paths(spec)? } else { vec![path.to_owned()] };
+    let mut out = Vec::new();
+    for path in paths {
+        let name = path.display().to_string();
+        match std::fs::metadata(&path) {
+            Ok(meta) => out.push((name, meta.len(), version_of(&meta))),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {} // deleted meanwhile
+            Err(e) => return Err(Error::io(&name, "cannot be listed", e)),
+        }
+    }
+    Ok(out)
+}
+
+fn version_of(meta: &std::fs::Metadata) -> String {
+    format!("{}.{:09}", meta.mtime(), meta.mtime_nsec())
+}
+
+/// The files of a directory or glob; none where nothing is.
+fn local_paths(spec: &str) -> Result<Vec<PathBuf>> {
+    let path = Path::new(spec);
+    if path.is_dir() {
+        return listed(path, 0, &mut |name| !name.starts_with(['.', '_']));
+    }
+    if !spec.contains(['*', '?', '[', '{']) {
+        return Ok(Vec::new());
+    }
+    let glob = GlobBuilder::new(spec)
+        .literal_separator(true)
+        .build()
+        .map_err(|e| Error::usage(format!("{spec}: is not a glob: {e}")))?
+        .compile_matcher();
+    // The part before the first wildcard is where to look.
+    let fixed: PathBuf = path
+        .components()
+        .take_while(|c| !c.as_os_str().to_string_lossy().contains(['*', '?', '[', '{']))
+        .collect();
+    let root = if fixed.as_os_str().is_empty() { Path::new(".") } else { &fixed };
+    let mut found = listed(root, 0, &mut |_| true)?;
+    found.retain(|p| glob.is_match(p.strip_prefix("./").unwrap_or(p)) || glob.is_match(p));
+    Ok(found)
 }
 
 fn all(spec: &str, mut paths: Vec<PathBuf>) -> Result<Vec<Location>> {
@@ -366,6 +439,22 @@ mod remote {
     }
 
     pub fn resolve(spec: &str) -> Result<Vec<Location>> {
+        let (store, found) = found(spec)?;
+        let out: Vec<Location> =
+            found.into_iter().filter(|m| m.size > 0).map(|m| located(Arc::clone(&store), m, spec)).collect();
+        if out.is_empty() {
+            return Err(Error::usage(format!("{spec}: names no object")));
+        }
+        Ok(out)
+    }
+
+    pub fn entries(spec: &str) -> Result<Vec<super::Entry>> {
+        let (_, found) = found(spec)?;
+        Ok(found.into_iter().map(|meta| (named(spec, &meta.location), meta.size, version(&meta))).collect())
+    }
+
+    /// The objects of an address, a glob or, with a `/` at the end, a prefix, in the order of their names.
+    fn found(spec: &str) -> Result<(Arc<dyn ObjectStore>, Vec<object_store::ObjectMeta>)> {
         let wildcards = spec.find(['*', '?', '[', '{']);
         // The store is opened for the part that is no pattern.
         let fixed =
@@ -373,15 +462,11 @@ mod remote {
         let url =
             url::Url::parse(fixed).map_err(|e| Error::usage(format!("{spec}: is not an address: {e}")))?;
         let (store, path) = opened(spec, &url)?;
-        let name = |p: &Path| {
-            let (scheme, rest) = spec.split_once("://").unwrap_or(("", spec));
-            format!("{scheme}://{}/{p}", rest.split('/').next().unwrap_or(""))
-        };
         if wildcards.is_none() && !spec.ends_with('/') {
             let (s, p) = (Arc::clone(&store), path.clone());
             let meta =
                 wait(async move { s.head(&p).await })?.map_err(|e| failed(spec, "cannot be opened", e))?;
-            return Ok(vec![located(store, meta, &name)]);
+            return Ok((store, vec![meta]));
         }
         let matcher = match wildcards {
             Some(_) => Some(
@@ -394,32 +479,30 @@ mod remote {
             None => None,
         };
         let s = Arc::clone(&store);
-        let listed = wait(async move {
-            use futures_util::TryStreamExt;
-            s.list(Some(&path)).try_collect::<Vec<_>>().await
+        let mut listed = wait(async move {
+            use futures_util::{StreamExt, TryStreamExt};
+            s.list(Some(&path)).take(super::MOST_LISTED + 1).try_collect::<Vec<_>>().await
         })?
         .map_err(|e| failed(spec, "cannot be listed", e))?;
-        let mut out: Vec<Location> = listed
-            .into_iter()
-            .filter(|m| m.size > 0 && matcher.as_ref().is_none_or(|g| g.is_match(name(&m.location))))
-            .map(|m| located(Arc::clone(&store), m, &name))
-            .collect();
-        out.sort_by(|a, b| a.name.cmp(&b.name));
-        if out.is_empty() {
-            return Err(Error::usage(format!("{spec}: names no object")));
-        }
-        Ok(out)
+        listed.retain(|m| matcher.as_ref().is_none_or(|g| g.is_match(named(spec, &m.location))));
+        listed.sort_by(|a, b| a.location.cmp(&b.location));
+        Ok((store, listed))
     }
 
-    fn located(
-        store: Arc<dyn ObjectStore>,
-        meta: object_store::ObjectMeta,
-        name: &dyn Fn(&Path) -> String,
-    ) -> Location {
+    fn named(spec: &str, path: &Path) -> String {
+        let (scheme, rest) = spec.split_once("://").unwrap_or(("", spec));
+        format!("{scheme}://{}/{path}", rest.split('/').next().unwrap_or(""))
+    }
+
+    fn version(meta: &object_store::ObjectMeta) -> String {
+        meta.e_tag.clone().unwrap_or_else(|| meta.last_modified.to_rfc3339())
+    }
+
+    fn located(store: Arc<dyn ObjectStore>, meta: object_store::ObjectMeta, spec: &str) -> Location {
         Location {
-            name: name(&meta.location),
+            name: named(spec, &meta.location),
             size: meta.size,
-            version: meta.e_tag.unwrap_or_else(|| meta.last_modified.to_rfc3339()),
+            version: version(&meta),
             place: Place::Remote(store, meta.location),
         }
     }

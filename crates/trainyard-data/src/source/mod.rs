@@ -19,7 +19,7 @@ mod tests;
 
 pub(crate) use drive::{Batch, Visitor};
 pub use drive::{Defects, Report};
-pub use location::Location;
+pub use location::{Listing, Location, listing};
 pub(crate) use time::parse as parse_time;
 pub use time::show as show_time;
 
