@@ -241,7 +241,8 @@ impl Comparer {
     async fn wake_candidates(&self, ended: &RunRow) -> anyhow::Result<()> {
         let now = self.clock.now_ms();
         let mut candidates = self.store.candidates_on(&ended.id).await?;
-        if ended.trusted {
+        // Only a good run can be a nearer baseline than the one that was found; each look costs calls to the forge.
+        if ended.trusted && ended.state == RunState::Succeeded {
             for pull in self.store.open_pulls_onto(&ended.repo_id, &ended.branch).await? {
                 let run = self.store.head_run(&ended.repo_id, &ended.pipeline, &pull.pull.head_sha).await?;
                 candidates.extend(run.map(|r| r.id));
