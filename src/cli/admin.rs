@@ -283,7 +283,11 @@ async fn restore(config: &Config, options: &OpenOptions, from: &Path, replace: b
             }
         }
     }
-    println!("restored {}; start the daemon, which migrates what is older", from.display());
+    // Jobs in a cluster may be of runs that the backup does not know yet: they are not orphans.
+    let store = Store::open(options).await.context("cannot open the restored database")?;
+    store.note_restore(SystemClock.now_ms()).await?;
+    store.close().await;
+    println!("restored {}; start the daemon", from.display());
     Ok(())
 }
 

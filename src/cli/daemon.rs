@@ -108,6 +108,7 @@ impl Daemon {
         let app = || daemon.app.clone();
         daemon.tasks.spawn(http::hooks::serve_hooks(hooks, app(), stopping.clone()));
         if let Some(cluster) = cluster {
+            daemon.tasks.spawn(super::orphans::sweep(cluster.clone(), daemon.app.clone(), stopping.clone()));
             let (wake, stop) = (wake_runs(app()), stopping.clone());
             daemon.tasks.spawn(async move {
                 tokio::select! {

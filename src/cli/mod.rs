@@ -15,6 +15,7 @@ mod exit;
 mod init;
 mod lint;
 mod logs;
+mod orphans;
 mod plan;
 mod replica;
 mod run_local;

@@ -1,6 +1,8 @@
 //! What makes this installation itself: an id, and a key from which tokens and markers are derived.
 
+use super::conn::{Fields, execute, one};
 use super::{Store, StoreError};
+use crate::clock::Millis;
 
 /// Facts about this installation, made once and kept in the store's `meta`.
 pub struct Instance {
@@ -51,5 +53,30 @@ impl Instance {
             mac.update(part.as_bytes());
         }
         mac.finalize().into_bytes().into()
+    }
+}
+
+impl Store {
+    /// Notes that the database was put back: work that it does not know may be going on.
+    pub async fn note_restore(&self, now: Millis) -> Result<(), StoreError> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                execute!(
+                    tx,
+                    "INSERT INTO meta (name, value) VALUES ('restored_ms', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                    &now.to_string()
+                )?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// When the database was last put back.
+    pub async fn restored_ms(&self) -> Result<Option<Millis>, StoreError> {
+        let mut conn = self.read().await?;
+        let text: Option<String> =
+            one!(conn, |row| row.get("value"), "SELECT value FROM meta WHERE name = 'restored_ms'")?;
+        Ok(text.and_then(|text| text.parse().ok()))
     }
 }

@@ -11,6 +11,7 @@ pub mod access;
 pub mod cleanup;
 pub mod manifest;
 pub mod observe;
+pub mod orphans;
 mod picture;
 
 use std::collections::BTreeMap;

@@ -45,6 +45,15 @@ impl Picture {
         Some((job.clone()?, pods.values().cloned().collect()))
     }
 
+    /// Every Job, if the picture is fresh.
+    pub fn jobs(&self) -> Vec<Job> {
+        let seen = self.lock();
+        if seen.good_until.is_none_or(|until| Instant::now() > until) {
+            return Vec::new();
+        }
+        seen.attempts.values().filter_map(|(job, _)| job.clone()).collect()
+    }
+
     pub fn forget(&self, uid: &str) {
         self.lock().attempts.remove(uid);
     }

@@ -6,6 +6,7 @@ mod ends;
 mod fates;
 mod golden;
 mod launches;
+mod orphans;
 mod release;
 mod story;
 mod verbs;

@@ -72,6 +72,7 @@ async fn a_backup_is_taken_while_the_daemon_writes_and_put_back() {
     let said = trainyard(&["admin", "--config", &file, "restore", "--from", to, "--replace"]).unwrap();
     assert!(said.contains("before-restore-1"), "{said}");
     let store = Store::open(&OpenOptions::sqlite(&database)).await.unwrap();
+    assert!(store.restored_ms().await.unwrap().is_some(), "what was put back says so");
     let rows = store.list_deliveries(None, 100_000).await.unwrap().len();
     assert!((20..=20 + written).contains(&rows), "{rows} of {written}");
     assert_eq!(
@@ -132,6 +133,14 @@ async fn a_postgres_backup_is_made_by_its_own_programs() {
 }
 
 /// On every engine, as a case of the suite.
+pub async fn a_restore_is_remembered(at: &Place) {
+    assert_eq!(at.store.restored_ms().await.unwrap(), None);
+    for now in [T0, T0 + 5] {
+        at.store.note_restore(now).await.unwrap();
+        assert_eq!(at.store.restored_ms().await.unwrap(), Some(now));
+    }
+}
+
 pub async fn blobs_without_a_row_are_collected(at: &Place) {
     let repo = at.repo().await;
     let run = at.runs(vec![new_run(&repo, &sha('a'), RunState::Queued)]).await.remove(0);

@@ -77,7 +77,7 @@ suite! {
         the_bootstrap_belongs_to_its_first_agent, a_log_has_no_gap_and_no_repeat, points_are_stored_once, last_values_are_kept_beside_the_points,
         artifacts_and_outputs_stay, nothing_is_taken_from_an_ended_attempt, only_the_last_attempt_counts;
     admin:
-        blobs_without_a_row_are_collected;
+        blobs_without_a_row_are_collected, a_restore_is_remembered;
     results:
         a_comparison_is_final_once, comparisons_follow_their_question, the_outbox_converges, a_stream_of_changes_is_sent, a_session_ends_with_its_token,
         tokens_are_known_by_hash, what_is_old_is_deleted, the_installation_keeps_its_facts, a_closed_store_says_so;
