@@ -4,6 +4,7 @@
 //! Loading reads no secret: who needs one reads it where it is used, once, by [`SecretSource::read`] or
 //! [`HookConfig::read_secrets`].
 
+mod budget;
 mod forge;
 mod kubernetes;
 mod limits;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+pub use self::budget::Budget;
 pub use self::forge::{ForgeConfig, ForgeKind, HookConfig};
 pub use self::kubernetes::{KubernetesConfig, KubernetesPool, Preset, Toleration};
 pub use self::limits::{Limits, RetentionConfig};
@@ -120,6 +122,8 @@ pub struct RepositoryConfig {
     /// The highest class that its pipeline files may name. Default: `priority`.
     #[serde(default)]
     pub priority_max: Option<String>,
+    #[serde(default)]
+    pub budget: Option<Budget>,
     /// Where its pipelines may look for new data (`event: data`), with the daemon's own rights: directories, or
     /// prefixes such as `s3://bucket/team/`. None by default.
     #[serde(default)]
@@ -268,6 +272,9 @@ impl Config {
         }
         self.check_storage()?;
         self.queue.check(&self.repository)?;
+        for repository in &self.repository {
+            repository.budget.iter().try_for_each(|budget| budget.check(&repository.name))?;
+        }
         self.limits.check()?;
         self.retention.check()?;
         Ok(())

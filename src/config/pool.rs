@@ -29,6 +29,11 @@ pub struct PoolConfig {
 }
 
 impl PoolConfig {
+    /// What so much GPU time costs.
+    pub fn price(&self, gpu_ms: i64) -> f64 {
+        self.gpu_hour_price * gpu_ms as f64 / 3_600_000.0
+    }
+
     pub(super) fn check(&self, name: &str, executors: &ExecutorConfig) -> Result<(), ConfigError> {
         match self.executor.as_str() {
             "local" if self.kubernetes == KubernetesPool::default() => {}

@@ -5,6 +5,7 @@ pub mod local;
 
 use async_trait::async_trait;
 
+use crate::clock::Millis;
 use crate::model::{AttemptUid, EndClass, RunId, StepSpec};
 
 /// All that an executor needs to start an attempt's agent. The agent asks the daemon for the rest.
@@ -83,6 +84,12 @@ pub trait Executor: Send + Sync + std::fmt::Debug {
         handle: &serde_json::Value,
         grace_ms: i64,
     ) -> Result<(), ExecutorError>;
+    /// From when to when the attempt held its place outside, where the executor knows better than the agent. Asked before
+    /// `remove`; makes no call.
+    async fn held(&self, uid: &AttemptUid) -> Option<(Millis, Millis)> {
+        let _ = uid;
+        None
+    }
     /// Deletes what is left outside (processes, workspace, objects) of an ended attempt. Idempotent. `name` as in [`Launch::name`]:
     /// a submit that was cut off leaves objects and no notes.
     async fn remove(

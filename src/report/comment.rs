@@ -92,6 +92,7 @@ fn section(section: &Section) -> Vec<Block> {
     add(4, data::folded(&section.data));
     add(4, params(section));
     add(5, steps(section));
+    add(2, section.budget.as_ref().map(|says| format!("⚠️ GPU budget: {}", escape::text(says, 300))));
     add(1, Some(footer(section)));
     blocks
 }
@@ -543,10 +544,15 @@ fn footer(section: &Section) -> String {
     if section.state.is_terminal() && section.state != RunState::Skipped && !section.steps.is_empty() {
         parts.push(match section.gpu_ms {
             0 => "no GPU".to_owned(),
-            ms => format!("{} of GPU-time", numbers::duration(ms)),
+            ms => {
+                let costs = section.costs.iter();
+                let costs = costs.map(|c| numbers::money(c.amount, &escape::html(&c.currency, 8)));
+                let costs = costs.collect::<Vec<_>>().join(" and ");
+                let about = if costs.is_empty() { String::new() } else { format!(", about {costs}") };
+                format!("{}{about}", numbers::gpu_time(ms))
+            }
         });
     }
-    parts.extend(section.costs.iter().map(|c| numbers::money(c.amount, &escape::html(&c.currency, 8))));
     if !section.trusted {
         parts.push("untrusted head".to_owned());
     }

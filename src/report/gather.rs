@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use super::view::{BaselineView, ComparisonView, Cost, Curve, FailedStep, Section, StepLine};
 use crate::blob::{BlobError, Blobs};
 use crate::clock::Millis;
-use crate::config::PoolConfig;
+use crate::config::{Budget, PoolConfig};
 use crate::forge::{Forge, WebPage};
 use crate::model::{MetricSource, Outcome, Plan, RunId, RunState, StepState, Verdict, params};
 use crate::store::Store;
@@ -34,6 +34,7 @@ pub struct Gatherer<'a> {
     /// Without a trailing slash.
     pub public_url: &'a str,
     pub pools: &'a BTreeMap<String, PoolConfig>,
+    pub budget: Option<Budget>,
 }
 
 impl Gatherer<'_> {
@@ -62,6 +63,7 @@ impl Gatherer<'_> {
             duration_ms: run.ended_ms.zip(run.started_ms).map(|(end, start)| end - start),
             gpu_ms: 0,
             costs: Vec::new(),
+            budget: None,
             not_run: run.plan.not_run.clone(),
         })
     }
@@ -73,9 +75,12 @@ impl Gatherer<'_> {
             return Ok(section);
         }
         let Some(view) = self.store.run_view(&run.id).await? else { return Ok(section) };
-        section.steps = steps(&view);
+        // All attempts of a run that ended have ended.
+        let now = run.ended_ms.unwrap_or(run.created_ms);
+        section.steps = steps(&view, now);
         section.gpu_ms = section.steps.iter().map(|s| s.gpu_ms).sum();
-        section.costs = costs(&view.attempts, self.pools);
+        section.costs = costs(&view.attempts, self.pools, now);
+        section.budget = self.budget(run, now).await?;
         section.failed = self.failed_step(&view).await?;
         section.data = self.store.data_reports(&run.id).await?;
 
@@ -99,6 +104,15 @@ impl Gatherer<'_> {
             section.looked_at = sources.iter().map(|(step, source)| looked_at(step, source)).collect();
         }
         Ok(section)
+    }
+
+    /// As of the run's end, so that a report made again says the same.
+    async fn budget(&self, run: &RunRow, now: Millis) -> anyhow::Result<Option<String>> {
+        let Some(budget) = self.budget.filter(|_| run.plan.steps.iter().any(|s| s.resources.gpu > 0)) else {
+            return Ok(None);
+        };
+        let used = self.store.gpu_used_ms(&run.repo_id, budget.since(now), now).await?;
+        Ok(budget.warns(used))
     }
 
     /// Thinned curves of the metrics that the pipeline names, else of the primary one and the losses.
@@ -221,7 +235,7 @@ pub fn worst(rows: &[ComparisonRow]) -> Option<&ComparisonRow> {
     })
 }
 
-fn steps(view: &RunView) -> Vec<StepLine> {
+fn steps(view: &RunView, now: Millis) -> Vec<StepLine> {
     let line = |step: &crate::store::runs::StepRow| {
         let attempts: Vec<_> = view.attempts.iter().filter(|a| a.step_id == step.id).collect();
         StepLine {
@@ -230,24 +244,17 @@ fn steps(view: &RunView) -> Vec<StepLine> {
             reason: step.reason.clone(),
             attempts: attempts.len(),
             duration_ms: step.ended_ms.zip(step.started_ms).map(|(end, start)| end - start),
-            gpu_ms: attempts.iter().map(|a| gpu_ms(a)).sum(),
+            gpu_ms: attempts.iter().map(|a| a.gpu_ms(now)).sum(),
         }
     };
     view.steps.iter().map(line).collect()
 }
 
-/// GPUs are paid for from the start of the attempt to its end, whatever they did.
-fn gpu_ms(attempt: &AttemptRow) -> Millis {
-    let time = attempt.ended_ms.zip(attempt.started_ms).map_or(0, |(end, start)| (end - start).max(0));
-    time * attempt.gpus.len() as i64
-}
-
-fn costs(attempts: &[AttemptRow], pools: &BTreeMap<String, PoolConfig>) -> Vec<Cost> {
+fn costs(attempts: &[AttemptRow], pools: &BTreeMap<String, PoolConfig>, now: Millis) -> Vec<Cost> {
     let mut by_currency: BTreeMap<&str, f64> = BTreeMap::new();
     for attempt in attempts {
         if let Some(pool) = pools.get(&attempt.pool).filter(|p| p.gpu_hour_price > 0.0) {
-            let hours = gpu_ms(attempt) as f64 / 3_600_000.0;
-            *by_currency.entry(&pool.currency).or_default() += hours * pool.gpu_hour_price;
+            *by_currency.entry(&pool.currency).or_default() += pool.price(attempt.gpu_ms(now));
         }
     }
     by_currency

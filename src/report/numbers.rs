@@ -68,6 +68,12 @@ pub fn duration(ms: Millis) -> String {
     }
 }
 
+/// `35 s of GPU-time`, `2.1 GPU-h`.
+pub fn gpu_time(ms: Millis) -> String {
+    let hours = ms as f64 / 3_600_000.0;
+    if hours < 1.0 { format!("{} of GPU-time", duration(ms)) } else { format!("{hours:.1} GPU-h") }
+}
+
 /// `0.42 EUR`.
 pub fn money(amount: f64, currency: &str) -> String {
     if amount > 0.0 && amount < 0.005 {

@@ -106,6 +106,7 @@ impl Reporter {
             repo,
             public_url: self.config.public_url.trim_end_matches('/'),
             pools: &pools,
+            budget: self.config.repository(&repo.forge, repo.name.as_str()).and_then(|r| r.budget),
         };
         let mut reported: Vec<(RunRow, Vec<ComparisonRow>)> = Vec::new();
         for run in runs {

@@ -147,6 +147,7 @@ fn churn() -> Section {
         duration_ms: Some(26_400),
         gpu_ms: 35_200,
         costs: vec![Cost { currency: "EUR".into(), amount: 0.0244 }],
+        budget: None,
         not_run: vec![],
     }
 }
@@ -753,4 +754,17 @@ fn numbers_show_a_difference_and_no_noise() {
     insta::assert_snapshot!(
         [0.0154, -0.00001, 0.0, 0.155, -0.5, 12.0, 0.123_456_7].map(percent).join(" "), @"+1.54% −<0.01% ±0% +15.5% −50.0% ×13 +12.3%");
     insta::assert_snapshot!([0, 900, 42_000, 185_000, 8_040_000].map(duration).join(", "), @"under 1 s, 1 s, 42 s, 3 min 5 s, 2 h 14 min");
+}
+
+#[test]
+fn what_it_cost_and_what_the_budget_says() {
+    let costly = Section {
+        gpu_ms: 7_560_000,
+        costs: vec![Cost { currency: "EUR".into(), amount: 5.2 }],
+        budget: Some("85 of 80 GPU hours used in 30 days (a soft budget: steps begin all the same)".into()),
+        ..churn()
+    };
+    let text = super::comment::render(&view(vec![costly]), 100_000);
+    assert!(text.contains(" · 2.1 GPU-h, about 5.20 EUR · "), "{text}");
+    assert!(text.contains("⚠️ GPU budget: 85 of 80 GPU hours used in 30 days"), "{text}");
 }

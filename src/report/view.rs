@@ -43,6 +43,8 @@ pub struct Section {
     pub gpu_ms: Millis,
     /// By currency; only pools with a price.
     pub costs: Vec<Cost>,
+    /// What the repository's budget says, if anything.
+    pub budget: Option<String>,
     /// Sections of the pipeline file that this version does not run.
     pub not_run: Vec<String>,
 }

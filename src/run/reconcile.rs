@@ -227,6 +227,7 @@ impl Reconciler {
             }
             Effect::Remove(_) => {
                 failpoint::hit("executor.remove.before");
+                let held = executor.held(uid).await;
                 executor
                     .remove(&self.outside(attempt), uid, &attempt.handle)
                     .await
@@ -235,7 +236,7 @@ impl Reconciler {
                 self.forget(uid);
                 let now = self.clock.now_ms();
                 self.store
-                    .attempt_removed(uid, now)
+                    .attempt_removed(uid, held, now)
                     .await
                     .with_context(|| format!("cannot note the removal of attempt {uid}"))
             }

@@ -11,7 +11,7 @@ use super::{bootstrap_hash, bootstrap_token};
 use crate::clock::{Millis, SharedClock};
 use crate::config::{Config, PoolConfig, QueueConfig};
 use crate::failpoint;
-use crate::model::{AttemptUid, RunId, StepState};
+use crate::model::{AttemptUid, RepoId, RunId, StepState};
 use crate::queue::Handler;
 use crate::store::attempts::Placement;
 use crate::store::queue::{PoolUsage, PoolUse, ReadyStep};
@@ -31,6 +31,8 @@ pub struct Scene {
     pub terms: Vec<Terms>,
     pub used: BTreeMap<String, PoolUse>,
     pub usage: Vec<PoolUsage>,
+    /// Repositories whose budget is spent, with the sentence that says so.
+    pub spent: BTreeMap<RepoId, String>,
     pub pools: BTreeMap<String, PoolConfig>,
     pub policy: QueueConfig,
 }
@@ -47,10 +49,12 @@ impl Scene {
                 weight: repository.map_or(1.0, |r| r.weight),
             }
         };
+        let used = store.pool_use().await?;
         Ok(Self {
             now,
+            spent: spent(store, config, &ready, &used, now).await?,
             terms: ready.iter().map(terms).collect(),
-            used: store.pool_use().await?,
+            used,
             usage,
             pools: config.pools(),
             policy: config.queue.clone(),
@@ -67,6 +71,29 @@ impl Scene {
             .unzip();
         (self.ready, self.terms) = (ready, terms);
     }
+}
+
+/// Of the repositories that have ready steps. What runs counts as well.
+async fn spent(
+    store: &Store,
+    config: &Config,
+    ready: &[ReadyStep],
+    used: &BTreeMap<String, PoolUse>,
+    now: Millis,
+) -> Result<BTreeMap<RepoId, String>, StoreError> {
+    let mut spent = BTreeMap::new();
+    let mut asked = BTreeSet::new();
+    for step in ready.iter().filter(|step| fair::gpus(step) > 0) {
+        let repository = config.repository(&step.forge, step.repo.as_str());
+        let Some(budget) = repository.and_then(|r| r.budget).filter(|_| asked.insert(&step.repo_id)) else {
+            continue;
+        };
+        let open = used.values().flat_map(|pool| &pool.open).filter(|open| open.repo_id == step.repo_id);
+        let running: i64 = open.map(|open| (now - open.since_ms).max(0) * i64::from(open.gpus)).sum();
+        let ended = store.gpu_used_ms(&step.repo_id, budget.since(now), now).await?;
+        spent.extend(budget.refuses(ended + running).map(|why| (step.repo_id.clone(), why)));
+    }
+    Ok(spent)
 }
 
 /// A place found for a ready step.
@@ -122,7 +149,8 @@ pub fn pick(scene: &Scene) -> Picked {
     for (index, step) in scene.ready.iter().enumerate() {
         let first = step.group.as_deref().and_then(|group| groups.get(group));
         let ahead = step.ahead.as_ref().or_else(|| first.copied().filter(|first| **first != step.run_id));
-        match pool_of(step, &scene.pools) {
+        let spent = scene.spent.get(&step.repo_id).filter(|_| step.number == 1 && fair::gpus(step) > 0);
+        match pool_of(step, &scene.pools).and_then(|found| spent.map_or(Ok(found), |why| Err(why.clone()))) {
             Err(why) => picked.refused.push((index, why)),
             Ok(_) if step.looking => picked.waits.push((index, Wait::Lookup)),
             Ok(_) if ahead.is_some() => {

@@ -133,6 +133,8 @@ fn attempt_row(step: &str, number: i64, state: AttemptState, class: Option<EndCl
         finished_ms: None,
         ended_ms: (state == AttemptState::Ended).then_some(T0),
         removed_ms: (state == AttemptState::Ended).then_some(T0),
+        held_from_ms: None,
+        held_to_ms: None,
     }
 }
 
@@ -427,6 +429,7 @@ fn scene(
         ready: ready.to_vec(),
         used,
         usage: vec![],
+        spent: BTreeMap::new(),
         pools: pools.clone(),
         policy: QueueConfig::default(),
     }
@@ -535,6 +538,23 @@ fn of_repo(text: &str) -> ReadyStep {
 
 fn served(picked: &Picked, ready: &[ReadyStep]) -> String {
     picked.places.iter().map(|p| ready[p.ready].spec.name.clone()).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn a_spent_budget_refuses_what_asks_for_gpus_and_has_not_begun() {
+    let of = |name: &str, repo: &str, gpus: u32, number: i64| ReadyStep {
+        repo_id: RepoId::from_text(repo),
+        number,
+        ..ready(name, None, gpus, true)
+    };
+    let line = [of("1", "a", 1, 1), of("2", "a", 0, 1), of("3", "a", 1, 2), of("4", "b", 1, 1)];
+    let wide = pools(&[("default", 9, 9)]);
+    let spent = BTreeMap::from([(RepoId::from_text("a"), "spent".to_owned())]);
+    let picked = pick(&Scene { spent, ..scene(&line, BTreeMap::new(), &wide) });
+    assert_eq!(picked.refused, [(0, "spent".to_owned())]);
+    let mut served: Vec<usize> = picked.places.iter().map(|place| place.ready).collect();
+    served.sort_unstable();
+    assert_eq!(served, [1, 2, 3], "no GPU, a second try, another repository");
 }
 
 #[test]

@@ -67,6 +67,9 @@ pub struct AttemptRow {
     pub finished_ms: Option<Millis>,
     pub ended_ms: Option<Millis>,
     pub removed_ms: Option<Millis>,
+    /// From when to when its pod held its node, where the executor knew.
+    pub held_from_ms: Option<Millis>,
+    pub held_to_ms: Option<Millis>,
 }
 
 /// A guarded change of an attempt. `Ended` is written once; a move of an ended attempt is ignored. One that comes late (the
@@ -147,13 +150,21 @@ macro_rules! select_attempt {
             "SELECT a.uid, a.run_id, a.step_id, a.number, a.state, a.class, a.reason, a.exit_code, a.executor, a.pool, a.machine, a.gpus,
                a.bootstrap_hash, a.bootstrap_nonce, a.sealed, a.cancel_request, a.outputs, a.handle, a.log_bytes,
                a.log_lost_bytes, a.metrics_seq, a.notes, a.intended_ms, a.submitted_ms, a.started_ms, a.heartbeat_ms,
-               a.finished_ms, a.ended_ms, a.removed_ms FROM attempts a ",
+               a.finished_ms, a.ended_ms, a.removed_ms, a.held_from_ms, a.held_to_ms FROM attempts a ",
             $rest
         )
     };
 }
 
 impl AttemptRow {
+    /// GPUs are paid for from when their node was taken (the agent's start, where nobody knows better) to the end or `now`,
+    /// whatever they did.
+    pub fn gpu_ms(&self, now: Millis) -> i64 {
+        let Some(from) = self.held_from_ms.or(self.started_ms) else { return 0 };
+        let to = self.held_to_ms.or(self.ended_ms).unwrap_or(now);
+        (to - from).max(0).saturating_mul(self.gpus.len() as i64)
+    }
+
     fn read(row: &impl Fields) -> Result<Self, StoreError> {
         Ok(Self {
             uid: row.get("uid")?,
@@ -185,6 +196,8 @@ impl AttemptRow {
             finished_ms: row.get("finished_ms")?,
             ended_ms: row.get("ended_ms")?,
             removed_ms: row.get("removed_ms")?,
+            held_from_ms: row.get("held_from_ms")?,
+            held_to_ms: row.get("held_to_ms")?,
         })
     }
 }
@@ -383,15 +396,23 @@ impl Store {
     }
 
     /// Nothing of an ended attempt is left at its executor.
-    pub async fn attempt_removed(&self, uid: &AttemptUid, now: Millis) -> Result<(), StoreError> {
+    pub async fn attempt_removed(
+        &self,
+        uid: &AttemptUid,
+        held: Option<(Millis, Millis)>,
+        now: Millis,
+    ) -> Result<(), StoreError> {
         let uid = uid.clone();
         self.write(move |tx| {
             Box::pin(async move {
                 execute!(
                     tx,
-                    "UPDATE attempts SET removed_ms = $2 WHERE uid = $1 AND state = 'ended' AND removed_ms IS NULL",
+                    "UPDATE attempts SET removed_ms = $2, held_from_ms = $3, held_to_ms = $4
+                     WHERE uid = $1 AND state = 'ended' AND removed_ms IS NULL",
                     &uid,
-                    now
+                    now,
+                    held.map(|(from, _)| from),
+                    held.map(|(_, to)| to)
                 )
                 .map(|_| ())
             })

@@ -78,22 +78,31 @@ const BUCKET_MS: Millis = 15 * 60_000;
 
 /// Notes what an attempt that ends now has used.
 pub(super) async fn charge(tx: &mut Conn, uid: &AttemptUid, now: Millis) -> Result<(), StoreError> {
-    let row: Option<(RepoId, String, Vec<u32>, Millis)> = one!(
+    let row: Option<(RepoId, String, Vec<u32>, Millis, Option<Millis>)> = one!(
         tx,
-        |row| Ok((row.get("repo_id")?, row.get("pool")?, row.json("gpus")?, row.get("intended_ms")?)),
-        "SELECT r.repo_id, a.pool, a.gpus, a.intended_ms FROM attempts a JOIN runs r ON r.id = a.run_id WHERE a.uid = $1",
+        |row| Ok((
+            row.get("repo_id")?,
+            row.get("pool")?,
+            row.json("gpus")?,
+            row.get("intended_ms")?,
+            row.get("started_ms")?
+        )),
+        "SELECT r.repo_id, a.pool, a.gpus, a.intended_ms, a.started_ms FROM attempts a JOIN runs r ON r.id = a.run_id WHERE a.uid = $1",
         uid
     )?;
-    let Some((repo, pool, gpus, since)) = row else { return Ok(()) };
+    let Some((repo, pool, gpus, since, started)) = row else { return Ok(()) };
+    let gpu_ms = started.map_or(0, |at| (now - at).max(0)).saturating_mul(gpus.len() as i64);
     let used = (now - since).max(0).saturating_mul(gpus.len().max(1) as i64);
     execute!(
         tx,
-        "INSERT INTO pool_usage (repo_id, pool, bucket_ms, used_ms) VALUES ($1, $2, $3, $4)
-         ON CONFLICT (repo_id, pool, bucket_ms) DO UPDATE SET used_ms = pool_usage.used_ms + excluded.used_ms",
+        "INSERT INTO pool_usage (repo_id, pool, bucket_ms, used_ms, gpu_ms) VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (repo_id, pool, bucket_ms) DO UPDATE SET used_ms = pool_usage.used_ms + excluded.used_ms,
+           gpu_ms = pool_usage.gpu_ms + excluded.gpu_ms",
         &repo,
         &pool,
         now - now.rem_euclid(BUCKET_MS),
-        used
+        used,
+        gpu_ms
     )?;
     Ok(())
 }
@@ -216,6 +225,21 @@ impl Store {
             "SELECT repo_id, pool, bucket_ms, used_ms FROM pool_usage WHERE bucket_ms >= $1 ORDER BY repo_id, pool, bucket_ms",
             since
         )
+    }
+
+    /// GPU time of a repository's attempts that ended in this time, to a quarter of an hour.
+    pub async fn gpu_used_ms(&self, repo: &RepoId, since: Millis, until: Millis) -> Result<i64, StoreError> {
+        let mut conn = self.read().await?;
+        let used = one!(
+            conn,
+            |row| row.get("used"),
+            "SELECT CAST(COALESCE(SUM(gpu_ms), 0) AS BIGINT) AS used FROM pool_usage
+             WHERE repo_id = $1 AND bucket_ms >= $2 AND bucket_ms <= $3",
+            repo,
+            since,
+            until
+        )?;
+        Ok(used.unwrap_or(0))
     }
 
     /// How long the last `limit` good ends of a step took from place to end, newest first.

@@ -141,7 +141,7 @@ impl Yard {
             handle: None,
         };
         assert!(self.place.store.move_attempt(end, at).await.unwrap());
-        self.place.store.attempt_removed(&uid, at).await.unwrap();
+        self.place.store.attempt_removed(&uid, None, at).await.unwrap();
         held
     }
 }

@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use self::manifest::{ANNOTATION_CANCELLED, Cluster, FINALIZER, LABEL_ATTEMPT};
 use self::picture::Picture;
 use super::{Executor, ExecutorError, Launch, Observation};
-use crate::clock::SharedClock;
+use crate::clock::{Millis, SharedClock};
 use crate::config::{KubernetesConfig, KubernetesPool};
 use crate::model::{AttemptUid, RunId};
 
@@ -311,6 +311,11 @@ impl Executor for Kubernetes {
         }
         // Our finalizer keeps the Job while its pods are ended with their grace.
         self.delete(&self.jobs, &name, PropagationPolicy::Foreground).await
+    }
+
+    async fn held(&self, uid: &AttemptUid) -> Option<(Millis, Millis)> {
+        let (_, pods) = self.picture.of(uid.as_str())?;
+        observe::held(&pods, self.clock.now_ms())
     }
 
     async fn remove(

@@ -50,6 +50,26 @@ pub fn read(job: Option<&Job>, pods: &[Pod], events: &[Event], now: Millis) -> O
     }
 }
 
+/// From when to when pods held their nodes: from the first one's binding to the last container's end, or now.
+pub fn held(pods: &[Pod], now: Millis) -> Option<(Millis, Millis)> {
+    let bound = |pod: &Pod| {
+        let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+        let scheduled = conditions.iter().find(|c| c.type_ == "PodScheduled" && c.status == "True")?;
+        Some(scheduled.last_transition_time.as_ref()?.0.as_millisecond())
+    };
+    let ended = |pod: &Pod| {
+        let status = pod.status.as_ref()?;
+        let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+        let ends = all.filter_map(|c| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
+        let last = ends.map(|time| time.0.as_millisecond()).max();
+        let over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        last.filter(|_| over)
+    };
+    let held: Vec<(Millis, Millis)> =
+        pods.iter().filter_map(|pod| Some((bound(pod)?, ended(pod).unwrap_or(now)))).collect();
+    Some((held.iter().map(|(from, _)| *from).min()?, held.iter().map(|(_, to)| *to).max()?))
+}
+
 const OVERDUE: &str = "its Job was over its deadline";
 
 /// The condition by which the cluster gave a Job up.

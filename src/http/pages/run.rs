@@ -152,6 +152,8 @@ struct Step {
     name: Shown,
     state: &'static str,
     took: String,
+    /// GPU time and cost of all its tries.
+    gpu: String,
     bar: Option<graph::Bar>,
     place: Shown,
     reason: Shown,
@@ -214,15 +216,14 @@ impl<'a> ForgeLinks<'a> {
     }
 }
 
-fn gpu_cost(web: &Web, attempts: &[AttemptRow], now: Millis) -> String {
+fn gpu_cost<'a>(web: &Web, attempts: impl IntoIterator<Item = &'a AttemptRow>, now: Millis) -> String {
     let pools = web.app.config.pools();
     let (mut gpu_ms, mut price, mut currency) = (0i64, 0.0, String::new());
     for a in attempts {
-        let Some(from) = a.started_ms else { continue };
-        let ms = (a.ended_ms.unwrap_or(now) - from).max(0) * a.gpus.len() as i64;
+        let ms = a.gpu_ms(now);
         gpu_ms += ms;
         if let Some(pool) = pools.get(&a.pool) {
-            price += pool.gpu_hour_price * ms as f64 / 3_600_000.0;
+            price += pool.price(ms);
             currency.clone_from(&pool.currency);
         }
     }
@@ -346,7 +347,18 @@ pub async fn show(
         params_cut,
         artifacts,
         artifacts_cut,
-        steps: view.steps.iter().map(|s| Step::new(s, &view, now)).collect(),
+        steps: view
+            .steps
+            .iter()
+            .map(|s| {
+                Step::new(
+                    s,
+                    &view,
+                    gpu_cost(&web, view.attempts.iter().filter(|a| a.step_id == s.id), now),
+                    now,
+                )
+            })
+            .collect(),
         data: store.data_reports(&run.id).await?.iter().map(data::Set::new).collect(),
         sources: store.metric_sources(&run.id).await?.into_iter().map(Source::new).collect(),
         left_out: store
@@ -393,7 +405,7 @@ fn tone(state: RunState) -> &'static str {
 }
 
 impl Step {
-    fn new(step: &StepRow, view: &RunView, now: Millis) -> Self {
+    fn new(step: &StepRow, view: &RunView, gpu: String, now: Millis) -> Self {
         let last = view.attempts.iter().rfind(|a| a.step_id == step.id);
         let place = last.map_or(String::new(), |a| {
             let gpus = if a.gpus.is_empty() { String::new() } else { format!(", GPUs {:?}", a.gpus) };
@@ -406,6 +418,7 @@ impl Step {
             name: shown_cut(&step.name, 100),
             state: step.state.word(),
             took: if step.started_ms.is_some() { graph::took(step, now) } else { String::new() },
+            gpu,
             bar: graph::bar(step, &view.run, now),
             place: shown(&place),
             reason: shown_cut(reason, 500),

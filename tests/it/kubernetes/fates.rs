@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use trainyard::executor::Observation;
-use trainyard::executor::kubernetes::observe::read;
+use trainyard::executor::kubernetes::observe::{held, read};
 use trainyard::model::EndClass;
 
 fn seen(job: Value, pods: Vec<Value>, events: Vec<Value>, now: i64) -> Observation {
@@ -147,4 +147,26 @@ fn a_job_without_pods_says_why() {
         EndClass::NodeLost,
         "no longer answers",
     );
+}
+
+#[test]
+fn a_pod_holds_its_node_from_its_binding_to_its_last_containers_end() {
+    let from = |second: u32| json!([{"type": "PodScheduled", "status": "True", "lastTransitionTime": format!("2026-11-25T10:00:{second:02}Z")}]);
+    let end = |second: u32| {
+        json!([{"name": "step", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+        "state": {"terminated": {"exitCode": 0, "finishedAt": format!("2026-11-25T10:00:{second:02}Z")}}}])
+    };
+    let at = |second: i64| 1_795_600_800_000 + second * 1000;
+    let of = |pods: Vec<Value>| {
+        let pods: Vec<_> = pods.into_iter().map(|pod| serde_json::from_value(pod).unwrap()).collect();
+        held(&pods, at(59))
+    };
+    let over = |a: u32, b: u32| {
+        pod(json!({"phase": "Succeeded", "conditions": from(a), "containerStatuses": end(b)}))
+    };
+    let prepared = pod(json!({"phase": "Running", "conditions": from(5), "initContainerStatuses": end(7)}));
+    assert_eq!(of(vec![over(3, 9)]), Some((at(3), at(9))));
+    assert_eq!(of(vec![over(3, 9), over(2, 8)]), Some((at(2), at(9))));
+    assert_eq!(of(vec![prepared]), Some((at(5), at(59))), "it still runs");
+    assert_eq!(of(vec![pod(json!({"phase": "Pending"}))]), None, "never bound");
 }

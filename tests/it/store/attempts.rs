@@ -116,8 +116,11 @@ pub async fn an_ended_attempt_frees_its_place(at: &Place) {
     assert!(at.store.pool_use().await.unwrap().is_empty());
 
     assert_eq!(at.store.attempts_to_watch().await.unwrap().len(), 1, "not removed yet");
-    at.store.attempt_removed(&uid, T0 + 7).await.unwrap();
+    at.store.attempt_removed(&uid, Some((T0, T0 + 6)), T0 + 7).await.unwrap();
     assert_eq!(at.store.attempts_to_watch().await.unwrap(), []);
+    let row = at.store.attempt(&uid).await.unwrap().unwrap();
+    assert_eq!((row.held_from_ms, row.held_to_ms), (Some(T0), Some(T0 + 6)));
+    assert_eq!(row.gpu_ms(T0 + 3_600_000), 2 * 6, "two GPUs, from when their node was taken");
     assert_eq!(at.store.attempt(&AttemptUid::from_text("none")).await.unwrap(), None);
 }
 

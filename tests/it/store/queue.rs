@@ -40,6 +40,10 @@ pub async fn what_was_used_counts(at: &Place) {
     let usage = at.store.pool_usage(0).await.unwrap();
     assert_eq!((usage.len(), usage[0].used_ms), (1, 2 * 1000), "two GPUs for a second");
     assert_eq!(at.store.pool_usage(T0 + HOUR).await.unwrap(), []);
+    // Budgets count from the agent's start.
+    for (since, until, want) in [(0, T0 + HOUR, 2 * 999), (T0 + HOUR, T0 + 2 * HOUR, 0), (0, T0 - HOUR, 0)] {
+        assert_eq!(at.store.gpu_used_ms(&repo, since, until).await.unwrap(), want, "{since} to {until}");
+    }
     // Another attempt of the same quarter of an hour, ended by its executor's word.
     let next = at.runs(vec![new_run(&repo, &sha('b'), RunState::Queued)]).await.remove(0);
     let uid = at.attempt(&next).await;
