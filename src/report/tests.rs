@@ -518,7 +518,7 @@ fn a_held_run_says_how_to_release_it_and_a_broken_file_where_it_broke() {
 
         </details>
 
-        <sub>[Full report and logs](https://ci.example/runs/019ab3f0-5c1e-7d20-8b7e-3f2a9c4d5e6f) · 26 s · 0.02 EUR · untrusted head · trainyard keeps this comment up to date</sub>
+        <sub>[Full report and logs](https://ci.example/runs/019ab3f0-5c1e-7d20-8b7e-3f2a9c4d5e6f) · 26 s · untrusted head · trainyard keeps this comment up to date</sub>
         "##);
     let mut broken = churn();
     broken.state = RunState::Errored;
@@ -541,7 +541,7 @@ fn a_held_run_says_how_to_release_it_and_a_broken_file_where_it_broke() {
           |     ^^^^^^^^^ did you mean `commands`?
         ```
 
-        <sub>[Full report and logs](https://ci.example/runs/019ab3f0-5c1e-7d20-8b7e-3f2a9c4d5e6f) · 0.02 EUR · trainyard keeps this comment up to date</sub>
+        <sub>[Full report and logs](https://ci.example/runs/019ab3f0-5c1e-7d20-8b7e-3f2a9c4d5e6f) · trainyard keeps this comment up to date</sub>
         "##);
 }
 
