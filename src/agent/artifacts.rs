@@ -153,7 +153,7 @@ pub async fn upload_if(client: &Client, real: &Path, path: &str, only: Option<&s
             .await?
             .with_context(|| format!("cannot read the artifact {path}"))?;
         if only.is_some_and(|only| only != digest) {
-            anyhow::bail!("{} changed while it was read", real_name);
+            anyhow::bail!("{real_name} changed while it was read");
         }
         match client.put_artifact(path, &digest, executable, bytes, tokio::fs::File::from_std(file)).await {
             Ok(()) => return Ok(()),

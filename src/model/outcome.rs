@@ -1,8 +1,11 @@
 //! What comparing two runs came to: the JSON in `comparisons.result`. `results` makes it, `report` and the dashboard read it.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::metric::{Goal, float};
+use super::plan::Reference;
 use super::state::Verdict;
 
 /// A number that survives JSON even when it is not finite.
@@ -53,6 +56,16 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// The same with the benchmarks of its metrics; `step:name` goes by its name where it has none of its own.
+    #[must_use]
+    pub fn beside(mut self, benchmarks: &BTreeMap<String, Vec<Reference>>) -> Self {
+        for metric in &mut self.metrics {
+            let bare = metric.name.split_once(':').map_or("", |(_, name)| name);
+            let known = benchmarks.get(&metric.name).or_else(|| benchmarks.get(bare));
+            metric.benchmarks = known.cloned().unwrap_or_default();
+        }
+        self
+    }
     pub fn primary(&self) -> Option<&MetricOutcome> {
         self.metrics.iter().find(|m| m.primary)
     }
@@ -87,6 +100,9 @@ pub struct MetricOutcome {
     /// Why there is no evidence, in a few words: `unreplicated`. Empty when there is, or without two finite values.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub no_evidence: String,
+    /// What benchmarks reach.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub benchmarks: Vec<Reference>,
     pub gate: Option<GateOutcome>,
 }
 

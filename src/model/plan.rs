@@ -242,6 +242,9 @@ pub struct MetricsSpec {
     pub predictions: Option<Predictions>,
     /// In file order. A name may be a glob such as `f1/by/*`, or `step:name`.
     pub gates: Vec<(String, Gate)>,
+    /// Reference scores by metric, in file order.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub benchmarks: BTreeMap<String, Vec<Reference>>,
 }
 
 /// A table of predictions that a step leaves.
@@ -314,8 +317,19 @@ pub struct Gate {
     /// None: by the interval where there is one, else by the point.
     #[serde(default)]
     pub evidence: Option<GateEvidence>,
+    /// Benchmarks that it must not be behind, with the values they have for this metric.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beats: Vec<Reference>,
     /// A failing gate only warns.
     pub warn_only: bool,
+}
+
+/// What a benchmark says of one metric.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reference {
+    /// The benchmark's name: `published`.
+    pub benchmark: String,
+    pub value: f64,
 }
 
 /// What a gate is held against.

@@ -7,14 +7,14 @@ use std::collections::BTreeMap;
 use super::check::nearest;
 use super::diagnostic::{Findings, code, quoted};
 use super::grammar::{EVENTS, EVENTS_DEFAULT, EVENTS_RUN};
-use super::node::{Kind, Node, first_line};
+use super::node::{Entry, Kind, Node, first_line};
 use super::placeholder::{self, RUN_VARIABLES, Unresolved};
 use super::steps::{self, Draft};
 use super::{graph, text, values};
 use crate::model::Goal;
 use crate::model::plan::{
     Baseline, CommentMode, Concurrency, Gate, GateEvidence, MetricsSpec, Paths, Plan, PredictionMetric,
-    Predictions, ReportSpec, SecretRef, When,
+    Predictions, Reference, ReportSpec, SecretRef, When,
 };
 
 /// A run without `timeout` may take a day.
@@ -331,6 +331,7 @@ impl Builder<'_, '_> {
 
     fn metrics(&mut self, root: &Node, drafts: &[Draft<'_>]) -> MetricsSpec {
         let Some(node) = root.get("metrics") else { return MetricsSpec::default() };
+        let benchmarks = benchmarks(node);
         let mut gates = Vec::new();
         for entry in node.get("gates").map(Node::entries).unwrap_or_default() {
             if let Some((step, _)) = entry.key.split_once(':')
@@ -345,6 +346,7 @@ impl Builder<'_, '_> {
                 );
                 self.findings.add(code::UNKNOWN_STEP, &entry.key_span, message, Some(help));
             }
+            let beats = self.beats(entry, &benchmarks);
             let tolerance =
                 |key| entry.value.get(key).and_then(Node::text).and_then(|t| values::tolerance(t).ok());
             gates.push((
@@ -364,6 +366,7 @@ impl Builder<'_, '_> {
                         Some("interval") => Some(GateEvidence::Interval),
                         _ => None,
                     },
+                    beats,
                     warn_only: entry.value.get("on_fail").and_then(Node::text) == Some("warn"),
                 },
             ));
@@ -389,7 +392,30 @@ impl Builder<'_, '_> {
             patterns: texts(node.get("patterns")),
             predictions: node.get("predictions").and_then(|n| self.predictions(n)),
             gates,
+            benchmarks,
         }
+    }
+
+    /// The benchmarks that a gate names, with their values for its metric.
+    fn beats(&mut self, gate: &Entry, benchmarks: &BTreeMap<String, Vec<Reference>>) -> Vec<Reference> {
+        let bare = gate.key.split_once(':').map_or("", |(_, name)| name);
+        let known = benchmarks.get(&gate.key).or_else(|| benchmarks.get(bare)).cloned().unwrap_or_default();
+        let mut out = Vec::new();
+        for item in gate.value.get("beats").map(Node::items).unwrap_or_default() {
+            let Some(name) = item.text() else { continue };
+            if let Some(found) = known.iter().find(|reference| reference.benchmark == name) {
+                out.push(found.clone());
+                continue;
+            }
+            let message = format!("no benchmark {} has a value for {}", quoted(name), quoted(&gate.key));
+            let names: Vec<&str> = known.iter().map(|reference| reference.benchmark.as_str()).collect();
+            let help = match names.as_slice() {
+                [] => format!("add `benchmarks: {{{name}: {{{}: 0.9}}}}`", gate.key),
+                some => format!("those that have: {}", some.join(", ")),
+            };
+            self.add(code::BENCHMARK, item, message, Some(help));
+        }
+        out
     }
 
     fn predictions(&mut self, node: &Node) -> Option<Predictions> {
@@ -463,4 +489,17 @@ impl Builder<'_, '_> {
             }
         }
     }
+}
+
+/// Reference scores by metric.
+fn benchmarks(metrics: &Node) -> BTreeMap<String, Vec<Reference>> {
+    let mut out: BTreeMap<String, Vec<Reference>> = BTreeMap::new();
+    for benchmark in metrics.get("benchmarks").map(Node::entries).unwrap_or_default() {
+        for score in benchmark.value.entries() {
+            let Some(value) = decimal(&score.value) else { continue };
+            let reference = Reference { benchmark: benchmark.key.clone(), value };
+            out.entry(score.key.clone()).or_default().push(reference);
+        }
+    }
+    out
 }

@@ -388,6 +388,11 @@ static METRICS: Section = Section {
         f("primary", Shape::Text(Text::Metric), "The metric that matters most."),
         f("compare", Shape::Map(&COMPARE), "What the metrics are held against."),
         f(
+            "benchmarks",
+            Shape::Open(Text::Name, &Shape::Open(Text::Metric, &Shape::Number)),
+            "Reference scores: `published: {accuracy: 0.83}`. They stand beside the baseline, and gates may name them.",
+        ),
+        f(
             "gates",
             Shape::Open(Text::Metric, &Shape::Map(&GATE)),
             "Rules by metric; a name may be a glob, `step:name` picks a step's.",
@@ -440,6 +445,7 @@ static GATE: Section = Section {
             "How much worse than the baseline it may be: `1%` relative, `0.01` absolute, `1pp` points.",
         ),
         f("improve_by", Shape::Tolerance, "How much better than the baseline it must be."),
+        f("beats", TEXTS, "Names of `benchmarks` that it must not be behind."),
         f(
             "evidence",
             Shape::Word(&["point", "interval"]),

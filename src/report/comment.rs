@@ -334,7 +334,25 @@ fn metrics_table(outcome: &Outcome, comparison: Option<&ComparisonView>) -> Opti
         let more = outcome.metrics.len() - MAX_METRICS;
         let _ = write!(text, "\n| and {more} more in the full report | | | |{empty} |");
     }
+    for metric in outcome.metrics.iter().take(MAX_METRICS).filter(|m| !m.benchmarks.is_empty()) {
+        text.push_str(&beside_benchmarks(metric));
+    }
     Some(text)
+}
+
+/// `accuracy beside benchmarks: published 0.83 (+0.0312), people 0.95 (−0.0888)`.
+fn beside_benchmarks(metric: &MetricOutcome) -> String {
+    let decimals = decimals(metric);
+    let value = metric.candidate.as_ref().filter(|c| c.is_finite()).map(Aggregate::value);
+    let each = metric.benchmarks.iter().take(MAX_SOURCES).map(|reference| {
+        let away = value
+            .map(|v| format!(" ({})", numbers::signed(v - reference.value, decimals)))
+            .unwrap_or_default();
+        let name = escape::text(&reference.benchmark, NAME);
+        format!("{name} {}{away}", numbers::value(reference.value, decimals))
+    });
+    let each: Vec<String> = each.collect();
+    format!("\n\n{} beside benchmarks: {}", escape::text(&metric.name, NAME), each.join(", "))
 }
 
 fn metric_row(metric: &MetricOutcome, intervals: bool) -> String {

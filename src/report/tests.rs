@@ -39,6 +39,7 @@ fn metric(name: &str, goal: Goal, this: &[f64], base: &[f64], rules: &[&str]) ->
         baseline: Some(baseline),
         evidence: None,
         no_evidence: String::new(),
+        benchmarks: Vec::new(),
         gate: (!rules.is_empty()).then(|| GateOutcome {
             verdict: Verdict::Pass,
             warn_only: false,
@@ -256,6 +257,18 @@ fn an_interval_is_told_at_one_glance() {
     | recall ↑ <sub>assumed</sub> | 0.6398 | 0.6905 | +0.0507, +7.93% | <sub>all seeds alike</sub> | better |
     ");
     insta::assert_snapshot!(status_line(&replicated()), @"trainyard/churn Success: accuracy 0.8612 (+0.0131, 95 % CI +0.0125 … +0.0138, vs main 9f1c2ab) · gates passed");
+}
+
+#[test]
+fn benchmarks_stand_under_the_table() {
+    let mut section = replicated();
+    let outcome = &mut section.comparison.as_mut().unwrap().outcome;
+    let of = |benchmark: &str, value| crate::model::plan::Reference { benchmark: benchmark.into(), value };
+    outcome.as_mut().unwrap().metrics[0].benchmarks =
+        vec![of("published", 0.83), of("people | experts", 0.95)];
+    let body = comment::render_full(&view(vec![section]));
+    let line = body.lines().find(|line| line.contains("benchmarks")).unwrap();
+    insta::assert_snapshot!(line, @r"accuracy beside benchmarks: published 0.8300 (+0.0312), people \| experts 0.9500 (−0.0888)");
 }
 
 /// A run that its data stopped.

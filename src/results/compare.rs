@@ -255,6 +255,7 @@ impl<'a> Side<'a> {
             better,
             evidence,
             no_evidence,
+            benchmarks: Vec::new(),
             gate,
         }
     }
@@ -268,6 +269,10 @@ impl<'a> Side<'a> {
         }
         if let Some(max) = gate.max {
             rules.push(format!("≤ {max}"));
+        }
+        for reference in &gate.beats {
+            let sign = if self.goal == Goal::Max { "≥" } else { "≤" };
+            rules.push(format!("{sign} {} ({})", reference.value, reference.benchmark));
         }
         if let Some(tolerance) = gate.no_worse_than {
             rules.push(format!("at most {tolerance} worse"));
@@ -304,21 +309,28 @@ impl<'a> Side<'a> {
         }
     }
 
-    /// `min` and `max`: of the mean, or of its interval where the gate asks for that. Returns whether it was the interval.
+    /// `min`, `max` and benchmarks: of the mean, or of its interval where the gate asks for that. Returns whether it was the
+    /// interval.
     fn limits(&self, c: &Aggregate, gate: &Gate, found: &mut Findings) -> bool {
         let name = &self.name;
-        let limits = [gate.min.map(|at| (at, 1.0)), gate.max.map(|at| (at, -1.0))];
-        let mut limits = limits.into_iter().flatten().peekable();
-        if limits.peek().is_none() {
+        let limit = |at: Option<f64>, sign: f64, words: &str| at.map(|at| (at, sign, words.to_owned()));
+        let mut limits: Vec<(f64, f64, String)> =
+            [limit(gate.min, 1.0, "below the minimum"), limit(gate.max, -1.0, "above the maximum")]
+                .into_iter()
+                .flatten()
+                .collect();
+        let better = oriented(self.goal, 1.0);
+        limits.extend(
+            gate.beats.iter().map(|r| (r.value, better, format!("behind the benchmark {}:", r.benchmark))),
+        );
+        if limits.is_empty() {
             return false;
         }
-        let words = |sign: f64| if sign > 0.0 { ("below", "minimum") } else { ("above", "maximum") };
         if gate.evidence != Some(GateEvidence::Interval) {
             let value = c.value();
-            for (limit, sign) in limits {
+            for (limit, sign, words) in limits {
                 if sign * (value - limit) < -rounding(value, limit) {
-                    let (side, what) = words(sign);
-                    found.fail(format!("{name} is {}, {side} the {what} {limit}", plain(value)));
+                    found.fail(format!("{name} is {}, {words} {limit}", plain(value)));
                 }
             }
             return false;
@@ -327,16 +339,15 @@ impl<'a> Side<'a> {
             found.open(no_interval(name, "unreplicated"), Some(3));
             return false;
         };
-        for (limit, sign) in limits {
+        for (limit, sign, words) in limits {
             let (worst, best) =
                 if sign > 0.0 { (interval.low, interval.high) } else { (interval.high, interval.low) };
-            let (side, what) = words(sign);
             let range = format!("{} … {}", plain(interval.low), plain(interval.high));
             let is = format!("{name} is {} (95 % CI {range}, {} seeds)", plain(c.value()), c.values.len());
             if sign * (best - limit) < 0.0 {
-                found.fail(format!("{is}, {side} the {what} {limit}"));
+                found.fail(format!("{is}, {words} {limit}"));
             } else if sign * (worst - limit) < 0.0 {
-                found.open(format!("{is}: it may be {side} the {what} {limit}"), None);
+                found.open(format!("{is}: it may be {words} {limit}"), None);
             }
         }
         true

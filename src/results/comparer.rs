@@ -215,6 +215,7 @@ impl Comparer {
             }
             Choice::None { note } => (ComparisonState::Final, Some(alone()), note),
         };
+        let outcome = outcome.map(|outcome| outcome.beside(&spec.benchmarks));
         let verdict: Option<Verdict> = outcome.as_ref().map(|o| o.verdict);
         Ok(ComparisonRow {
             id: same.map_or_else(|| ComparisonId::generate(now), |row| row.id.clone()),

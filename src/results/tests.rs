@@ -1,7 +1,7 @@
 use super::*;
 use crate::agent::sheet::{Sheet, Slice};
 use crate::model::outcome::{Change, Method};
-use crate::model::plan::{Gate, GateEvidence};
+use crate::model::plan::{Gate, GateEvidence, Reference};
 use crate::model::{AttemptUid, Goal, MetricPoint, Outcome, Plan, StepId, StepSpec, Tolerance, Verdict};
 use crate::store::attempts::StoredMetric;
 
@@ -585,4 +585,34 @@ fn intervals_over_examples_cover() {
         println!("FIGURE coverage.examples n={n} runs={runs} share={share:.3}");
         assert!((0.92..=0.98).contains(&share), "{n}: {share}");
     }
+}
+
+/// A reference score is a limit on the side that the metric's direction says, by the mean or by its interval.
+#[test]
+fn a_benchmark_is_not_to_be_behind() {
+    use Verdict::{Fail, Inconclusive, Pass};
+    let of = |benchmark: &str, value| Reference { benchmark: benchmark.into(), value };
+    let beats = |goal, value, evidence| {
+        gate(|g| (g.goal, g.beats, g.evidence) = (Some(goal), vec![of("published", value)], evidence))
+    };
+    let three = [(0, "accuracy", 0.80), (1, "accuracy", 0.82)];
+    let cases = [
+        (beats(Goal::Max, 0.81, None), Pass, ""),
+        (beats(Goal::Max, 0.812, None), Fail, "accuracy is 0.81, behind the benchmark published: 0.812"),
+        (beats(Goal::Min, 0.82, None), Pass, ""),
+        (beats(Goal::Min, 0.80, None), Fail, "accuracy is 0.81, behind the benchmark published: 0.8"),
+        (beats(Goal::Max, 0.2, Some(GateEvidence::Interval)), Pass, ""),
+        (
+            beats(Goal::Max, 0.8, Some(GateEvidence::Interval)),
+            Inconclusive,
+            "accuracy is 0.81 (95 % CI 0.682938 … 0.937062, 2 seeds): it may be behind the benchmark published: 0.8",
+        ),
+    ];
+    for (gate, verdict, reason) in cases {
+        let outcome = compare(&summary(&three), None, &[("accuracy".to_owned(), gate)], None);
+        assert_eq!((outcome.verdict, outcome.reasons.join("; ").as_str()), (verdict, reason));
+    }
+    let known = std::collections::BTreeMap::from([("accuracy".to_owned(), vec![of("people", 0.95)])]);
+    let outcome = compare(&summary(&three), None, &[], None).beside(&known);
+    assert_eq!(outcome.metrics[0].benchmarks, [of("people", 0.95)]);
 }

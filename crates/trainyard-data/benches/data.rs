@@ -1,6 +1,6 @@
 //! The numbers of profiles, checks and statistics, each beside a peer or a limit measured in the same run.
 //!
-//! Prints `BENCH <name> <value> <unit> [ratio=<r>]`. `TRAINYARD_BENCH_ROWS` scales the tables (default 1,000,000).
+//! Prints `BENCH <name> <value> <unit> [ratio=<r>]`. `TRAINYARD_BENCH_ROWS` is the size of the larger tables (default 10,000,000).
 //! Peers are Python environments of `tests/python`; one that does not install is said and left out.
 
 use std::path::{Path, PathBuf};
@@ -28,53 +28,63 @@ fn main() -> Any<()> {
         return child_of(rest);
     }
     let wanted = |name: &str| args.is_empty() || args.iter().any(|a| name.starts_with(a.as_str()));
-    let rows: usize =
-        std::env::var("TRAINYARD_BENCH_ROWS").ok().and_then(|v| v.parse().ok()).unwrap_or(1_000_000);
     let dir = tempfile::tempdir()?;
     let at = |name: &str| dir.path().join(name);
-    if wanted("profile") || wanted("drift") {
+    // The memory of the largest beside that of the smallest says whether it grows with the rows.
+    let mut first_rss = None;
+    for rows in [1_000_000, large_rows()] {
+        let small = rows == 1_000_000;
+        if !(wanted("profile.parquet") || small && wanted("drift.vs_evidently")) {
+            continue;
+        }
         let (a, b) = (at("a.parquet"), at("b.parquet"));
         generate(&a, rows, 42, 0.0)?;
         generate(&b, rows, 43, 0.2)?;
         let decode = bare_decode(&a)? + bare_decode(&b)?;
         let (wall, rss) = child(&["drift", text(&a), text(&b)])?;
         println!("BENCH profile.parquet_{}_s {wall:.3} s ratio={:.2}", short(rows), wall / decode);
-        println!("BENCH profile.parquet_decode_{}_s {decode:.3} s", short(rows));
-        println!("BENCH profile.parquet_rss_{}_mib {rss:.1} MiB", short(rows));
-        if let Some(peer) = peer("polars", "polars_profile.py", &[&a, &b]) {
-            println!("BENCH profile.vs_polars {:.2} x ratio={:.4}", peer / wall, wall / peer);
+        println!("BENCH profile.parquet_{}_decode_s {decode:.3} s", short(rows));
+        let grown = rss / *first_rss.get_or_insert(rss);
+        println!("BENCH profile.parquet_{}_rss_mib {rss:.1} MiB ratio={grown:.2}", short(rows));
+        if let Some((peer, peer_rss)) = peer("polars", "polars_profile.py", &[&a, &b])? {
+            println!(
+                "BENCH profile.parquet_{}_vs_polars {:.2} x ratio={:.4}",
+                short(rows),
+                peer / wall,
+                wall / peer
+            );
+            println!("# polars: {peer:.1} s, {peer_rss:.0} MiB");
         }
-        if rows <= 1_000_000
+        if small
             && wanted("drift.vs_evidently")
-            && let Some(peer) = peer("evidently_bench", "evidently_bench.py", &[&a, &b])
+            && let Some((peer, peer_rss)) = peer("evidently_bench", "evidently_bench.py", &[&a, &b])?
         {
             println!("BENCH drift.vs_evidently {:.1} x ratio={:.5}", peer / wall, wall / peer);
+            println!("BENCH drift.vs_evidently_memory {:.1} x ratio={:.5}", peer_rss / rss, rss / peer_rss);
+            println!("# Evidently: {peer:.1} s, {peer_rss:.0} MiB");
         }
-        if wanted("profile.csv") {
-            let lines = rows.min(1_000_000);
-            let (a, b) = (at("a.csv"), at("b.csv"));
-            generate_csv(&a, lines, 42)?;
-            generate_csv(&b, lines, 43)?;
-            let (wall, _) = child(&["drift", text(&a), text(&b)])?;
-            match peer("polars", "polars_profile.py", &[&a, &b]) {
-                Some(peer) => {
-                    println!("BENCH profile.csv_{}_s {wall:.3} s ratio={:.3}", short(lines), wall / peer);
-                }
-                None => println!("BENCH profile.csv_{}_s {wall:.3} s", short(lines)),
-            }
+    }
+    if wanted("profile.csv") {
+        let (a, b) = (at("a.csv"), at("b.csv"));
+        generate_csv(&a, 1_000_000, 42)?;
+        generate_csv(&b, 1_000_000, 43)?;
+        let (wall, _) = child(&["drift", text(&a), text(&b)])?;
+        match peer("polars", "polars_profile.py", &[&a, &b])? {
+            Some((peer, _)) => println!("BENCH profile.csv_1m_s {wall:.3} s ratio={:.3}", wall / peer),
+            None => println!("BENCH profile.csv_1m_s {wall:.3} s"),
         }
     }
     if wanted("check") {
         let a = at("small.parquet");
         generate(&a, 20_000, 44, 0.0)?;
         let (wall, _) = child(&["check", text(&a)])?;
-        match peer("polars", "polars_profile.py", &[&a, &a]) {
-            Some(peer) => println!("BENCH check.20k_s {wall:.4} s ratio={:.4}", wall / peer),
+        match peer("polars", "polars_profile.py", &[&a, &a])? {
+            Some((peer, _)) => println!("BENCH check.20k_s {wall:.4} s ratio={:.4}", wall / peer),
             None => println!("BENCH check.20k_s {wall:.4} s"),
         }
     }
     if wanted("unique") {
-        let keys = rows * 50;
+        let keys = 50_000_000;
         let a = at("keys.parquet");
         generate_keys(&a, keys)?;
         let (wall, rss) = child(&["unique", text(&a)])?;
@@ -91,6 +101,10 @@ fn main() -> Any<()> {
         assert!(b.percentile.low < b.mean && b.mean < b.percentile.high);
     }
     Ok(())
+}
+
+fn large_rows() -> usize {
+    std::env::var("TRAINYARD_BENCH_ROWS").ok().and_then(|v| v.parse().ok()).unwrap_or(10_000_000)
 }
 
 fn short(rows: usize) -> String {
@@ -195,26 +209,33 @@ fn bare_decode(path: &Path) -> Any<f64> {
     Ok(best)
 }
 
-/// Seconds of a peer's whole process.
-fn peer(environment: &str, script: &str, paths: &[&PathBuf]) -> Option<f64> {
+/// Runs a script and says at its end how much memory it took.
+const WITH_PEAK: &str = "import resource, runpy, sys; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__'); \
+     print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)";
+
+/// Seconds (start-up included) and peak MiB of a script of `tests/python` in a virtual environment that is made when it is not there.
+/// None, with a line that says so: it does not install here.
+///
+/// # Errors
+/// The script fails: then there is no peer to stand beside.
+fn peer(environment: &str, script: &str, paths: &[&PathBuf]) -> Any<Option<(f64, f64)>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let out = Command::new(root.join("scripts/venv.sh")).arg(environment).output().ok()?;
-    if !out.status.success() {
+    let made = Command::new(root.join("scripts/venv.sh")).arg(environment).output()?;
+    if !made.status.success() {
         println!("# {environment} does not install here");
-        return None;
+        return Ok(None);
     }
-    let python = String::from_utf8(out.stdout).ok()?;
+    let python = String::from_utf8(made.stdout)?;
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python").join(script);
     let started = Instant::now();
-    let run = Command::new(python.trim()).arg(script).args(paths).output().ok()?;
-    if !run.status.success() {
-        println!(
-            "# {environment} failed: {}",
-            String::from_utf8_lossy(&run.stderr).lines().last().unwrap_or_default()
-        );
-        return None;
+    let run = Command::new(python.trim()).args(["-c", WITH_PEAK]).arg(script).args(paths).output()?;
+    let wall = started.elapsed().as_secs_f64();
+    let said = String::from_utf8_lossy(&run.stdout);
+    let kib = said.lines().rev().find_map(|line| line.strip_prefix("peak ")?.parse::<f64>().ok());
+    match kib.filter(|_| run.status.success()) {
+        Some(kib) => Ok(Some((wall, kib / 1024.0))),
+        None => Err(format!("{environment} failed: {}", String::from_utf8_lossy(&run.stderr)).into()),
     }
-    Some(started.elapsed().as_secs_f64())
 }
 
 /// 10 float, 5 integer and 4 category columns (up to 10,000 values) and a time.

@@ -122,6 +122,16 @@ fn compared_row(metric: &MetricOutcome) -> Row {
             (gate.verdict.word(), format!("{}{warns}", gate.rules.join(", ")))
         }
     };
+    let beside = metric.benchmarks.iter().map(|reference| {
+        let away =
+            metric.candidate.as_ref().map(|c| format!(" ({})", text::signed(c.value() - reference.value)));
+        format!("{} {}{}", reference.benchmark, text::number(reference.value), away.unwrap_or_default())
+    });
+    let rules = std::iter::once(rules)
+        .filter(|rules| !rules.is_empty())
+        .chain(beside)
+        .collect::<Vec<_>>()
+        .join(" · ");
     Row {
         name: shown_cut(&metric.name, 120),
         goal: mark,

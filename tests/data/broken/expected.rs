@@ -85,6 +85,10 @@ const EXPECTED: &[Row] = &[
     ("unknown_key_on_top", &[("1:1 TY013", "unknown key `nmae` in the pipeline", "did you mean `name`?")]),
     ("unknown_need", &[("5:13 TY030", "`eval` needs `trian`, which is no step", "did you mean `train`?")]),
     ("value_missing", &[("2:1 TY015", "`metrics` has no value", "indent its keys below it, or remove it")]),
+    ("benchmark_unknown", &[
+        ("6:35 TY044", "no benchmark `people` has a value for `accuracy`", "those that have: published"),
+        ("7:18 TY044", "no benchmark `published` has a value for `auc`", "add `benchmarks: {published: {auc: 0.9}}`"),
+    ]),
     ("data_event", &[
         ("2:5 TY043", "`event: data` needs `prefix`", "add `prefix: s3://bucket/raw/`: where new data is looked for"),
         ("3:27 TY043", "`prefix` is read with `event: data` only", "add `data` to `event`, or remove it"),
