@@ -42,7 +42,7 @@ fi
 for tool in node npm; do
   command -v "$tool" >/dev/null || { echo "setup: $tool is missing; install Node.js 20 or newer and run this again" >&2; exit 1; }
 done
-command -v go >/dev/null || { echo "setup: go is missing; install Go 1.25 or newer and run this again" >&2; exit 1; }
+command -v go >/dev/null || { echo "setup: go is missing; install Go 1.26 or newer and run this again" >&2; exit 1; }
 [ -n "${TRAINYARD_TEST_KUBECONFIG:-}" ] || scripts/cluster.sh build
 if ! cmp -s tests/npm/package-lock.json target/npm/.installed; then
   echo "setup: installing the npm packages of tests/npm"

@@ -69,10 +69,11 @@ fn settings(config: &ForgeConfig, base: &str) -> Result<reqwest::ClientBuilder, 
     Ok(http)
 }
 
-pub(super) fn unusable(config: &ForgeConfig, error: impl fmt::Display) -> ConfigError {
-    let url = config.api_url();
+pub(super) fn unusable(config: &ForgeConfig, error: impl Into<BoxError>) -> ConfigError {
+    let (url, error) = (config.api_url(), error.into());
     ConfigError(format!(
-        "cannot make a client for {url}: {error}; check the forge's url, api_url and ca_file"
+        "cannot make a client for {url}: {}; check the forge's url, api_url and ca_file",
+        chain(&*error)
     ))
 }
 
