@@ -34,5 +34,11 @@ if want intake "$@"; then
     scripts/prow.sh || echo "# Prow's hook does not build here"
   fi
 fi
+if want dispatch.k8s "$@"; then
+  echo "# a static release for pods"
+  TRAINYARD_BENCH_STATIC=$PWD/$(scripts/static.sh release)
+  export TRAINYARD_BENCH_STATIC
+  trap 'scripts/cluster.sh down' EXIT
+fi
 echo "# $(nproc) cores, $(date -u +%FT%TZ), sources of \"$(git log -1 --format=%s)\""
 cargo bench --locked --quiet --bench numbers -- "$@"

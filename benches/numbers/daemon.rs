@@ -26,6 +26,8 @@ pub struct Wishes<'a> {
     pub forge: Option<(&'a str, &'a str)>,
     /// A Postgres URL; SQLite otherwise.
     pub database: Option<&'a str>,
+    /// An address where agents call that is not loopback.
+    pub agent_host: Option<&'a str>,
     /// Lines for the end of the file.
     pub more: &'a str,
 }
@@ -41,7 +43,10 @@ pub fn ports<const N: usize>() -> anyhow::Result<[SocketAddr; N]> {
 impl Daemon {
     pub fn new(wishes: &Wishes) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("trainyard-bench-").tempdir()?;
-        let [hooks, app, agent, ops] = ports::<4>()?;
+        let [hooks, app, mut agent, ops] = ports::<4>()?;
+        if let Some(host) = wishes.agent_host {
+            agent = TcpListener::bind((host, 0))?.local_addr()?;
+        }
         let file = |name: &str, text: &str| -> anyhow::Result<String> {
             let path = dir.path().join(name);
             std::fs::write(&path, text)?;

@@ -4,6 +4,7 @@
 //! worst of several cases. Arguments choose cases by the start of their names; none means all. Lines that begin with `#` say what
 //! was measured and how it spread.
 
+mod cluster;
 mod daemon;
 mod floor;
 mod intake;
@@ -11,6 +12,10 @@ mod load;
 mod peers;
 mod runs;
 mod scale;
+/// Where agents call, for what is applied by hand.
+#[allow(dead_code, clippy::unwrap_used, reason = "the tests' own, which the tests use whole")]
+#[path = "../../tests/it/agent/daemon.rs"]
+mod stub;
 
 use std::process::ExitCode;
 
@@ -76,6 +81,7 @@ type Case = fn() -> std::pin::Pin<Box<dyn Future<Output = anyhow::Result<Vec<Lin
 const CASES: &[(&str, Case)] = &[
     ("intake", || Box::pin(intake::measure())),
     ("dispatch", || Box::pin(runs::dispatch())),
+    ("dispatch.k8s", || Box::pin(cluster::dispatch())),
     ("log", || Box::pin(runs::log())),
     ("idle", || Box::pin(scale::idle())),
     ("start", || Box::pin(scale::start())),

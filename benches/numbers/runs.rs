@@ -17,7 +17,7 @@ use crate::daemon::{Daemon, SECRET, Wishes, memory_mib};
 use crate::{Line, median};
 
 /// A forge with one repository, the daemon beside it, a working tree that pushes.
-struct Yard {
+pub struct Yard {
     sandbox: Sandbox,
     daemon: Daemon,
     repo: RepoName,
@@ -26,7 +26,8 @@ struct Yard {
 }
 
 impl Yard {
-    async fn start(more: &str) -> anyhow::Result<Self> {
+    /// `agent_host`: where agents call; loopback without one.
+    pub async fn start(more: &str, agent_host: Option<&str>) -> anyhow::Result<Self> {
         let dir = tempfile::Builder::new().prefix("trainyard-bench-yard-").tempdir()?;
         let sandbox =
             Sandbox::start(SandboxOptions::new(dir.path().join("forge"), Arc::new(SystemClock))).await?;
@@ -38,6 +39,7 @@ impl Yard {
         let mut daemon = Daemon::new(&Wishes {
             forge: Some((sandbox.url(), token.expose_secret())),
             more: &more,
+            agent_host,
             ..Wishes::default()
         })?;
         daemon.start().await?;
@@ -62,7 +64,7 @@ impl Yard {
     }
 
     /// Pushes a commit with this pipeline file; when the push's delivery was answered, in ms since the epoch.
-    async fn push(&self, pipeline: &str) -> anyhow::Result<f64> {
+    pub async fn push(&self, pipeline: &str) -> anyhow::Result<f64> {
         let before = self.sandbox.deliveries().len();
         std::fs::write(self.tree.join(".trainyard.yaml"), pipeline)?;
         self.git(&["add", "-A"]).await?;
@@ -82,7 +84,7 @@ impl Yard {
         told.context("no delivery of the push was answered")
     }
 
-    fn rows<T>(
+    pub fn rows<T>(
         &self,
         sql: &str,
         read: impl Fn(&rusqlite::Row) -> rusqlite::Result<T>,
@@ -98,7 +100,7 @@ impl Yard {
         }
     }
 
-    async fn until_ended(&self, runs: i64, patience: Duration) -> anyhow::Result<()> {
+    pub async fn until_ended(&self, runs: i64, patience: Duration) -> anyhow::Result<()> {
         let since = Instant::now();
         loop {
             let open = self.rows(
@@ -142,7 +144,7 @@ async fn until_file(path: &Path) -> anyhow::Result<f64> {
 /// shell; pairs side by side.
 pub async fn dispatch() -> anyhow::Result<Vec<Line>> {
     const PAIRS: usize = 20;
-    let yard = Yard::start("").await?;
+    let yard = Yard::start("", None).await?;
     let (mut ours, mut stored, mut bare) = (Vec::new(), Vec::new(), Vec::new());
     for n in 0..PAIRS {
         let (mark, clone) =
@@ -209,7 +211,7 @@ pub async fn log() -> anyhow::Result<Vec<Line>> {
         let _ = writeln!(more, "secrets.S{n} = {{ file = {:?} }}", file.display().to_string());
     }
     let _ = writeln!(more, "[limits]\nlog_quota_bytes = {}", 4u64 << 30);
-    let yard = Yard::start(&more).await?;
+    let yard = Yard::start(&more, None).await?;
     // One MiB of lines, written again and again by `cat`: what makes the lines must not be what is measured.
     let block = keep.path().join("block");
     let mut text = String::new();
