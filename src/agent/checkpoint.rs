@@ -4,7 +4,7 @@
 //!
 //! Must not: hold up the step, or keep what is still being written.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -38,8 +38,9 @@ pub enum Saved {
     },
 }
 
-/// Size and time of change of each file.
-type Stamps = Vec<(String, u64, SystemTime)>;
+/// A file with its size and its time of change.
+type Stamp = (String, u64, SystemTime);
+type Stamps = Vec<Stamp>;
 
 pub struct Saver {
     client: Client,
@@ -51,6 +52,8 @@ pub struct Saver {
     number: u64,
     /// Digests that the daemon has of this attempt.
     there: BTreeSet<String>,
+    /// Digest and mode of each file as it was last read: what did not change is not read again.
+    read: BTreeMap<Stamp, (String, bool)>,
     last: Stamps,
     /// See [`super::process::Ended::struck`].
     struck: Option<Millis>,
@@ -65,6 +68,7 @@ impl Saver {
             manifest,
             number: 0,
             there: BTreeSet::new(),
+            read: BTreeMap::new(),
             last: Vec::new(),
             struck: None,
         }
@@ -90,6 +94,9 @@ impl Saver {
         }
         let mut saved = self.send(&before).await;
         if saved.is_err() {
+            if self.stamps()? != before {
+                return Ok(Saved::Restless);
+            }
             // What the daemon was thought to have it may have let go of, with a manifest of which no answer came.
             self.there.clear();
             saved = self.send(&before).await;
@@ -192,9 +199,16 @@ impl Saver {
     /// Sends what the daemon has not, then the manifest.
     async fn send(&mut self, stamps: &Stamps) -> anyhow::Result<Saved> {
         let (mut files, mut sent) = (Vec::new(), 0);
-        for (path, ..) in stamps {
+        let there: BTreeSet<&Stamp> = stamps.iter().collect();
+        self.read.retain(|stamp, _| there.contains(stamp));
+        for stamp in stamps {
+            let path = &stamp.0;
             let real = std::fs::canonicalize(self.root.join(path))?;
-            let (sha256, executable) = artifacts::digest_of(&real).await?;
+            let (sha256, executable) = match self.read.get(stamp) {
+                Some(known) => known.clone(),
+                None => artifacts::digest_of(&real).await?,
+            };
+            self.read.insert(stamp.clone(), (sha256.clone(), executable));
             if !self.there.contains(&sha256) {
                 let place = format!("{CHECKPOINT_FILES}/{sha256}");
                 artifacts::upload_if(&self.client, &real, &place, Some(&sha256)).await?;

@@ -4,6 +4,7 @@
 
 #[path = "../common/bucket.rs"]
 mod bucket;
+mod budget;
 mod crash_points;
 mod daemon;
 mod demo;
