@@ -160,7 +160,7 @@ async fn a_push_trains_on_the_cluster_and_a_killed_daemon_restarts_nothing() {
     let eviction = yard.tree.parent().unwrap().join("eviction.json");
     let body = serde_json::json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": namespace}});
     std::fs::write(&eviction, body.to_string()).unwrap();
-    let place = format!("/api/v1/namespaces/{}/pods/{pod}/eviction", namespace);
+    let place = format!("/api/v1/namespaces/{namespace}/pods/{pod}/eviction");
     cluster().kubectl(&["create", "--raw", &place, "-f", &eviction.display().to_string()]);
     let view = yard.until(&sha, "the resumed training's end", |v| v.run.state == RunState::Succeeded).await;
     assert_eq!(view.attempts.len(), 2);
