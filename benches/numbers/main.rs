@@ -13,7 +13,12 @@ mod peers;
 mod runs;
 mod scale;
 /// Where agents call, for what is applied by hand.
-#[allow(dead_code, clippy::unwrap_used, reason = "the tests' own, which the tests use whole")]
+#[allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::result_large_err,
+    reason = "the tests' own, which the tests use whole"
+)]
 #[path = "../../tests/it/agent/daemon.rs"]
 mod stub;
 

@@ -85,7 +85,7 @@ async fn the_chart_isolates_and_leaves_nothing_behind() {
     restricted(&runs);
     doctor(&yard);
     matrix(&yard, &runs);
-    let theirs = Theirs::put(&runs);
+    Theirs::put(&runs);
 
     // Uninstalled while they run: no Job, pod, Secret, Service or hook hangs.
     let began = Instant::now();
@@ -105,9 +105,9 @@ async fn the_chart_isolates_and_leaves_nothing_behind() {
         let said = cluster().kubectl(&["get", kinds, "-n", namespace, "-l", &of_release, "-o", "name"]);
         left.extend(said.lines().map(str::to_owned));
     }
-    let untouched = theirs.stands(&runs);
+    let untouched = Theirs::stands(&runs);
     // A namespace whose objects carry no finalizer of ours goes by itself.
-    theirs.release(&runs);
+    Theirs::release(&runs);
     cluster().kubectl(&["delete", "namespace", &runs, "--timeout=60s"]);
     println!(
         "FIGURE helm_uninstall running_jobs={JOBS} left={} another_installations_job_untouched={untouched} seconds={seconds:.1}",
@@ -123,7 +123,7 @@ const THEIRS: &str = "another-installations";
 struct Theirs;
 
 impl Theirs {
-    fn put(runs: &str) -> Self {
+    fn put(runs: &str) {
         let labels = json!({
             "app.kubernetes.io/managed-by": "trainyard", "app.kubernetes.io/name": "trainyard-run",
             "app.kubernetes.io/instance": "elsewhere.trainyard", "trainyard.dev/instance": "0123456789abcdef"});
@@ -133,11 +133,10 @@ impl Theirs {
         cluster().apply(&job.to_string());
         let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": meta(json!([]))});
         cluster().apply(&secret.to_string());
-        Self
     }
 
     /// Neither deleted nor released.
-    fn stands(&self, runs: &str) -> bool {
+    fn stands(runs: &str) -> bool {
         let said = cluster().kubectl(&["get", "jobs,secrets", "-n", runs, "-o", "json"]);
         let all: Value = serde_json::from_str(&said).unwrap();
         let own = all["items"].as_array().unwrap().iter().filter(|it| it["metadata"]["name"] == THEIRS);
@@ -151,7 +150,7 @@ impl Theirs {
     }
 
     /// By the command, from outside of the cluster: it takes everybody's only when it is told so.
-    fn release(&self, runs: &str) {
+    fn release(runs: &str) {
         let admin = |more: &[&str]| {
             let kubeconfig = cluster().kubeconfig.display().to_string();
             Command::new(env!("CARGO_BIN_EXE_trainyard"))
@@ -164,11 +163,11 @@ impl Theirs {
         let nobodys = admin(&[]);
         let said = String::from_utf8_lossy(&nobodys.stderr).into_owned();
         assert!(!nobodys.status.success() && said.contains("--installation, or --all"), "{said}");
-        assert!(self.stands(runs));
+        assert!(Self::stands(runs));
         let all = admin(&["--all"]);
         let said = String::from_utf8_lossy(&all.stdout).into_owned();
         assert!(said.contains("every trainyard's: 1 Jobs released, 0 deleted"), "{said}");
-        assert!(!self.stands(runs));
+        assert!(!Self::stands(runs));
     }
 }
 

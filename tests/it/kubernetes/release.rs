@@ -105,7 +105,7 @@ impl Release {
         helm(&["uninstall", &self.name, "-n", HOME, "--wait", "--timeout", "240s"])
     }
 
-    /// The ClusterIP of one of its Services: `hooks`, `app`, `agents`, `ops`.
+    /// The `ClusterIP` of one of its Services: `hooks`, `app`, `agents`, `ops`.
     pub fn service(&self, which: &str) -> IpAddr {
         let service = format!("{}-{which}", self.name);
         cluster()
