@@ -24,13 +24,13 @@ pub fn last_checkpoint(seen: &Seen) -> Option<BTreeMap<String, Vec<u8>>> {
 
 /// Two files that must agree, written with a pause between them, then rest; a large one that stays as it is.
 const PAIRS: &str = "mkdir -p ckpt; head -c 300000 /dev/zero > ckpt/large
-i=0; while [ ! -e enough ]; do i=$((i+1)); echo $i > ckpt/a; sleep 0.15; echo $i > ckpt/b; sleep 0.9; done";
+i=0; while [ ! -e enough ]; do i=$((i+1)); echo $i > ckpt/a; sleep 0.15; echo $i > ckpt/b; sleep 2.4; done";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_kept_while_it_trains_is_whole() {
     let daemon = Daemon::start().await;
     let mut spec = spec(&daemon.sha, &[PAIRS]);
-    (spec.checkpoint, spec.checkpoint_every_ms) = (Some("./ckpt/".into()), 800);
+    (spec.checkpoint, spec.checkpoint_every_ms) = (Some("./ckpt/".into()), 1_800);
     daemon.will_run(spec);
     let mut agent = Agent::start(&daemon.url);
     let (mut seen, mut torn, mut larges) = (Vec::new(), 0, 0);
