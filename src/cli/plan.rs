@@ -10,15 +10,15 @@ use crate::config::ForgeKind;
 use crate::forge::Permission;
 use crate::forge::webhook;
 use crate::intake::{Facts, PipelineFile, explain, plan, read_pipeline};
-use crate::model::{Parsed, RepoId};
+use crate::model::{Actor, Event, EventKind, Parsed, Push, RepoId, RepoName, RepoRef, Sha};
 use crate::pipeline;
 
 /// Print the runs that an event would make, and why
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The event's JSON, as the forge sends it
+    /// The event's JSON, as the forge sends it. Default: a push of what is checked out
     #[arg(long, value_name = "FILE")]
-    event: PathBuf,
+    event: Option<PathBuf>,
     /// The forge that sent it
     #[arg(long, value_enum, default_value = "github")]
     forge: ForgeKind,
@@ -34,8 +34,14 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let body = std::fs::read(&args.event).with_context(|| format!("cannot read {}", args.event.display()))?;
-    let event = match webhook::read(args.forge, &args.event_name, "application/json", &body) {
+    let parsed = match &args.event {
+        Some(path) => {
+            let body = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            webhook::read(args.forge, &args.event_name, "application/json", &body)
+        }
+        None => Parsed::Event(push_of_head(&args.dir)?),
+    };
+    let event = match parsed {
         Parsed::Event(event) => event,
         Parsed::Ignored { reason } => {
             println!("decision: ignored: {reason}");
@@ -48,7 +54,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let mut facts = Facts::new(RepoId::from_text("repository"), 0);
     facts.permission = if args.untrusted { Permission::Read } else { Permission::Write };
-    if let crate::model::EventKind::Push(push) = &event.kind {
+    if let EventKind::Push(push) = &event.kind {
         facts.message.clone_from(&push.message);
     }
     facts.pipelines = pipelines(&args.dir)?;
@@ -56,6 +62,40 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     print!("{}", explain(Some(&event), &plan(&event, &facts)));
     println!("offline: path filters, earlier runs and other runs of a concurrency group were not looked at");
     Ok(ExitCode::SUCCESS)
+}
+
+/// A push of the commit that is checked out to its branch.
+fn push_of_head(dir: &std::path::Path) -> anyhow::Result<Event> {
+    let git = |args: &[&str]| -> anyhow::Result<String> {
+        let out = std::process::Command::new("git")
+            .arg("-C")
+            .arg(dir)
+            .args(args)
+            .output()
+            .context("cannot start git; name an event's file with --event")?;
+        let said = String::from_utf8_lossy(if out.status.success() { &out.stdout } else { &out.stderr });
+        let said = said.trim().to_owned();
+        anyhow::ensure!(
+            out.status.success(),
+            "git cannot say what is checked out in {}: {said}; name an event's file with --event",
+            dir.display()
+        );
+        Ok(said)
+    };
+    let branch = git(&["rev-parse", "--abbrev-ref", "HEAD"])?;
+    let default_branch = git(&["symbolic-ref", "--short", "refs/remotes/origin/HEAD"])
+        .ok()
+        .and_then(|name| name.strip_prefix("origin/").map(str::to_owned))
+        .unwrap_or_else(|| "main".into());
+    let name = std::fs::canonicalize(dir)?;
+    let name = name.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let repo = RepoName::parse(&format!("local/{name}")).or_else(|_| RepoName::parse("local/repository"))?;
+    let who = Actor { id: "local".into(), login: "local".into() };
+    let after = Sha::parse(&git(&["rev-parse", "HEAD"])?)?;
+    let message = git(&["log", "-1", "--format=%B"])?;
+    let push = Push { branch, before: None, after: Some(after), forced: false, message };
+    let repo = RepoRef { forge_id: "local".into(), name: repo, default_branch };
+    Ok(Event { repo, actor: who, kind: EventKind::Push(push) })
 }
 
 fn pipelines(dir: &std::path::Path) -> anyhow::Result<Vec<PipelineFile>> {

@@ -238,3 +238,29 @@ fn data_is_checked_before_anything_trains() {
         assert!(text(&out.stderr).contains("step train is skipped"), "{bad:?}: {}", text(&out.stderr));
     }
 }
+
+#[test]
+fn a_plan_needs_no_event_file() {
+    let tree = tempfile::tempdir().unwrap();
+    let git = |args: &[&str]| {
+        let mut git = Command::new("git");
+        git.arg("-C").arg(tree.path()).args(["-c", "user.name=a", "-c", "user.email=a@b.c"]).args(args);
+        assert!(git.output().unwrap().status.success(), "{args:?}");
+    };
+    let plan = || {
+        let mut plan = Command::new(env!("CARGO_BIN_EXE_trainyard"));
+        plan.arg("plan").current_dir(tree.path()).output().unwrap()
+    };
+    let out = plan();
+    assert_eq!(out.status.code(), Some(1));
+    assert!(text(&out.stderr).contains("name an event's file with --event"), "{}", text(&out.stderr));
+    std::fs::write(tree.path().join(".trainyard.yaml"), "name: churn\ntrain: python train.py\n").unwrap();
+    git(&["init", "-q", "-b", "main"]);
+    git(&["add", "-A"]);
+    git(&["commit", "-q", "-m", "Train"]);
+    let out = plan();
+    let said = text(&out.stdout);
+    assert!(out.status.success() && said.contains("run of `churn` at"), "{said}{}", text(&out.stderr));
+    git(&["checkout", "-q", "-b", "topic"]);
+    assert!(text(&plan().stdout).contains("`topic` is not the default branch `main`"));
+}
