@@ -14,7 +14,8 @@ const ROUNDS: usize = 3;
 const CONNECTIONS: [usize; 2] = [8, 64];
 
 fn target(address: SocketAddr) -> Target {
-    // A star: verified, stored and then decided ("ignored") like any other, with no call to a forge.
+    // A star: verified, stored and decided ("ignored") as it arrives, like all that an organisation's hook sends beside pushes
+    // and pull requests.
     Target { address, path: "/hooks/github/main", secret: SECRET.into(), sha1: false, event: "watch" }
 }
 

@@ -265,6 +265,7 @@ pub async fn log() -> anyhow::Result<Vec<Line>> {
         ensure!(since.elapsed() < Duration::from_mins(5), "the log does not end within 300 s");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    ensure!(agent > 0.0, "no agent was seen, so its memory was not measured");
     let seconds = (last_ms - start) / 1000.0;
     let daemon = memory_mib(yard.daemon.pid()?, "VmHWM")?;
     println!("# {written} bytes written, {stored} stored (secrets masked) in {seconds:.1} s");
@@ -299,10 +300,9 @@ fn agent_peak_mib(daemon: u32) -> anyhow::Result<f64> {
         let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
         let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let words: Vec<&[u8]> = line.split(|b| *b == 0).collect();
-        if pid != daemon
-            && words.first().is_some_and(|w| w.ends_with(b"trainyard"))
-            && words.get(1) == Some(&b"agent".as_slice())
-        {
+        // By what it was asked to do: the executor starts a copy of the binary under another name.
+        let is_agent = words.get(1..3) == Some(&[b"agent".as_slice(), b"--bootstrap".as_slice()]);
+        if pid != daemon && is_agent {
             peak = peak.max(memory_mib(pid, "VmHWM").unwrap_or(0.0));
         }
     }

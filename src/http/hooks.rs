@@ -29,6 +29,7 @@ use super::secrets::Hook;
 use super::serve::{Limits, serve};
 use super::telemetry::WebhookLabels;
 use crate::clock::Millis;
+use crate::forge::webhook;
 use crate::model::DeliveryRowId;
 use crate::store::deliveries::{Delivered, NewDelivery};
 
@@ -200,6 +201,7 @@ async fn accept(
         headers: worth_keeping(headers),
         body,
         received_ms: now,
+        ignored: webhook::unheard(hook.kind, &event),
     };
     crate::failpoint::hit("hook.deliver.before");
     let store = &hooks.app.store;

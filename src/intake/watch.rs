@@ -125,6 +125,7 @@ impl DataWatcher {
             headers: std::collections::BTreeMap::new(),
             body: serde_json::to_vec(&event).context("cannot write a note of new data")?,
             received_ms: now,
+            ignored: None,
         };
         self.store.deliver(delivery).await.context("cannot hand in new data")?;
         tracing::info!(repo = %repo.name, pipeline = row.pipeline, prefix = row.prefix, files = found.files, "new data");

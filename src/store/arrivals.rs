@@ -15,7 +15,7 @@ use super::conn::{Conn, Fields, on, one};
 use super::deliveries::Delivered;
 use super::{Store, StoreError};
 use crate::clock::Millis;
-use crate::model::DeliveryRowId;
+use crate::model::{DeliveryRowId, DeliveryState};
 
 /// How many share a commit at most.
 const GROUP: usize = 64;
@@ -36,6 +36,8 @@ pub(super) struct Arrival {
     pub(super) body_bytes: i64,
     pub(super) body_sha256: String,
     pub(super) received_ms: Millis,
+    /// Why nothing is done about it.
+    pub(super) ignored: Option<String>,
 }
 
 type Reply = oneshot::Sender<Result<Delivered, StoreError>>;
@@ -108,7 +110,8 @@ async fn insert(tx: &mut Conn, rows: Vec<Arrival>) -> Result<Vec<Delivered>, Sto
         let (some, after) = rest.split_at(1 << rest.len().ilog2());
         rest = after;
         let stored = insert_deliveries(tx, some).await?;
-        let new: Vec<&Arrival> = some.iter().filter(|row| stored.contains(row.id.as_str())).collect();
+        let new: Vec<&Arrival> =
+            some.iter().filter(|row| row.ignored.is_none() && stored.contains(row.id.as_str())).collect();
         let mut unasked = new.as_slice();
         while !unasked.is_empty() {
             let (asked, after) = unasked.split_at(1 << unasked.len().ilog2());
@@ -130,8 +133,8 @@ async fn insert(tx: &mut Conn, rows: Vec<Arrival>) -> Result<Vec<Delivered>, Sto
 async fn insert_deliveries(tx: &mut Conn, rows: &[Arrival]) -> Result<HashSet<String>, StoreError> {
     let sql = format!(
         "INSERT INTO deliveries (id, forge, hook_id, delivery_id, event, content_type, headers, body, body_bytes, body_sha256,
-           received_ms, state) VALUES {} ON CONFLICT (forge, hook_id, delivery_id) DO NOTHING RETURNING id",
-        tuples::<11>(rows.len(), "'stored'")
+           received_ms, state, reason, decided_ms) VALUES {} ON CONFLICT (forge, hook_id, delivery_id) DO NOTHING RETURNING id",
+        tuples::<14>(rows.len(), "")
     );
     let keep = tx.keeps_statements;
     on!(tx, c => {
@@ -140,6 +143,9 @@ async fn insert_deliveries(tx: &mut Conn, rows: &[Arrival]) -> Result<HashSet<St
             query = query.bind(&row.id).bind(&row.forge).bind(&row.hook_id).bind(&row.delivery_id).bind(&row.event)
                 .bind(&row.content_type).bind(&row.headers).bind(&row.body).bind(row.body_bytes).bind(&row.body_sha256)
                 .bind(row.received_ms);
+            let state = if row.ignored.is_some() { DeliveryState::Ignored } else { DeliveryState::Stored };
+            query = query.bind(state.word()).bind(row.ignored.as_deref().unwrap_or_default())
+                .bind(row.ignored.as_ref().map(|_| row.received_ms));
         }
         let stored = query.fetch_all(c).await?;
         stored.iter().map(|row| row.get("id")).collect()
@@ -181,7 +187,8 @@ fn tuples<const N: usize>(count: usize, rest: &str) -> String {
     for row in 0..count {
         sql.push_str(if row == 0 { "(" } else { ", (" });
         for column in 1..=N {
-            let _ = write!(sql, "${}, ", row * N + column);
+            let comma = if column < N || !rest.is_empty() { ", " } else { "" };
+            let _ = write!(sql, "${}{comma}", row * N + column);
         }
         sql.push_str(rest);
         sql.push(')');
@@ -195,6 +202,7 @@ mod tests {
 
     #[test]
     fn arguments_are_numbered_through() {
+        assert_eq!(tuples::<2>(2, ""), "($1, $2), ($3, $4)");
         assert_eq!(tuples::<2>(3, "'x'"), "($1, $2, 'x'), ($3, $4, 'x'), ($5, $6, 'x')");
     }
 }

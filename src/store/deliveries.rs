@@ -31,6 +31,8 @@ pub struct NewDelivery {
     /// As received; the store compresses it (zstd level 1).
     pub body: Vec<u8>,
     pub received_ms: Millis,
+    /// Decided as it arrives: why nothing is done about it. None: somebody has to look at it.
+    pub ignored: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,6 +152,7 @@ impl Store {
             body_bytes,
             body_sha256: sha256,
             received_ms: new.received_ms,
+            ignored: new.ignored,
         })
         .await
     }

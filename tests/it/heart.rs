@@ -105,6 +105,7 @@ impl Heart {
             headers: BTreeMap::new(),
             body: serde_json::to_vec(&sent.payload).unwrap(),
             received_ms: T0,
+            ignored: None,
         };
         store.deliver(new).await.unwrap()
     }

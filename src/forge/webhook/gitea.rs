@@ -5,6 +5,7 @@
 
 use serde::Deserialize;
 
+use super::Reader;
 use super::hub::{self, Account, PullHead, Repository};
 use super::json::Object;
 use super::parts::{Present, branch_name, cut, ignored, shape};
@@ -26,18 +27,26 @@ pub fn sign(secret: &[u8], body: &[u8]) -> String {
 
 /// Parses a verified payload. Never fails: what is not understood is `Ignored` or `BadPayload` with a reason.
 pub fn parse(event: &str, payload: &[u8]) -> Parsed {
-    let read: fn(&[u8]) -> Result<Parsed, String> = match event {
-        // Gitea does not say whether a push was forced.
-        "push" => hub::push,
-        "create" => return ignored("a new branch or tag is told by its push as well"),
-        "delete" => delete,
-        "pull_request" => pull_request,
-        "issue_comment" => hub::issue_comment,
-        other => return ignored(format!("trainyard does not act on the event {:?}", cut(other, 60))),
+    let read = match reader(event) {
+        Ok(read) => read,
+        Err(reason) => return ignored(reason),
     };
     json::check_object(payload)
         .and_then(|()| read(payload))
         .unwrap_or_else(|reason| Parsed::BadPayload { reason: cut(&reason, 500) })
+}
+
+/// Who reads the event's payload, or why nobody does.
+pub(super) fn reader(event: &str) -> Result<Reader, String> {
+    Ok(match event {
+        // Gitea does not say whether a push was forced.
+        "push" => hub::push,
+        "create" => return Err("a new branch or tag is told by its push as well".into()),
+        "delete" => delete,
+        "pull_request" => pull_request,
+        "issue_comment" => hub::issue_comment,
+        other => return Err(format!("trainyard does not act on the event {:?}", cut(other, 60))),
+    })
 }
 
 fn delete(payload: &[u8]) -> Result<Parsed, String> {

@@ -5,6 +5,7 @@
 
 use serde::Deserialize;
 
+use super::Reader;
 use super::hub::{self, Account, PullHead, Repository};
 use super::json::Object;
 use super::parts::{Present, cut, ignored, shape};
@@ -72,16 +73,24 @@ fn form_decode(text: &[u8]) -> Result<Vec<u8>, String> {
 
 /// Parses a verified payload. Never fails: what is not understood is `Ignored` or `BadPayload` with a reason.
 pub fn parse(event: &str, payload: &[u8]) -> Parsed {
-    let read: fn(&[u8]) -> Result<Parsed, String> = match event {
-        "push" => hub::push,
-        "pull_request" => pull_request,
-        "issue_comment" => hub::issue_comment,
-        "ping" => ping,
-        other => return ignored(format!("trainyard does not act on the event {:?}", cut(other, 60))),
+    let read = match reader(event) {
+        Ok(read) => read,
+        Err(reason) => return ignored(reason),
     };
     json::check_object(payload)
         .and_then(|()| read(payload))
         .unwrap_or_else(|reason| Parsed::BadPayload { reason: cut(&reason, 500) })
+}
+
+/// Who reads the event's payload, or why nobody does.
+pub(super) fn reader(event: &str) -> Result<Reader, String> {
+    Ok(match event {
+        "push" => hub::push,
+        "pull_request" => pull_request,
+        "issue_comment" => hub::issue_comment,
+        "ping" => ping,
+        other => return Err(format!("trainyard does not act on the event {:?}", cut(other, 60))),
+    })
 }
 
 fn pull_request(payload: &[u8]) -> Result<Parsed, String> {

@@ -29,6 +29,20 @@ pub enum SignatureError {
     Closed,
 }
 
+/// What makes an event of a payload.
+type Reader = fn(&[u8]) -> Result<Parsed, String>;
+
+/// Why nothing is read of an event of this word, whatever its payload says; None: something may be. Organisations send all they
+/// have, so most deliveries of a busy one are decided by this.
+pub fn unheard(kind: ForgeKind, event: &str) -> Option<String> {
+    match kind {
+        ForgeKind::Github => github::reader(event).err(),
+        ForgeKind::Gitea => gitea::reader(event).err(),
+        // The payload says what it is.
+        ForgeKind::Gitlab => None,
+    }
+}
+
 /// Reads a verified delivery. The forge's kind decides how, never a header: Gitea sends GitHub's headers beside its own.
 ///
 /// `event` is the event's word as the hook stored it. Never fails: what is not understood is `Ignored` or `BadPayload`.

@@ -2,7 +2,7 @@
 
 use trainyard::clock::Millis;
 use trainyard::model::{DeliveryRowId, DeliveryState, RepoName, RepoRef, RunId, RunState, StepState};
-use trainyard::store::deliveries::{Delivered, IntakeCommit};
+use trainyard::store::deliveries::{Delivered, IntakeCommit, NewDelivery};
 use trainyard::store::work::{WorkAsk, WorkKind};
 
 use super::fixture::{Place, T0, delivery, intake, new_run, pull, sha};
@@ -29,7 +29,23 @@ pub async fn a_delivery_is_stored_once(at: &Place) {
     assert_eq!(row.body_sha256, "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824");
     assert_eq!(at.store.delivery_body(&id).await.unwrap().unwrap(), b"hello");
     assert_eq!(at.store.delivery_body(&DeliveryRowId::from_text("none")).await.unwrap(), None);
-    assert_eq!(at.open_work().await, 2, "a work item for each row, none for a repeat");
+    // What nobody reads is decided with its arrival; a replay looks at it all the same.
+    let star = NewDelivery { ignored: Some("not acted on".into()), ..delivery("d2", b"star") };
+    let id = star.id.clone();
+    let (one, two) = tokio::join!(at.store.deliver(star), at.store.deliver(delivery("d3", b"push")));
+    assert_eq!((one.unwrap(), two.unwrap()), (Delivered::Stored, Delivered::Stored));
+    let row = at.store.delivery(&id).await.unwrap().unwrap();
+    assert_eq!(
+        (row.state, row.reason.as_str(), row.decided_ms),
+        (DeliveryState::Ignored, "not acted on", Some(T0))
+    );
+    assert_eq!(
+        at.open_work().await,
+        3,
+        "a work item for each row that is to be looked at, none for a repeat"
+    );
+    assert!(at.store.replay_delivery(&id, T0).await.unwrap());
+    assert_eq!(at.open_work().await, 4);
 }
 
 pub async fn content_counts_as_the_same_for_a_while(at: &Place) {

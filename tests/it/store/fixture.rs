@@ -48,6 +48,7 @@ pub fn delivery(id: &str, body: &[u8]) -> NewDelivery {
         headers: BTreeMap::from([("x-github-event".into(), "push".into())]),
         body: body.to_vec(),
         received_ms: T0,
+        ignored: None,
     }
 }
 
