@@ -201,7 +201,9 @@ impl Place {
         }];
         self.store.apply(change, T0 + 1).await.unwrap();
         let ready = self.store.ready_steps().await.unwrap();
-        let placed = self.store.place(vec![placement(&ready[0])], T0 + 2).await.unwrap();
+        // Other cases in the same database may have left ready steps of their own.
+        let own = ready.iter().find(|step| step.run_id == *run).unwrap();
+        let placed = self.store.place(vec![placement(own)], T0 + 2).await.unwrap();
         placed[0].clone()
     }
 
