@@ -140,6 +140,8 @@ pub async fn supervise(
             break;
         }
     }
+    // Whoever ended between the last reaping and the last look at who lives: how they ended counts as well.
+    dead.reap(main);
     let until = Instant::now() + Duration::from_secs(1);
     while !eof {
         match tokio::time::timeout_at(until, pipe.read(&mut buffer)).await {
