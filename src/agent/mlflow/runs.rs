@@ -1,6 +1,6 @@
 //! From what was logged to the attempt's metrics and parameters.
 
-use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::sync::Arc;
 
 use super::state::Line;
@@ -23,20 +23,21 @@ impl Runs {
     }
 
     fn points(&mut self, found: &mut Found, last: bool) {
-        let (path, lanes): (_, Vec<(Lane, bool)>) = {
+        // Runs and the file's end of one moment: a point written after it may be of a run that is not among `lanes` yet.
+        let (mut file, end, lanes): (_, _, Vec<(Lane, bool)>) = {
             let state = self.shared.state();
+            let Ok(file) = std::fs::File::open(state.points_file()) else { return };
+            let Ok(end) = file.metadata().map(|m| m.len()) else { return };
             let lane = |r: &super::state::Run| {
                 (Lane { kind: "mlflow", place: r.id.clone(), label: r.label.clone() }, r.nested)
             };
-            (state.points_file().to_owned(), state.runs.iter().map(lane).collect())
+            (file, end, state.runs.iter().map(lane).collect())
         };
-        let Ok(mut file) = std::fs::File::open(path) else { return };
-        if file.metadata().is_ok_and(|m| m.len() <= self.offset)
-            || file.seek(SeekFrom::Start(self.offset)).is_err()
-        {
+        if end <= self.offset || file.seek(SeekFrom::Start(self.offset)).is_err() {
             return;
         }
-        let mut lines = BufReader::with_capacity(1 << 18, file);
+        let unread = end - self.offset;
+        let mut lines = BufReader::with_capacity(1 << 18, file.take(unread));
         let mut line = Vec::new();
         while last || found.points.len() <= ROOM {
             line.clear();
@@ -148,5 +149,47 @@ impl Collector for Runs {
             params: self.params as i64,
             note: said.join("; "),
         });
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::agent::mask::Masker;
+    use crate::agent::mlflow::state::{Metric, NewRun, State};
+    use crate::clock::ManualClock;
+
+    /// A run that is made, and logs, while its points' file is being read.
+    #[test]
+    fn no_point_of_a_run_made_during_a_reading_is_lost() {
+        const RUNS: usize = 1_500;
+        let dir = tempfile::tempdir().unwrap();
+        let state = Mutex::new(State::new(&dir.path().join("points")).unwrap());
+        let shared = Arc::new(Shared { token: String::new(), artifacts: dir.path().to_owned(), state });
+        let mut runs = Runs::new(Arc::clone(&shared));
+        let mut found = Found::new(Masker::new::<&str, &str>(&[]), ManualClock::at(7));
+        let script = std::thread::spawn(move || {
+            for n in 0..RUNS {
+                let run = shared.state().create(NewRun {
+                    experiment: "0".into(),
+                    name: None,
+                    start_time: 0,
+                    user: String::new(),
+                    tags: BTreeMap::new(),
+                });
+                let metric = Metric { key: format!("m{n}"), value: 1.0, timestamp: 0, step: 0 };
+                assert!(shared.state().log(&run.id, vec![metric], vec![], vec![]).unwrap());
+            }
+        });
+        while !script.is_finished() {
+            runs.points(&mut found, false);
+        }
+        script.join().unwrap();
+        runs.points(&mut found, true);
+        assert_eq!(found.points.len(), RUNS);
     }
 }
