@@ -13,7 +13,8 @@ use trainyard_data::cells::{self, Cells};
 use trainyard_data::{Source, source, stats};
 
 use super::collect::{Collector, Found};
-use super::sheet::{MAX_EXAMPLES, PATH, Sheet, Slice};
+use super::sheet::{Groups, MAX_EXAMPLES, PATH, Sheet, Slice};
+use crate::model::outcome::GroupKind;
 use crate::model::plan::{PredictionMetric, Predictions};
 
 /// A slice of fewer examples says nothing.
@@ -87,6 +88,9 @@ fn read(path: &Path, wanted: &Predictions) -> anyhow::Result<(Sheet, Vec<String>
     let prediction = wanted.prediction.as_deref().filter(|p| *p != output);
     names.extend(prediction);
     names.extend(wanted.slices.iter().map(String::as_str));
+    let grouping = wanted.cluster.as_ref().map(|c| (GroupKind::Clusters, c));
+    let grouping = grouping.or(wanted.stratum.as_ref().map(|s| (GroupKind::Strata, s)));
+    names.extend(grouping.map(|(_, column)| column.as_str()));
     let mut columns = cells::read(&table, &names, MAX_EXAMPLES)?.into_iter();
     let mut next = || columns.next().context("a column is missing");
     let (ids, labels, outputs) = (next()?, next()?, next()?);
@@ -149,6 +153,15 @@ fn read(path: &Path, wanted: &Predictions) -> anyhow::Result<(Sheet, Vec<String>
         }
         sheet.slices.push(slice);
     }
+    if let Some((kind, column)) = grouping {
+        let (codes, count) = groups(&next()?, &order)
+            .with_context(|| format!("an example has no value in the column {column:?}"))?;
+        notes.push(match kind {
+            GroupKind::Clusters => format!("{count} clusters by {column}"),
+            GroupKind::Strata => format!("{count} strata by {column}"),
+        });
+        sheet.groups = Some(Groups { kind, column: column.chars().take(60).collect(), codes });
+    }
     Ok((sheet, notes))
 }
 
@@ -190,6 +203,18 @@ fn digests(ids: &Cells) -> anyhow::Result<Vec<u64>> {
         Cells::Texts(x) => x.iter().map(|t| t.as_ref().map(|t| digest(t.as_bytes()))).collect(),
     };
     all.context("an example has no id")
+}
+
+/// A number for each example, by the column's value, and how many there are; None: a cell is missing.
+fn groups(cells: &Cells, order: &[usize]) -> Option<(Vec<u32>, usize)> {
+    let digests = digests(cells).ok()?;
+    let mut numbers: std::collections::HashMap<u64, u32> = std::collections::HashMap::new();
+    let mut codes = Vec::with_capacity(order.len());
+    for i in order {
+        let next = numbers.len() as u32;
+        codes.push(*numbers.entry(digests[*i]).or_insert(next));
+    }
+    Some((codes, numbers.len()))
 }
 
 /// One digest of all ids with their labels.
@@ -271,6 +296,8 @@ mod tests {
             prediction: None,
             metrics: vec![PredictionMetric::Accuracy, PredictionMetric::Auc, PredictionMetric::LogLoss],
             slices: vec!["plan".into()],
+            stratum: None,
+            cluster: None,
         }
     }
 
@@ -318,6 +345,27 @@ mod tests {
         assert_eq!((points["accuracy/by/plan=a"], points["accuracy/by/plan=b"]), (1.0, 0.8));
         assert_eq!(points["auc"], 1.0, "0.2 is still above every 0.1");
         assert_eq!(csv.0.sources[0].note, "120 examples");
+
+        // With clusters: the same examples belong together, in any order and format.
+        let by = |path: &str, cluster: &str| Predictions { cluster: Some(cluster.into()), ..wanted(path) };
+        std::fs::remove_file(tree.join("p.csv")).unwrap();
+        let plain = poll(tree, by("p.csv", "plan"), || {
+            std::fs::write(tree.join("p.csv"), table(false, |i| i)).unwrap();
+        });
+        std::fs::remove_file(tree.join("p.jsonl")).unwrap();
+        let other = poll(tree, by("p.jsonl", "plan"), || {
+            std::fs::write(tree.join("p.jsonl"), table(true, |i| (i * 7) % 120)).unwrap();
+        });
+        assert_eq!(plain.0.sources[0].note, "120 examples; 2 clusters by plan");
+        let sheet = plain.1.unwrap();
+        let groups = sheet.groups.clone().unwrap();
+        assert_eq!(Some(sheet), other.1);
+        assert_eq!(groups.codes.iter().filter(|c| **c == 0).count(), 60);
+        std::fs::remove_file(tree.join("p.csv")).unwrap();
+        let (found, sheet) = poll(tree, by("p.csv", "plan"), || {
+            std::fs::write(tree.join("p.csv"), "id,y,p,plan\n1,1,0.5,a\n2,0,0.5,\n").unwrap();
+        });
+        assert!(sheet.is_none() && found.sources[0].note.contains("no value in the column \"plan\""));
     }
 
     #[test]

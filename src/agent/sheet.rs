@@ -3,11 +3,13 @@
 //!
 //! Layout before zstd: the magic, the header's length (u32) and the header as JSON; then, little-endian and in ascending order of
 //! ids, `examples` ids (u64), for each metric as many f64, for a ranking as many scores (f64) and labels (u8), for each
-//! slice as many codes (u16). Bytes are never trusted: whatever they hold, decoding gives a sheet or an error.
+//! slice as many codes (u16), and for strata or clusters as many codes (u32). Bytes are never trusted: whatever they hold, decoding gives a sheet or an error.
 
 use std::io::Read as _;
 
 use serde::{Deserialize, Serialize};
+
+use crate::model::outcome::GroupKind;
 
 /// Where a sheet lies among a step's artifacts.
 pub const PATH: &str = ".trainyard/predictions.sheet";
@@ -31,6 +33,16 @@ pub struct Sheet {
     /// Scores and labels, for metrics of ranking.
     pub ranking: Option<(Vec<f64>, Vec<bool>)>,
     pub slices: Vec<Slice>,
+    pub groups: Option<Groups>,
+}
+
+/// Strata or clusters of the examples.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Groups {
+    pub kind: GroupKind,
+    pub column: String,
+    /// Numbered by the first example of each; all below the number of examples.
+    pub codes: Vec<u32>,
 }
 
 /// A column whose values part the examples.
@@ -53,13 +65,19 @@ struct Header {
     means: Vec<String>,
     ranking: bool,
     slices: Vec<(String, Vec<String>)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    groups: Option<(GroupKind, String)>,
 }
 
 impl Sheet {
     /// About how much memory it takes.
     pub fn bytes(&self) -> usize {
         let numbers = 1 + self.means.len() + usize::from(self.ranking.is_some());
-        self.ids.len() * (8 * numbers + usize::from(self.ranking.is_some()) + 2 * self.slices.len())
+        self.ids.len()
+            * (8 * numbers
+                + usize::from(self.ranking.is_some())
+                + 2 * self.slices.len()
+                + 4 * usize::from(self.groups.is_some()))
     }
 
     pub fn encode(&self) -> std::io::Result<Vec<u8>> {
@@ -69,6 +87,7 @@ impl Sheet {
             means: self.means.iter().map(|(name, _)| name.clone()).collect(),
             ranking: self.ranking.is_some(),
             slices: self.slices.iter().map(|s| (s.column.clone(), s.values.clone())).collect(),
+            groups: self.groups.as_ref().map(|g| (g.kind, g.column.clone())),
         })?;
         let mut out = Vec::with_capacity(self.ids.len() * 8 * (2 + self.means.len()));
         out.extend_from_slice(MAGIC);
@@ -84,6 +103,9 @@ impl Sheet {
         }
         for slice in &self.slices {
             out.extend(slice.codes.iter().flat_map(|x| x.to_le_bytes()));
+        }
+        if let Some(groups) = &self.groups {
+            out.extend(groups.codes.iter().flat_map(|x| x.to_le_bytes()));
         }
         zstd::encode_all(out.as_slice(), 3)
     }
@@ -134,10 +156,20 @@ impl Sheet {
             }
             slices.push(Slice { column, values, codes });
         }
+        let groups = match header.groups {
+            None => None,
+            Some((kind, column)) => {
+                let codes: Vec<u32> = rest.numbers(n, u32::from_le_bytes)?;
+                if codes.iter().any(|c| *c as usize >= n) {
+                    return Err("a group has no number");
+                }
+                Some(Groups { kind, column, codes })
+            }
+        };
         if !rest.0.is_empty() {
             return Err("it is longer than it says");
         }
-        Ok(Self { test_set: header.test_set, ids, means, ranking, slices })
+        Ok(Self { test_set: header.test_set, ids, means, ranking, slices, groups })
     }
 }
 
@@ -182,6 +214,7 @@ mod tests {
                 values: vec!["pro".into()],
                 codes: vec![0, Slice::NONE, 0],
             }],
+            groups: Some(Groups { kind: GroupKind::Clusters, column: "user".into(), codes: vec![0, 1, 0] }),
         }
     }
 

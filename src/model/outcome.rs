@@ -117,6 +117,9 @@ pub struct Evidence {
     /// Examples of the test set beside the seeds, when both are behind the interval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub examples: Option<u64>,
+    /// How those examples belong together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<Grouping>,
     /// Two-sided: 0.95.
     pub level: f64,
     /// Ends of the interval of `delta`, not turned by the metric's direction.
@@ -127,23 +130,58 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// `3 seeds, paired`, `3 against 2 seeds`.
+    /// `3 seeds, paired`, `3 against 2 seeds`, `4,000 examples, paired, clustered by user, 412 clusters`.
     pub fn basis(&self) -> String {
         let unit = self.unit.word();
+        let groups = self.groups.as_ref().map_or_else(String::new, |g| format!(", {g}"));
         if let Some(examples) = self.examples {
-            return format!("{} {unit}, {} examples, paired", self.count, grouped(examples));
+            return format!("{} {unit}, {} examples, paired{groups}", self.count, grouped(examples));
         }
         match self.method {
             Method::WelchT if self.count != self.baseline_count => {
                 format!("{} against {} {unit}", self.count, self.baseline_count)
             }
             Method::WelchT => format!("{} {unit} a side", self.count),
-            _ => format!("{} {unit}, paired", grouped(self.count)),
+            _ => format!("{} {unit}, paired{groups}", grouped(self.count)),
         }
     }
     /// Zero lies outside of the interval.
     pub fn is_clear(&self) -> bool {
         self.low > 0.0 || self.high < 0.0
+    }
+}
+
+/// How the examples of a test set belong together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grouping {
+    pub kind: GroupKind,
+    /// The column, as text from outside.
+    pub by: String,
+    pub count: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GroupKind {
+    /// The test set holds fixed shares of them.
+    Strata,
+    /// Examples of one are not independent.
+    Clusters,
+}
+
+/// Fewer clusters than this are a small sample, however many examples they hold, and it is said.
+const FEW_CLUSTERS: u64 = 20;
+
+impl std::fmt::Display for Grouping {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (by, count) = (&self.by, grouped(self.count));
+        match self.kind {
+            GroupKind::Strata => write!(f, "stratified by {by}, {count} strata"),
+            GroupKind::Clusters if self.count < FEW_CLUSTERS => {
+                write!(f, "clustered by {by}, only {count} clusters")
+            }
+            GroupKind::Clusters => write!(f, "clustered by {by}, {count} clusters"),
+        }
     }
 }
 
@@ -159,6 +197,8 @@ pub enum Method {
     NadeauBengio,
     /// The paired bootstrap over examples, bias-corrected and accelerated.
     Bootstrap,
+    /// The t distribution with the jackknife's error, of clusters that are too few for the bootstrap.
+    ClusterT,
     /// As the bootstrap; the p-value is McNemar's exact one.
     Mcnemar,
     /// `DeLong`'s comparison of two areas under ROC curves.
@@ -174,6 +214,7 @@ impl Method {
             Self::WelchT => "welch_t",
             Self::NadeauBengio => "nadeau_bengio",
             Self::Bootstrap => "bootstrap",
+            Self::ClusterT => "cluster_t",
             Self::Mcnemar => "mcnemar",
             Self::Delong => "delong",
             Self::SeedsAndExamples => "seeds_and_examples",
@@ -188,6 +229,8 @@ pub enum Unit {
     Seeds,
     Folds,
     Examples,
+    /// Of examples.
+    Clusters,
 }
 
 impl Unit {
@@ -197,6 +240,7 @@ impl Unit {
             Self::Seeds => "seeds",
             Self::Folds => "folds",
             Self::Examples => "examples",
+            Self::Clusters => "clusters",
         }
     }
 }

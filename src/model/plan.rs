@@ -262,6 +262,12 @@ pub struct Predictions {
     pub metrics: Vec<PredictionMetric>,
     /// Columns whose values part the examples.
     pub slices: Vec<String>,
+    /// A column whose shares are as they are by design: draws are made within its values.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stratum: Option<String>,
+    /// A column whose values hold examples that belong together: they are drawn together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
 }
 
 /// What follows from predictions.

@@ -429,6 +429,11 @@ impl Builder<'_, '_> {
             let message = format!("{} needs the column of scores", quoted(metric.word()));
             self.add(code::MISSING_KEY, at, message, Some("add `score: COLUMN`".to_owned()));
         }
+        if let (Some(_), Some(at)) = (node.get("stratum"), node.get("cluster")) {
+            let message = "`stratum` and `cluster` exclude each other".to_owned();
+            let help = "keep `cluster` where examples are not independent".to_owned();
+            self.add(code::EXCLUSIVE, at, message, Some(help));
+        }
         Some(Predictions {
             path: text("path")?,
             id: text("id")?,
@@ -437,6 +442,8 @@ impl Builder<'_, '_> {
             prediction: text("prediction"),
             metrics,
             slices: texts(node.get("slices")),
+            stratum: text("stratum"),
+            cluster: text("cluster"),
         })
     }
 

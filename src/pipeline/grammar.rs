@@ -415,6 +415,16 @@ static PREDICTIONS: Section = Section {
             "What is computed; `auc`, `log_loss` and `brier` need `score` and labels 0 and 1.",
         ),
         f("slices", TEXTS, "Columns by whose values metrics are given too, as `accuracy/by/plan=pro`."),
+        f(
+            "stratum",
+            ANY,
+            "A column of which the test set holds fixed shares: intervals are of draws within each of its values.",
+        ),
+        f(
+            "cluster",
+            ANY,
+            "A column whose value examples share that are not independent, such as a user: intervals are of draws of whole clusters.",
+        ),
     ],
 };
 

@@ -158,7 +158,7 @@ fn succeeded_line(section: &Section, name: &str) -> String {
                 numbers::value(base.value(), decimals),
                 numbers::signed(metric.delta.unwrap_or_default(), decimals),
                 interval(evidence, decimals),
-                evidence.basis()
+                escape::text(&evidence.basis(), SENTENCE)
             ),
             _ if metric.delta.is_some() => write!(line, "{value} ({})", change(metric)),
             _ => write!(line, "{value}"),

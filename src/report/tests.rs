@@ -1,7 +1,8 @@
 use super::*;
 use crate::model::data::{ColumnShift, DataFinding, Severity, Shift};
 use crate::model::outcome::{
-    Aggregate, Change, Evidence, GateOutcome, MemberValue, Method, MetricOutcome, Number, Unit,
+    Aggregate, Change, Evidence, GateOutcome, GroupKind, Grouping, MemberValue, Method, MetricOutcome,
+    Number, Unit,
 };
 use crate::model::{
     ComparisonState, DataReport, EndClass, Goal, Outcome, ParamLine, RunState, Sha, StepState, Verdict,
@@ -232,6 +233,7 @@ fn replicated() -> Section {
             count: 3,
             baseline_count: 3,
             examples: None,
+            groups: None,
             level: 0.95,
             low,
             high,
@@ -257,6 +259,17 @@ fn an_interval_is_told_at_one_glance() {
     | recall ↑ <sub>assumed</sub> | 0.6398 | 0.6905 | +0.0507, +7.93% | <sub>all seeds alike</sub> | better |
     ");
     insta::assert_snapshot!(status_line(&replicated()), @"trainyard/churn Success: accuracy 0.8612 (+0.0131, 95 % CI +0.0125 … +0.0138, vs main 9f1c2ab) · gates passed");
+}
+
+#[test]
+fn clusters_of_examples_are_told_and_harmless() {
+    let mut section = replicated();
+    let outcome = section.comparison.as_mut().and_then(|c| c.outcome.as_mut()).unwrap();
+    let evidence = outcome.metrics[0].evidence.as_mut().unwrap();
+    (evidence.method, evidence.unit, evidence.count) = (Method::ClusterT, Unit::Examples, 4_000);
+    evidence.groups = Some(Grouping { kind: GroupKind::Clusters, by: "@site <b>".into(), count: 12 });
+    let body = comment::render_full(&view(vec![section]));
+    insta::assert_snapshot!(body.lines().find(|line| line.starts_with("###")).unwrap(), @"### ✅ churn: passed both gates · accuracy 0.8481 → 0.8612 (+0.0131, 95 % CI +0.0125 … +0.0138, 4,000 examples, paired, clustered by @​site &lt;b&gt;, only 12 clusters)");
 }
 
 #[test]

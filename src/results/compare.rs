@@ -406,8 +406,9 @@ impl<'a> Side<'a> {
             }
             let needed = tested.needed(gained - bound);
             let unit = tested.more.word();
-            let many = if tested.more == Unit::Examples { MANY_EXAMPLES } else { MANY };
-            let side = if tested.more == Unit::Examples { "" } else { " a side" };
+            let of_test_set = matches!(tested.more, Unit::Examples | Unit::Clusters);
+            let many = if of_test_set { MANY_EXAMPLES } else { MANY };
+            let side = if of_test_set { "" } else { " a side" };
             let more = match needed {
                 _ if high < bound => format!("among {} gates that may be chance", chance.among),
                 Some(n) if n <= many => format!("about {} {unit}{side} would tell", grouped(n)),

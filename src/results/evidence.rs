@@ -84,6 +84,7 @@ pub(super) fn of_seeds(candidate: &Aggregate, baseline: &Aggregate) -> Result<Te
         count: b.len() as u64,
         baseline_count: a.len() as u64,
         examples: None,
+        groups: None,
         level: LEVEL,
         low: interval.low,
         high: interval.high,
@@ -110,13 +111,14 @@ pub(super) fn together(seeds: &Tested, examples: &Tested) -> Option<Tested> {
     let evidence = Evidence {
         method: Method::SeedsAndExamples,
         examples: Some(examples.evidence.count),
+        groups: examples.evidence.groups.clone(),
         low: interval.low,
         high: interval.high,
         p: test.p,
         ..seeds.evidence.clone()
     };
     // More of what the larger part comes from helps most.
-    let (sd, unit) = if s >= e { (seeds.sd, seeds.evidence.unit) } else { (examples.sd, Unit::Examples) };
+    let (sd, unit) = if s >= e { (seeds.sd, seeds.evidence.unit) } else { (examples.sd, examples.more) };
     Some(Tested { evidence: Evidence { unit: seeds.evidence.unit, ..evidence }, test, sd, more: unit })
 }
 

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use sha2::{Digest as _, Sha256};
+
 use super::evidence::Tested;
 use super::examples::{self, ByMetric, Sheets};
 use crate::model::outcome::{Aggregate, MemberValue, Number};
@@ -20,6 +22,8 @@ pub struct Summary {
     owner: BTreeMap<String, String>,
     /// Digests of the data that it was tested on, by name; only what the run itself reported.
     test_sets: BTreeMap<String, BTreeSet<String>>,
+    /// Digests of how the examples of predictions belong together, by what that is called: `clusters by user`.
+    groups: BTreeMap<String, BTreeSet<String>>,
     /// The step whose sheets were compared with the baseline's, and what that said.
     examples: Option<(String, ByMetric)>,
 }
@@ -57,9 +61,16 @@ impl Summary {
         let differs = |(set, digests): &(&String, &BTreeSet<String>)| {
             other.test_sets.get(*set).is_some_and(|o| o != *digests)
         };
-        self.test_sets.iter().find(differs).map(|(set, _)| match set.as_str() {
+        let set = self.test_sets.iter().find(differs).map(|(set, _)| match set.as_str() {
             TEST_SET_DIGEST => "its test set is another one than the baseline's".to_owned(),
             set => format!("its test set {set} is another one than the baseline's"),
+        });
+        let regrouped = |(name, digests): &(&String, &BTreeSet<String>)| {
+            other.groups.get(*name).is_some_and(|o| o != *digests)
+        };
+        set.or_else(|| {
+            let (name, _) = self.groups.iter().find(regrouped)?;
+            Some(format!("its {name} are other ones than the baseline's"))
         })
     }
     /// Adds the test set of the run's predictions.
@@ -67,6 +78,10 @@ impl Summary {
     pub fn predicted_on(mut self, sheets: &Sheets) -> Self {
         let digests = sheets.members.iter().map(|(_, sheet)| sheet.test_set.clone());
         self.test_sets.entry(TEST_SET_DIGEST.to_owned()).or_default().extend(digests);
+        for (name, codes) in sheets.groups() {
+            let bytes: Vec<u8> = codes.iter().flat_map(|c| c.to_le_bytes()).collect();
+            self.groups.entry(name).or_default().insert(hex::encode(Sha256::digest(bytes)));
+        }
         self
     }
     /// Adds what its predictions say beside those of the baseline that it is about to be held against. Takes seconds for a million

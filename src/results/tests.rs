@@ -1,6 +1,6 @@
 use super::*;
-use crate::agent::sheet::{Sheet, Slice};
-use crate::model::outcome::{Change, Method};
+use crate::agent::sheet::{Groups, Sheet, Slice};
+use crate::model::outcome::{Change, GroupKind, Method, Unit};
 use crate::model::plan::{Gate, GateEvidence, Reference};
 use crate::model::{AttemptUid, Goal, MetricPoint, Outcome, Plan, StepId, StepSpec, Tolerance, Verdict};
 use crate::store::attempts::StoredMetric;
@@ -458,7 +458,15 @@ fn sheet(n: usize, right: usize, flip: usize) -> Sheet {
             values: vec!["free".into(), "pro".into()],
             codes: (0..n).map(|i| (i % 4 == 0).into()).collect(),
         }],
+        groups: None,
     }
+}
+
+/// The same with its examples in these groups.
+fn grouped(mut sheet: Sheet, kind: GroupKind, column: &str, of: impl Fn(usize) -> u32) -> Sheet {
+    let codes = (0..sheet.ids.len()).map(of).collect();
+    sheet.groups = Some(Groups { kind, column: column.into(), codes });
+    sheet
 }
 
 fn sheets(members: &[(&str, Sheet)]) -> Sheets {
@@ -552,6 +560,91 @@ fn areas_and_slices_have_intervals_of_their_own() {
     let small = |s: Sheet| sheets(&[("1", s)]);
     let few = super::examples::pair(&small(sheet(160, 140, 40)), &small(sheet(160, 120, 50)));
     assert!(few.contains_key("accuracy") && !few.contains_key("accuracy/by/plan=pro"));
+}
+
+#[test]
+fn examples_that_belong_together_are_drawn_together() {
+    use GroupKind::{Clusters, Strata};
+    let (this, base) = (sheet(2_000, 1_760, 40), sheet(2_000, 1_700, 50));
+    let one = |s: &Sheet| sheets(&[("1", s.clone())]);
+    let pair = |this: &Sheet, base: &Sheet| super::examples::pair(&one(this), &one(base));
+    let by = |kind, column: &str, of: fn(usize) -> u32| {
+        pair(&grouped(this.clone(), kind, column, of), &grouped(base.clone(), kind, column, of))
+    };
+    let plain = pair(&this, &base);
+    let ends = |of: &super::examples::ByMetric, name: &str| {
+        let e = &of[name].evidence;
+        (e.low, e.high)
+    };
+    // One example in each cluster is no clustering. (McNemar's p-value is not for clusters, even so.)
+    let alone = by(Clusters, "user", |i| i as u32);
+    for name in ["accuracy", "accuracy/by/plan=pro", "auc"] {
+        let ((a, b), (x, y)) = (ends(&plain, name), ends(&alone, name));
+        let near = if name == "auc" { 2e-3 * (b - a) } else { 0.0 }; // t with 1,999 degrees of freedom for the normal
+        assert!((a - x).abs() <= near && (b - y).abs() <= near, "{name}: {a} {b}, {x} {y}");
+    }
+    let accuracy = &alone["accuracy"].evidence;
+    assert_eq!(accuracy.basis(), "2,000 examples, paired, clustered by user, 2,000 clusters");
+    assert_eq!(accuracy.method, Method::Bootstrap);
+
+    // Neighbours change together here, so users with ten neighbours each know less than 2,000 examples.
+    let users = by(Clusters, "user", |i| i as u32 / 10);
+    let width = |of: &super::examples::ByMetric, name: &str| ends(of, name).1 - ends(of, name).0;
+    assert!(width(&users, "accuracy") > 1.5 * width(&plain, "accuracy"), "{:?}", ends(&users, "accuracy"));
+    assert!(width(&users, "auc") > 1.2 * width(&plain, "auc"), "{:?}", ends(&users, "auc"));
+    assert_eq!(
+        users["accuracy/by/plan=pro"].evidence.basis(),
+        "500 examples, paired, clustered by user, 200 clusters"
+    );
+    assert_eq!(users["accuracy"].more, Unit::Clusters);
+
+    // Few clusters are said to be few, and get what t makes of so few.
+    let few = by(Clusters, "site", |i| i as u32 / 200);
+    let evidence = &few["accuracy"].evidence;
+    assert_eq!((evidence.method, evidence.count), (Method::ClusterT, 2_000));
+    assert_eq!(evidence.basis(), "2,000 examples, paired, clustered by site, only 10 clusters");
+    assert!(few["accuracy"].test.df == 9.0 && width(&few, "accuracy") > width(&users, "accuracy"));
+    // One cluster says nothing at all.
+    assert!(by(Clusters, "all", |_| 0).is_empty());
+
+    // Within strata nothing of what lies between them is left to chance; small ones count as one.
+    let strata = by(Strata, "block", |i| i as u32 / 250);
+    assert!(width(&strata, "accuracy") < width(&plain, "accuracy"), "{:?}", ends(&strata, "accuracy"));
+    assert_eq!(
+        (strata["accuracy"].evidence.method, strata["accuracy"].evidence.basis()),
+        (Method::Mcnemar, "2,000 examples, paired, stratified by block, 8 strata".to_owned())
+    );
+    let single = by(Strata, "id", |i| i as u32);
+    assert_eq!(ends(&single, "accuracy"), ends(&plain, "accuracy"));
+
+    // The same examples in other clusters are another test set.
+    let mine = one(&grouped(this.clone(), Clusters, "user", |i| i as u32 / 10));
+    let theirs = one(&grouped(base.clone(), Clusters, "user", |i| i as u32 / 20));
+    let gates = vec![("accuracy".to_owned(), gate(|g| g.no_worse_than = Some(Tolerance::Absolute(0.1))))];
+    let out =
+        compare(&predicted(&mine).with_examples(&mine, &theirs), Some(&predicted(&theirs)), &gates, None);
+    assert_eq!(
+        out.reasons,
+        ["accuracy cannot be compared: its clusters by user are other ones than the baseline's"]
+    );
+    // A baseline from before the column was named is no hindrance.
+    let out = compare(
+        &predicted(&mine).with_examples(&mine, &one(&base)),
+        Some(&predicted(&one(&base))),
+        &gates,
+        None,
+    );
+    assert_eq!(out.verdict, Verdict::Pass, "{:?}", out.reasons);
+    // An open question is answered by more clusters.
+    let keep = vec![("accuracy".to_owned(), gate(|g| g.no_worse_than = Some(Tolerance::Absolute(0.001))))];
+    let worse = one(&grouped(sheet(2_000, 1_695, 47), Clusters, "user", |i| i as u32 / 10));
+    let out = compare(
+        &predicted(&worse).with_examples(&worse, &one(&base)),
+        Some(&predicted(&one(&base))),
+        &keep,
+        None,
+    );
+    assert!(out.reasons[0].contains(" clusters would tell"), "{:?}", out.reasons);
 }
 
 /// The interval over examples holds the truth as often as it says, whatever the size of the test set.

@@ -804,4 +804,11 @@ fn predictions_name_their_columns_and_what_follows_from_them() {
     assert_eq!(codes("prediction: c, metrics: [auc]"), ["TY014"], "auc needs scores");
     assert_eq!(codes("metrics: [accuracy]"), ["TY014"], "score or prediction");
     assert_eq!(codes("score: s, metrics: [f2]"), ["TY016"]);
+    let grouped = |rest| {
+        let found = read(rest);
+        (found.stratum, found.cluster)
+    };
+    assert_eq!(grouped("score: s, metrics: auc, cluster: user"), (None, Some("user".to_owned())));
+    assert_eq!(grouped("score: s, metrics: auc, stratum: t"), (Some("t".to_owned()), None));
+    assert_eq!(codes("score: s, metrics: auc, stratum: t, cluster: user"), ["TY036"]);
 }

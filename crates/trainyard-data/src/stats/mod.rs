@@ -14,8 +14,8 @@ mod seeds;
 pub mod special;
 mod two_sample;
 
-pub use auc::{DeLong, delong, delong_means};
-pub use bootstrap::{Bootstrap, Resample, paired_bootstrap};
+pub use auc::{DeLong, delong, delong_clustered, delong_means};
+pub use bootstrap::{Bootstrap, Resample, mean_test, paired_bootstrap};
 pub use distance::{hellinger, js_distance, kl_divergence, linf_distance, psi, sturges_edges, wasserstein};
 pub use multiple::{benjamini_hochberg, holm};
 pub use proportion::{

@@ -133,6 +133,43 @@ fn clusters_widen_and_strata_narrow() {
     assert!(clustered > 2.0 * plain && stratified < 0.5 * plain, "{stratified} {plain} {clustered}");
 }
 
+/// One example in each cluster is no clustering; examples that stand twice add nothing.
+#[test]
+fn copies_in_a_cluster_change_nothing() {
+    let mut rng = Rng::new(8);
+    let values: Vec<f64> = (0..400).map(|_| rng.normal() + 0.1).collect();
+    let each: Vec<u32> = (0..400).collect();
+    let twice: Vec<f64> = values.iter().flat_map(|v| [*v, *v]).collect();
+    let of: Vec<u32> = each.iter().flat_map(|c| [*c, *c]).collect();
+    let drawn = |v: &[f64], how: Resample<'_>| paired_bootstrap(v, how, 1_000, 0.05, 3).unwrap();
+    let plain = drawn(&values, Resample::Plain);
+    assert_eq!(drawn(&values, Resample::Clustered(&each)), plain);
+    let copied = drawn(&twice, Resample::Clustered(&of));
+    assert_eq!((copied.bca, copied.percentile), (plain.bca, plain.percentile));
+    let test = |v: &[f64], how: Resample<'_>| mean_test(v, how).unwrap();
+    let (once, both) = (test(&values, Resample::Plain), test(&twice, Resample::Clustered(&of)));
+    near(both.standard_error, once.standard_error);
+    near(both.p, once.p);
+    near(once.p, paired_t(&vec![0.0; 400], &values).unwrap().p);
+    // Areas, too.
+    let labels: Vec<bool> = (0..400).map(|i| i % 3 == 0).collect();
+    let score = |k: usize| -> Vec<f64> { (0..400).map(|i| ((i * k) % 171) as f64).collect() };
+    let (a, b) = (score(50), score(70));
+    let one = delong(&labels, &a, &b).unwrap();
+    let alone = delong_clustered(&labels, &[&a], &[&b], &each).unwrap();
+    let double = |x: &[f64]| -> Vec<f64> { x.iter().flat_map(|v| [*v, *v]).collect() };
+    let labels: Vec<bool> = labels.iter().flat_map(|l| [*l, *l]).collect();
+    let copied = delong_clustered(&labels, &[&double(&a)], &[&double(&b)], &of).unwrap();
+    for other in [alone, copied] {
+        near(other.auc_a, one.auc_a);
+        near(other.variance_a, one.variance_a);
+        near(other.variance_b, one.variance_b);
+        near(other.covariance, one.covariance);
+        near(other.p, one.p);
+    }
+    assert!(delong_clustered(&labels, &[&double(&a)], &[&double(&b)], &[0; 800]).is_none());
+}
+
 #[test]
 fn the_mean_area_of_equal_trainings_is_that_of_one() {
     let labels: Vec<bool> = (0..60).map(|i| i % 3 == 0).collect();

@@ -169,6 +169,60 @@ fn intervals_cover_what_they_promise() {
         check(&format!("bootstrap_percentile_{n}"), percentile, 0.93, 0.97);
         check(&format!("bootstrap_bca_{n}"), bca, 0.93, 0.97);
     }
+    // Users with 1 to 15 examples each, whose examples share half of their variance; below 100 of them by t, as comparisons do it.
+    for clusters in [8, 20, 50, 100, 200] {
+        let (mut held, mut areas, mut naive) = (0, 0, 0);
+        let mut rounds = 0;
+        for run in 0..runs {
+            let mut rng = Rng::stream(80 + clusters, run as u64);
+            let (mut values, mut of) = (Vec::new(), Vec::new());
+            let (mut labels, mut a, mut b) = (Vec::new(), Vec::new(), Vec::new());
+            for cluster in 0..clusters {
+                let (shared, hard) = (rng.normal(), rng.normal());
+                for _ in 0..=rng.below(15) {
+                    of.push(cluster as u32);
+                    values.push(0.2 + shared + rng.normal());
+                    let label = rng.uniform() < 0.4;
+                    let signal = f64::from(label);
+                    labels.push(label);
+                    a.push(signal + hard + rng.normal());
+                    b.push(signal - hard + rng.normal());
+                }
+            }
+            let within = |i: stats::Interval, truth: f64| usize::from(i.low <= truth && truth <= i.high);
+            let resample = stats::Resample::Clustered(&of);
+            held += if clusters < 100 {
+                within(stats::mean_test(&values, resample).unwrap().interval(0.05), 0.2)
+            } else {
+                within(stats::paired_bootstrap(&values, resample, 500, 0.05, run as u64).unwrap().bca, 0.2)
+            };
+            naive += within(stats::mean_test(&values, stats::Resample::Plain).unwrap().interval(0.05), 0.2);
+            // Two scores of the same area, each led by its users in its own way.
+            if let Some(found) = stats::delong_clustered(&labels, &[&a], &[&b], &of) {
+                let error = (found.variance_a + found.variance_b - 2.0 * found.covariance).sqrt();
+                let t = (found.auc_b - found.auc_a) / error;
+                areas += usize::from(stats::special::t_two_sided(t, clusters as f64 - 1.0) > 0.05);
+                rounds += 1;
+            }
+        }
+        let share = naive as f64 / runs as f64;
+        println!("FIGURE coverage.clusters_ignored clusters={clusters} runs={runs} covered={share:.4}");
+        assert!(share < 0.85, "clusters must matter here: {share}");
+        assert!(rounds > runs * 9 / 10, "{rounds}");
+        check(&format!("clustered_{clusters}"), held, 0.93, 0.97);
+        check(&format!("clustered_auc_{clusters}"), areas + runs - rounds, 0.93, 0.98);
+    }
+    // Five strata of fixed sizes with means far apart: drawn within, the interval is of what is left to chance.
+    let mut held = 0;
+    let strata: Vec<u32> = (0..300).map(|i| i % 5).collect();
+    for run in 0..runs {
+        let mut rng = Rng::stream(90, run as u64);
+        let values: Vec<f64> = strata.iter().map(|s| f64::from(*s) - 1.8 + rng.normal()).collect();
+        let b = stats::paired_bootstrap(&values, stats::Resample::Stratified(&strata), 500, 0.05, run as u64);
+        let i = b.unwrap().bca;
+        held += usize::from(i.low <= 0.2 && 0.2 <= i.high);
+    }
+    check("stratified_5", held, 0.93, 0.97);
     let mut exact = 0;
     for run in 0..runs {
         let mut rng = Rng::stream(60, run as u64);
