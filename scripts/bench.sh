@@ -19,7 +19,6 @@ fi
 set -- "${daemon[@]}"
 
 echo "# build (release)"
-cargo build --locked --release --bin trainyard
 cargo bench --locked --no-run --bench numbers
 if want intake "$@"; then
   if ! command -v webhook >/dev/null; then

@@ -105,12 +105,11 @@ pub async fn list() -> anyhow::Result<Vec<Line>> {
     let (mut daemon, db) = prepared().await?;
     runs(&db, RUNS, "succeeded", &plan()?)?;
     db.execute(
-        "INSERT INTO deliveries (id, forge, hook_id, delivery_id, event, content_type, headers, body_bytes, body_sha256, received_ms,
+        "INSERT INTO deliveries (id, forge, hook_id, delivery_id, event, content_type, headers, body_bytes, received_ms,
            state, reason)
          WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < ?1)
          SELECT printf('%08x-0000-7000-8000-%012x', 26000000 + i / 1000, i), 'github', 'main', 'd' || i,
-           CASE i % 3 WHEN 0 THEN 'push' WHEN 1 THEN 'pull_request' ELSE 'watch' END, 'application/json', '{}', 20000,
-           printf('%064x', i), 1760000000000 + i * 100, CASE i % 3 WHEN 2 THEN 'ignored' ELSE 'done' END, 'decided' FROM n",
+           CASE i % 3 WHEN 0 THEN 'push' WHEN 1 THEN 'pull_request' ELSE 'watch' END, 'application/json', '{}', 20000, 1760000000000 + i * 100, CASE i % 3 WHEN 2 THEN 'ignored' ELSE 'done' END, 'decided' FROM n",
         [DELIVERIES],
     )?;
     drop(db);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Subcommand;
+use sha2::{Digest, Sha256};
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
@@ -146,12 +147,18 @@ async fn replay(config: Config, store: &Store, row: &DeliveryRow, dry_run: bool)
 async fn show(store: &Store, row: &DeliveryRow) -> anyhow::Result<()> {
     println!("{}", line(row));
     println!("forge {} hook {} delivery {}", row.forge, row.hook_id, safe(&row.delivery_id));
-    println!("{} bytes of {}, sha256 {}", row.body_bytes, safe(&row.content_type), row.body_sha256);
+    println!("{} bytes of {}", row.body_bytes, safe(&row.content_type));
     for (name, value) in &row.headers {
         println!("{}: {}", safe(name), safe(value));
     }
     match store.delivery_body(&row.id).await? {
-        Some(body) => println!("\n{}", safe(&String::from_utf8_lossy(&body))),
+        Some(body) => {
+            println!(
+                "sha256 {}\n\n{}",
+                hex::encode(Sha256::digest(&body)),
+                safe(&String::from_utf8_lossy(&body))
+            );
+        }
         None => println!("\nthe body was deleted by retention"),
     }
     Ok(())

@@ -12,7 +12,7 @@ use sqlx::AssertSqlSafe;
 use tokio::sync::oneshot;
 
 use super::conn::{Conn, Fields, on, one};
-use super::deliveries::Delivered;
+use super::deliveries::{Delivered, unpack};
 use super::{Store, StoreError};
 use crate::clock::Millis;
 use crate::model::{DeliveryRowId, DeliveryState};
@@ -34,7 +34,6 @@ pub(super) struct Arrival {
     /// zstd.
     pub(super) body: Vec<u8>,
     pub(super) body_bytes: i64,
-    pub(super) body_sha256: String,
     pub(super) received_ms: Millis,
     /// Why nothing is done about it.
     pub(super) ignored: Option<String>,
@@ -106,15 +105,14 @@ async fn insert(tx: &mut Conn, rows: Vec<Arrival>) -> Result<Vec<Delivered>, Sto
     let mut outcomes = Vec::with_capacity(rows.len());
     let mut rest = rows.as_slice();
     while !rest.is_empty() {
-        // Powers of two, so that few different statements are prepared.
-        let (some, after) = rest.split_at(1 << rest.len().ilog2());
+        let (some, after) = rest.split_at(of_a_size(rest.len()));
         rest = after;
         let stored = insert_deliveries(tx, some).await?;
         let new: Vec<&Arrival> =
             some.iter().filter(|row| row.ignored.is_none() && stored.contains(row.id.as_str())).collect();
         let mut unasked = new.as_slice();
         while !unasked.is_empty() {
-            let (asked, after) = unasked.split_at(1 << unasked.len().ilog2());
+            let (asked, after) = unasked.split_at(of_a_size(unasked.len()));
             insert_work(tx, asked).await?;
             unasked = after;
         }
@@ -122,27 +120,31 @@ async fn insert(tx: &mut Conn, rows: Vec<Arrival>) -> Result<Vec<Delivered>, Sto
             outcomes.push(if stored.contains(row.id.as_str()) {
                 Delivered::Stored
             } else {
-                Delivered::Seen { same_body: seen_body(tx, row).await?.as_ref() == Some(&row.body_sha256) }
+                Delivered::Seen { same_body: is_same_body(tx, row).await? }
             });
         }
     }
     Ok(outcomes)
 }
 
+/// How many of `count` rows share a statement: all up to eight, else a power of two, so that few different statements are prepared.
+fn of_a_size(count: usize) -> usize {
+    if count <= 8 { count } else { 1 << count.ilog2() }
+}
+
 /// The ids of those that were not seen before.
 async fn insert_deliveries(tx: &mut Conn, rows: &[Arrival]) -> Result<HashSet<String>, StoreError> {
     let sql = format!(
-        "INSERT INTO deliveries (id, forge, hook_id, delivery_id, event, content_type, headers, body, body_bytes, body_sha256,
-           received_ms, state, reason, decided_ms) VALUES {} ON CONFLICT (forge, hook_id, delivery_id) DO NOTHING RETURNING id",
-        tuples::<14>(rows.len(), "")
+        "INSERT INTO deliveries (id, forge, hook_id, delivery_id, event, content_type, headers, body, body_bytes, received_ms,
+           state, reason, decided_ms) VALUES {} ON CONFLICT (forge, hook_id, delivery_id) DO NOTHING RETURNING id",
+        tuples::<13>(rows.len(), "")
     );
     let keep = tx.keeps_statements;
     on!(tx, c => {
         let mut query = sqlx::query(AssertSqlSafe(sql)).persistent(keep);
         for row in rows {
             query = query.bind(&row.id).bind(&row.forge).bind(&row.hook_id).bind(&row.delivery_id).bind(&row.event)
-                .bind(&row.content_type).bind(&row.headers).bind(&row.body).bind(row.body_bytes).bind(&row.body_sha256)
-                .bind(row.received_ms);
+                .bind(&row.content_type).bind(&row.headers).bind(&row.body).bind(row.body_bytes).bind(row.received_ms);
             let state = if row.ignored.is_some() { DeliveryState::Ignored } else { DeliveryState::Stored };
             query = query.bind(state.word()).bind(row.ignored.as_deref().unwrap_or_default())
                 .bind(row.ignored.as_ref().map(|_| row.received_ms));
@@ -170,15 +172,18 @@ async fn insert_work(tx: &mut Conn, rows: &[&Arrival]) -> Result<(), StoreError>
     Ok(())
 }
 
-async fn seen_body(tx: &mut Conn, row: &Arrival) -> Result<Option<String>, StoreError> {
-    one!(
+/// Did the delivery that has this id already say the same? One whose body retention has emptied counts as the same.
+async fn is_same_body(tx: &mut Conn, row: &Arrival) -> Result<bool, StoreError> {
+    let seen: Option<Option<Vec<u8>>> = one!(
         tx,
-        |row| row.get("body_sha256"),
-        "SELECT body_sha256 FROM deliveries WHERE forge = $1 AND hook_id = $2 AND delivery_id = $3",
+        |row| row.get("body"),
+        "SELECT body FROM deliveries WHERE forge = $1 AND hook_id = $2 AND delivery_id = $3",
         &row.forge,
         &row.hook_id,
         &row.delivery_id
-    )
+    )?;
+    let Some(packed) = seen.flatten() else { return Ok(true) };
+    Ok(packed == row.body || unpack(&packed)? == unpack(&row.body)?)
 }
 
 /// `($1, $2, …, rest), (…)`: `count` tuples of `N` arguments each and what is the same in all.

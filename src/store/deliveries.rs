@@ -1,8 +1,7 @@
 //! Webhook deliveries: durable before they are acknowledged (G1), unique by forge, hook and delivery id (G2).
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
-
-use sha2::{Digest, Sha256};
 
 use super::arrivals::Arrival;
 use super::changes::{insert_run, request_cancel, supersede_held};
@@ -53,7 +52,6 @@ pub struct DeliveryRow {
     pub content_type: String,
     pub headers: BTreeMap<String, String>,
     pub body_bytes: i64,
-    pub body_sha256: String,
     pub received_ms: Millis,
     pub state: DeliveryState,
     pub reason: String,
@@ -89,7 +87,7 @@ pub struct IntakeCommit {
 macro_rules! select_delivery {
     ($rest:literal) => {
         concat!(
-            "SELECT id, forge, hook_id, delivery_id, event, content_type, headers, body_bytes, body_sha256, received_ms, state,
+            "SELECT id, forge, hook_id, delivery_id, event, content_type, headers, body_bytes, received_ms, state,
                reason, decided_ms FROM deliveries ",
             $rest
         )
@@ -108,7 +106,6 @@ impl DeliveryRow {
             content_type: row.get("content_type")?,
             headers: row.json("headers")?,
             body_bytes: row.get("body_bytes")?,
-            body_sha256: row.get("body_sha256")?,
             received_ms: row.get("received_ms")?,
             state: row.word("state")?,
             reason: row.get("reason")?,
@@ -117,28 +114,41 @@ impl DeliveryRow {
     }
 }
 
-/// A body as it is stored: zstd level 1 (ten times smaller, which matters more than the time it takes: what bounds the
-/// intake is the bytes of the log), and the SHA-256 of the original.
-async fn pack(body: Vec<u8>) -> Result<(Vec<u8>, String), StoreError> {
+/// zstd level 1: ten times smaller, which matters more than the time it takes, as what bounds the intake is the bytes of the log.
+const LEVEL: i32 = 1;
+
+/// A body as it is stored.
+async fn pack(body: Vec<u8>) -> Result<Vec<u8>, StoreError> {
     /// Above this, compressing would hold the async thread for over a millisecond.
     const LARGE: usize = 256 << 10;
-    let pack = |body: &[u8]| (zstd::encode_all(body, 1), hex::encode(Sha256::digest(body)));
-    let (packed, sha256) = if body.len() < LARGE {
-        pack(&body)
+    thread_local! {
+        // Making a context costs more than packing an ordinary body in it: its tables are cleared, and their memory goes back to the
+        // system each time.
+        static PACKER: RefCell<Option<zstd::bulk::Compressor<'static>>> = const { RefCell::new(None) };
+    }
+    let packed = if body.len() < LARGE {
+        PACKER.with_borrow_mut(|packer| match packer {
+            Some(packer) => packer.compress(&body),
+            None => packer.insert(zstd::bulk::Compressor::new(LEVEL)?).compress(&body),
+        })
     } else {
-        tokio::task::spawn_blocking(move || pack(&body))
+        tokio::task::spawn_blocking(move || zstd::bulk::compress(&body, LEVEL))
             .await
             .map_err(|err| StoreError::Unavailable(format!("cannot compress a body: {err}")))?
     };
-    let packed = packed.map_err(|err| StoreError::Unavailable(format!("cannot compress a body: {err}")))?;
-    Ok((packed, sha256))
+    packed.map_err(|err| StoreError::Unavailable(format!("cannot compress a body: {err}")))
+}
+
+pub(super) fn unpack(packed: &[u8]) -> Result<Vec<u8>, StoreError> {
+    zstd::decode_all(packed)
+        .map_err(|err| StoreError::Inconsistent { what: "a body".into(), why: err.to_string() })
 }
 
 impl Store {
     /// Stores a verified delivery and its work item. Returns after the commit is on disk.
     pub async fn deliver(&self, new: NewDelivery) -> Result<Delivered, StoreError> {
         let body_bytes = new.body.len() as i64;
-        let (body, sha256) = pack(new.body).await?;
+        let body = pack(new.body).await?;
         let headers = to_json(&new.headers)?;
         self.arrive(Arrival {
             id: new.id,
@@ -150,7 +160,6 @@ impl Store {
             headers,
             body,
             body_bytes,
-            body_sha256: sha256,
             received_ms: new.received_ms,
             ignored: new.ignored,
         })
@@ -172,8 +181,8 @@ impl Store {
             let mut conn = self.read().await?;
             one!(
                 conn,
-                |row| row.get("body_sha256"),
-                "SELECT body_sha256 FROM deliveries WHERE forge = $1 AND hook_id = $2 AND delivery_id IN ($3, $4)
+                |row| row.get("id"),
+                "SELECT id FROM deliveries WHERE forge = $1 AND hook_id = $2 AND delivery_id IN ($3, $4)
                    AND received_ms > $5 LIMIT 1",
                 &new.forge,
                 &new.hook_id,
@@ -182,8 +191,9 @@ impl Store {
                 new.received_ms - window_ms
             )?
         };
-        if let Some(seen) = seen {
-            return Ok(Delivered::Seen { same_body: seen == hex::encode(Sha256::digest(&new.body)) });
+        if seen.is_some() {
+            // The id is a digest of the content.
+            return Ok(Delivered::Seen { same_body: true });
         }
         new.delivery_id = this;
         self.deliver(new).await
@@ -199,11 +209,7 @@ impl Store {
         let mut conn = self.read().await?;
         let packed: Option<Option<Vec<u8>>> =
             one!(conn, |row| row.get("body"), "SELECT body FROM deliveries WHERE id = $1", id)?;
-        packed
-            .flatten()
-            .map(|packed| zstd::decode_all(packed.as_slice()))
-            .transpose()
-            .map_err(|err| StoreError::Inconsistent { what: "a body".into(), why: err.to_string() })
+        packed.flatten().map(|packed| unpack(&packed)).transpose()
     }
 
     /// Finds by row id, or by the forge's delivery id when that is unambiguous.

@@ -187,6 +187,16 @@ async fn reuse(pool: &SqlitePool, kept: Option<Conn>) -> Result<Conn, StoreError
 
 async fn commit_group(conn: &mut Conn, group: &mut [Box<dyn Request>]) -> Result<(), StoreError> {
     execute!(conn, dialect::BEGIN_SQLITE)?;
+    // One alone needs no savepoint: undoing it undoes the transaction.
+    if let [request] = group {
+        if request.run(conn, true).await {
+            return execute!(conn, "COMMIT").map(|_| ());
+        }
+        if request.is_unavailable() {
+            return Err(StoreError::Unavailable("the disk refused the write".into()));
+        }
+        return execute!(conn, "ROLLBACK").map(|_| ());
+    }
     for request in group {
         execute!(conn, "SAVEPOINT request")?;
         if !request.run(conn, true).await {

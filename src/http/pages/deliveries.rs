@@ -4,6 +4,7 @@ use askama::Template;
 use axum::Extension;
 use axum::extract::State;
 use axum::response::Response;
+use sha2::{Digest, Sha256};
 
 use super::{Shell, render};
 use crate::clock::Millis;
@@ -77,7 +78,7 @@ struct DeliveryPage {
     d: Row,
     delivery_id: Shown,
     content_type: Shown,
-    sha256: Shown,
+    sha256: Option<String>,
     decided_after: Option<String>,
     headers: Vec<(Shown, Shown)>,
     body: Option<Shown>,
@@ -108,7 +109,7 @@ pub async fn show(
         d: Row::new(&row, web.app.clock.now_ms()),
         delivery_id: shown(&row.delivery_id),
         content_type: shown(&row.content_type),
-        sha256: shown(&row.body_sha256),
+        sha256: body.as_deref().map(|b| hex::encode(Sha256::digest(b))),
         decided_after: row.decided_ms.map(|at| text::duration(at - row.received_ms)),
         headers: row.headers.iter().map(|(name, value)| (shown(name), shown(value))).collect(),
         body: text.map(cut),

@@ -201,9 +201,9 @@ fn many(engine_is_sqlite: bool, runs: i64, deliveries: i64) -> Vec<String> {
             series(runs)
         ),
         format!(
-            "INSERT INTO deliveries (id, forge, hook_id, delivery_id, event, content_type, headers, body_bytes, body_sha256,
-               received_ms, state)
-             SELECT {}, 'github', 'main', 'd' || n, 'push', 'j', '{{}}', 1, '', n, 'done' FROM {} AS q",
+            "INSERT INTO deliveries (id, forge, hook_id, delivery_id, event, content_type, headers, body_bytes, received_ms,
+               state)
+             SELECT {}, 'github', 'main', 'd' || n, 'push', 'j', '{{}}', 1, n, 'done' FROM {} AS q",
             id("n"),
             series(deliveries)
         ),

@@ -26,7 +26,6 @@ pub async fn a_delivery_is_stored_once(at: &Place) {
     let row = at.store.delivery(&id).await.unwrap().unwrap();
     assert_eq!((row.state, row.body_bytes, row.event.as_str()), (DeliveryState::Stored, 5, "push"));
     assert_eq!(row.headers["x-github-event"], "push");
-    assert_eq!(row.body_sha256, "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824");
     assert_eq!(at.store.delivery_body(&id).await.unwrap().unwrap(), b"hello");
     assert_eq!(at.store.delivery_body(&DeliveryRowId::from_text("none")).await.unwrap(), None);
     // What nobody reads is decided with its arrival; a replay looks at it all the same.
