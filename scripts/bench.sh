@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The numbers of `make bench`, release build, each beside its peer or limit in the same run. Installs the peers it can.
-#   scripts/bench.sh [NAME ...]   only the cases whose names begin so (intake dispatch log idle start list;
+#   scripts/bench.sh [NAME ...]   only the cases whose names begin so (intake dispatch launch log idle start list;
 #                                 profile drift check unique bootstrap: of crates/trainyard-data)
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -33,7 +33,7 @@ if want intake "$@"; then
     scripts/prow.sh || echo "# Prow's hook does not build here"
   fi
 fi
-if want dispatch.k8s "$@"; then
+if want dispatch.k8s "$@" || want launch "$@"; then
   echo "# a static release for pods"
   TRAINYARD_BENCH_STATIC=$PWD/$(scripts/static.sh release)
   export TRAINYARD_BENCH_STATIC

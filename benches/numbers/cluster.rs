@@ -21,16 +21,16 @@ use trainyard::model::{AttemptUid, RunId, StepSpec};
 use crate::runs::Yard;
 use crate::{Line, median, stub};
 
-const IMAGE: &str = "localhost/trainyard-test/trainyard:1";
-const BUSYBOX: &str = "localhost/trainyard-test/busybox:1";
-const NAMESPACE: &str = "trainyard-bench";
+pub const IMAGE: &str = "localhost/trainyard-test/trainyard:1";
+pub const BUSYBOX: &str = "localhost/trainyard-test/busybox:1";
+pub const NAMESPACE: &str = "trainyard-bench";
 const PAIRS: usize = 20;
 
 /// What `scripts/cluster.sh up` says of itself.
-struct Cluster(BTreeMap<String, String>);
+pub struct Cluster(BTreeMap<String, String>);
 
 impl Cluster {
-    async fn up() -> anyhow::Result<Self> {
+    pub async fn up() -> anyhow::Result<Self> {
         let agent = std::env::var("TRAINYARD_BENCH_STATIC")
             .context("TRAINYARD_BENCH_STATIC: run scripts/bench.sh, which builds the static agent")?;
         let said = script(&["scripts/cluster.sh", "up"]).await?;
@@ -59,11 +59,11 @@ impl Cluster {
         Ok(cluster)
     }
 
-    fn get(&self, key: &str) -> anyhow::Result<&str> {
+    pub fn get(&self, key: &str) -> anyhow::Result<&str> {
         self.0.get(key).map(String::as_str).with_context(|| format!("scripts/cluster.sh did not say {key}"))
     }
 
-    fn config(&self) -> anyhow::Result<KubernetesConfig> {
+    pub fn config(&self) -> anyhow::Result<KubernetesConfig> {
         let kubeconfig = Some(PathBuf::from(self.get("KUBECONFIG")?));
         Ok(KubernetesConfig { image: IMAGE.into(), kubeconfig, ..KubernetesConfig::of(NAMESPACE) })
     }
@@ -111,27 +111,37 @@ fn step() -> StepSpec {
     }
 }
 
+/// A launch of it.
+pub fn launch(name: String, uid: AttemptUid, run: RunId) -> Launch {
+    Launch {
+        name,
+        uid,
+        spec: step(),
+        number: 1,
+        run,
+        pipeline: "quick".into(),
+        trusted: true,
+        pool: "cluster".into(),
+        gpus: Vec::new(),
+        agent_url: "https://192.0.2.1:1".into(),
+        agent_ca: None,
+        bootstrap: SecretString::from(stub::BOOTSTRAP),
+        repo_trusted: true,
+        handle: serde_json::json!({}),
+    }
+}
+
 /// One pair's other half: the objects that trainyard would make, sent by hand, with a stub where the agents call. Returns
 /// milliseconds from the first request to the first byte of the log, and how long the init container took.
 async fn by_hand(client: &kube::Client, cluster: &Cluster) -> anyhow::Result<(f64, f64)> {
     let stub = stub::Daemon::start_at(Some(cluster.get("HOST")?)).await;
     stub.will_run(stub::spec(&stub.sha, &["echo first"]));
     let uid = uuid();
+    let run = RunId::from_text("0190b2c4-0000-7000-8000-000000000002");
     let launch = Launch {
-        name: external_name("bench", &uid, "train", 1),
-        uid: AttemptUid::from_text(uid),
-        spec: step(),
-        number: 1,
-        run: RunId::from_text("0190b2c4-0000-7000-8000-000000000002"),
-        pipeline: "quick".into(),
-        trusted: true,
-        pool: "cluster".into(),
-        gpus: Vec::new(),
         agent_url: stub.url.clone(),
         agent_ca: stub.ca.clone(),
-        bootstrap: SecretString::from(stub::BOOTSTRAP),
-        repo_trusted: true,
-        handle: serde_json::json!({}),
+        ..launch(external_name("bench", &uid, "train", 1), AttemptUid::from_text(uid), run)
     };
     let settings = manifest::Cluster {
         config: cluster.config()?,
@@ -175,7 +185,7 @@ async fn ended_pod(client: &kube::Client, job: &str) -> anyhow::Result<f64> {
     Ok((to.0.as_millisecond() - from.0.as_millisecond()) as f64)
 }
 
-fn uuid() -> String {
+pub fn uuid() -> String {
     let hex: String = (0..4).map(|_| format!("{:08x}", rand::rng().next_u32())).collect();
     format!("{}-{}-7{}-8{}-{}", &hex[..8], &hex[8..12], &hex[13..16], &hex[17..20], &hex[20..32])
 }

@@ -8,6 +8,7 @@ mod cluster;
 mod daemon;
 mod floor;
 mod intake;
+mod launches;
 mod load;
 mod peers;
 mod runs;
@@ -87,6 +88,7 @@ const CASES: &[(&str, Case)] = &[
     ("intake", || Box::pin(intake::measure())),
     ("dispatch", || Box::pin(runs::dispatch())),
     ("dispatch.k8s", || Box::pin(cluster::dispatch())),
+    ("launch", || Box::pin(launches::measure())),
     ("log", || Box::pin(runs::log())),
     ("idle", || Box::pin(scale::idle())),
     ("start", || Box::pin(scale::start())),

@@ -38,8 +38,8 @@ pub async fn idle() -> anyhow::Result<Vec<Line>> {
 }
 
 /// A daemon's database with the tables made, closed again, and one repository in it.
-async fn prepared() -> anyhow::Result<(Daemon, Connection)> {
-    let mut daemon = Daemon::new(&Wishes::default())?;
+pub async fn prepared(wishes: &Wishes<'_>) -> anyhow::Result<(Daemon, Connection)> {
+    let mut daemon = Daemon::new(wishes)?;
     daemon.start().await?;
     daemon.stop().await?;
     let db = Connection::open(daemon.database())?;
@@ -61,7 +61,7 @@ fn plan() -> anyhow::Result<String> {
     Ok(serde_json::to_string(&read.plan)?)
 }
 
-fn runs(db: &Connection, count: i64, state: &str, plan: &str) -> anyhow::Result<()> {
+pub fn runs(db: &Connection, count: i64, state: &str, plan: &str) -> anyhow::Result<()> {
     db.execute(
         "INSERT INTO runs (id, repo_id, pipeline, head_sha, trigger_key, generation, branch, message, actor, trusted, state, plan,
            plan_digest, variables, created_ms)
@@ -75,7 +75,7 @@ fn runs(db: &Connection, count: i64, state: &str, plan: &str) -> anyhow::Result<
 
 pub async fn start() -> anyhow::Result<Vec<Line>> {
     const RUNS: i64 = 10_000;
-    let (mut daemon, db) = prepared().await?;
+    let (mut daemon, db) = prepared(&Wishes::default()).await?;
     let plan = plan()?;
     runs(&db, RUNS, "queued", &plan)?;
     db.execute_batch(
@@ -102,7 +102,7 @@ pub async fn start() -> anyhow::Result<Vec<Line>> {
 pub async fn list() -> anyhow::Result<Vec<Line>> {
     const RUNS: i64 = 100_000;
     const DELIVERIES: i64 = 1_000_000;
-    let (mut daemon, db) = prepared().await?;
+    let (mut daemon, db) = prepared(&Wishes::default()).await?;
     runs(&db, RUNS, "succeeded", &plan()?)?;
     db.execute(
         "INSERT INTO deliveries (id, forge, hook_id, delivery_id, event, content_type, headers, body_bytes, received_ms,

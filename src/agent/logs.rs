@@ -9,10 +9,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::client::{Backoff, Client, Fault};
-use super::protocol::LOG_CHUNK;
 use super::spool::Written;
 
-const CHUNK: u64 = LOG_CHUNK as u64;
+/// Largest chunk. Below the protocol's 4 MiB, to keep the agent small.
+const CHUNK: u64 = 1 << 20;
 /// After a failure chunks get smaller down to this, so that even a wire that breaks all the time carries something.
 const SMALLEST: u64 = 64 << 10;
 /// A chunk leaves at the latest after this, however small.

@@ -29,9 +29,6 @@ use crate::model::{DataReport, EndClass, MetricPoint, MetricSource, Sha};
 
 pub const PROTOCOL: u32 = 1;
 
-/// Largest chunk of a log, in bytes. What a chunk costs beside its bytes (a synced file, a commit) bounds how quick a log can be.
-pub const LOG_CHUNK: usize = 4 << 20;
-
 /// Path of the artifact that says that a checkpoint is complete: a [`Checkpoint`], sent after its files.
 pub const CHECKPOINT_MARK: &str = ".trainyard/checkpoint.json";
 /// Its files are artifacts below this path, each named by its SHA-256.

@@ -62,7 +62,8 @@ impl Arrivals {
     /// The next group; when there is none the writing is over.
     fn take(&self) -> Vec<(Arrival, Reply)> {
         let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = waiting.rows.len().min(GROUP);
+        // What is left over is with the next commit.
+        let count = of_a_size(waiting.rows.len().min(GROUP));
         waiting.under_way = count > 0;
         waiting.rows.drain(..count).collect()
     }
@@ -84,7 +85,13 @@ impl Store {
             if rows.is_empty() {
                 return;
             }
-            match self.write_again(move |tx| Box::pin(insert(tx, rows))).await {
+            let unheard = rows.iter().all(|row| row.ignored.is_some());
+            let stored = if unheard {
+                self.write_alone(move |tx| Box::pin(insert(tx, rows))).await
+            } else {
+                self.write_again(move |tx| Box::pin(insert(tx, rows))).await
+            };
+            match stored {
                 Ok(outcomes) => {
                     for (reply, outcome) in replies.into_iter().zip(outcomes) {
                         let _ = reply.send(Ok(outcome));
@@ -102,41 +109,38 @@ impl Store {
 
 /// Inserts rows and their work items; an outcome for each row, in order.
 async fn insert(tx: &mut Conn, rows: Vec<Arrival>) -> Result<Vec<Delivered>, StoreError> {
+    let inserted = insert_deliveries(tx, &rows).await?;
+    // Nearly always all of them are new.
+    let stored = if inserted == rows.len() as u64 { None } else { Some(which_are_there(tx, &rows).await?) };
+    let is_new = |row: &Arrival| stored.as_ref().is_none_or(|ids| ids.contains(row.id.as_str()));
+    let asked: Vec<&Arrival> = rows.iter().filter(|row| row.ignored.is_none() && is_new(row)).collect();
+    let mut unasked = asked.as_slice();
+    while !unasked.is_empty() {
+        let (some, after) = unasked.split_at(of_a_size(unasked.len()));
+        insert_work(tx, some).await?;
+        unasked = after;
+    }
     let mut outcomes = Vec::with_capacity(rows.len());
-    let mut rest = rows.as_slice();
-    while !rest.is_empty() {
-        let (some, after) = rest.split_at(of_a_size(rest.len()));
-        rest = after;
-        let stored = insert_deliveries(tx, some).await?;
-        let new: Vec<&Arrival> =
-            some.iter().filter(|row| row.ignored.is_none() && stored.contains(row.id.as_str())).collect();
-        let mut unasked = new.as_slice();
-        while !unasked.is_empty() {
-            let (asked, after) = unasked.split_at(of_a_size(unasked.len()));
-            insert_work(tx, asked).await?;
-            unasked = after;
-        }
-        for row in some {
-            outcomes.push(if stored.contains(row.id.as_str()) {
-                Delivered::Stored
-            } else {
-                Delivered::Seen { same_body: is_same_body(tx, row).await? }
-            });
-        }
+    for row in &rows {
+        outcomes.push(if is_new(row) {
+            Delivered::Stored
+        } else {
+            Delivered::Seen { same_body: is_same_body(tx, row).await? }
+        });
     }
     Ok(outcomes)
 }
 
-/// How many of `count` rows share a statement: all up to eight, else a power of two, so that few different statements are prepared.
+/// How many of `count` rows share a statement: few different sizes, so that few different statements are prepared.
 fn of_a_size(count: usize) -> usize {
-    if count <= 8 { count } else { 1 << count.ilog2() }
+    if count <= 8 { count } else { count - count % 8 }
 }
 
-/// The ids of those that were not seen before.
-async fn insert_deliveries(tx: &mut Conn, rows: &[Arrival]) -> Result<HashSet<String>, StoreError> {
+/// Inserts those that were not seen before; how many.
+async fn insert_deliveries(tx: &mut Conn, rows: &[Arrival]) -> Result<u64, StoreError> {
     let sql = format!(
         "INSERT INTO deliveries (id, forge, hook_id, delivery_id, event, content_type, headers, body, body_bytes, received_ms,
-           state, reason, decided_ms) VALUES {} ON CONFLICT (forge, hook_id, delivery_id) DO NOTHING RETURNING id",
+           state, reason, decided_ms) VALUES {} ON CONFLICT (forge, hook_id, delivery_id) DO NOTHING",
         tuples::<13>(rows.len(), "")
     );
     let keep = tx.keeps_statements;
@@ -149,15 +153,25 @@ async fn insert_deliveries(tx: &mut Conn, rows: &[Arrival]) -> Result<HashSet<St
             query = query.bind(state.word()).bind(row.ignored.as_deref().unwrap_or_default())
                 .bind(row.ignored.as_ref().map(|_| row.received_ms));
         }
-        let stored = query.fetch_all(c).await?;
-        stored.iter().map(|row| row.get("id")).collect()
+        Ok(query.execute(c).await?.rows_affected())
     })
 }
 
-/// New deliveries' work items: nobody can have asked for them before.
+/// Which of these rows are in the table: their ids are their own, so those that were not seen before.
+async fn which_are_there(tx: &mut Conn, rows: &[Arrival]) -> Result<HashSet<String>, StoreError> {
+    let mut there = HashSet::new();
+    for row in rows {
+        let found: Option<String> =
+            one!(tx, |row| row.get("id"), "SELECT id FROM deliveries WHERE id = $1", &row.id)?;
+        there.extend(found);
+    }
+    Ok(there)
+}
+
+/// New deliveries' work items. They are there already when this is the second run of a write that was committed after all.
 async fn insert_work(tx: &mut Conn, rows: &[&Arrival]) -> Result<(), StoreError> {
     let sql = format!(
-        "INSERT INTO work (key, run_at_ms, created_ms, kind, state, wanted) VALUES {}",
+        "INSERT INTO work (key, run_at_ms, created_ms, kind, state, wanted) VALUES {} ON CONFLICT (kind, key) DO NOTHING",
         tuples::<3>(rows.len(), "'delivery', 'ready', 1")
     );
     let keep = tx.keeps_statements;

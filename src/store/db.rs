@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::arrivals::Arrivals;
 use super::conn::{Conn, Fields, execute, one};
-use super::writer::{self, Request, Signals, WriteCounts};
+use super::writer::{self, Allows, Request, Signals, WriteCounts};
 use super::{dialect, migrate, postgres, sqlite};
 
 /// How many writes may wait for the SQLite writer before callers wait to hand theirs over.
@@ -229,7 +229,7 @@ impl Store {
         F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T, StoreError>> + Send + 'static,
     {
         let conn = self.read().await?;
-        let (request, answer) = writer::request(work);
+        let (request, answer) = writer::request(work, Allows::default());
         let begin = dialect::begin_read(&conn);
         tokio::spawn(writer::read_alone(conn, begin, request));
         received(answer).await
@@ -244,7 +244,7 @@ impl Store {
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T, StoreError>> + Clone + Send + 'static,
     {
-        self.write_by(work, false).await
+        self.write_by(work, Allows::default()).await
     }
 
     /// The same for work that may happen twice: on Postgres also run again when its connection broke at the commit.
@@ -253,17 +253,26 @@ impl Store {
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T, StoreError>> + Clone + Send + 'static,
     {
-        self.write_by(work, true).await
+        self.write_by(work, Allows { twice: true, alone: false }).await
     }
 
-    async fn write_by<T, F>(&self, work: F, idempotent: bool) -> Result<T, StoreError>
+    /// The same for work that writes by one statement; whatever it says beside that only reads.
+    pub(super) async fn write_alone<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T, StoreError>> + Clone + Send + 'static,
+    {
+        self.write_by(work, Allows { twice: true, alone: true }).await
+    }
+
+    async fn write_by<T, F>(&self, work: F, allows: Allows) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T, StoreError>> + Clone + Send + 'static,
     {
         let answer = match &*self.db {
             Db::Sqlite { writer, .. } => {
-                let (request, answer) = writer::request(work);
+                let (request, answer) = writer::request(work, allows);
                 let sender = writer
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
@@ -274,9 +283,9 @@ impl Store {
                 answer
             }
             Db::Postgres { writers, pooled, .. } => {
-                let (request, answer) = writer::repeatable(work);
+                let (request, answer) = writer::repeatable(work, allows);
                 let (pool, signals) = (writers.clone(), self.signals.clone());
-                tokio::spawn(writer::write_on_postgres(pool, *pooled, idempotent, request, signals));
+                tokio::spawn(writer::write_on_postgres(pool, *pooled, request, signals));
                 answer
             }
         };

@@ -60,8 +60,18 @@ impl Signals {
     }
 }
 
+/// What a write allows beyond the usual.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Allows {
+    /// It may happen twice: on Postgres it is also run again when its commit may have happened.
+    pub(super) twice: bool,
+    /// It writes by one statement, which is a transaction of its own: begin and commit are trips that it can be spared.
+    pub(super) alone: bool,
+}
+
 /// Work inside a transaction whose outcome waits, unseen, until the commit.
 pub(super) trait Request: Send {
+    fn allows(&self) -> Allows;
     /// Runs the statements. False: it failed, undo them. Unless this is the `last` time, it may be run again.
     fn run<'c>(&'c mut self, conn: &'c mut Conn, last: bool) -> BoxFuture<'c, bool>;
     /// Did it fail because of the disk or the server, so that its neighbours cannot fare better?
@@ -76,28 +86,35 @@ struct Typed<T, F> {
     work: Option<F>,
     /// How to keep the work for another run.
     copy: Option<fn(&F) -> F>,
+    allows: Allows,
     outcome: Option<Result<T, StoreError>>,
     reply: oneshot::Sender<Result<T, StoreError>>,
 }
 
 /// Wraps a closure as a request and the end on which its answer arrives.
-pub(super) fn request<T, F>(work: F) -> (Box<dyn Request>, oneshot::Receiver<Result<T, StoreError>>)
+pub(super) fn request<T, F>(
+    work: F,
+    allows: Allows,
+) -> (Box<dyn Request>, oneshot::Receiver<Result<T, StoreError>>)
 where
     T: Send + 'static,
     F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T, StoreError>> + Send + 'static,
 {
     let (reply, answer) = oneshot::channel();
-    (Box::new(Typed { work: Some(work), copy: None, outcome: None, reply }), answer)
+    (Box::new(Typed { work: Some(work), copy: None, allows, outcome: None, reply }), answer)
 }
 
 /// The same for a closure that may be run more than once.
-pub(super) fn repeatable<T, F>(work: F) -> (Box<dyn Request>, oneshot::Receiver<Result<T, StoreError>>)
+pub(super) fn repeatable<T, F>(
+    work: F,
+    allows: Allows,
+) -> (Box<dyn Request>, oneshot::Receiver<Result<T, StoreError>>)
 where
     T: Send + 'static,
     F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T, StoreError>> + Clone + Send + 'static,
 {
     let (reply, answer) = oneshot::channel();
-    (Box::new(Typed { work: Some(work), copy: Some(F::clone), outcome: None, reply }), answer)
+    (Box::new(Typed { work: Some(work), copy: Some(F::clone), allows, outcome: None, reply }), answer)
 }
 
 impl<T, F> Request for Typed<T, F>
@@ -105,6 +122,9 @@ where
     T: Send + 'static,
     F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T, StoreError>> + Send + 'static,
 {
+    fn allows(&self) -> Allows {
+        self.allows
+    }
     fn run<'c>(&'c mut self, conn: &'c mut Conn, last: bool) -> BoxFuture<'c, bool> {
         let work = match self.copy {
             Some(copy) if !last => self.work.as_ref().map(copy),
@@ -186,6 +206,15 @@ async fn reuse(pool: &SqlitePool, kept: Option<Conn>) -> Result<Conn, StoreError
 }
 
 async fn commit_group(conn: &mut Conn, group: &mut [Box<dyn Request>]) -> Result<(), StoreError> {
+    if let [request] = group
+        && request.allows().alone
+    {
+        // A connection on which such a statement failed is not trusted either: its commit may be what failed.
+        return match request.run(conn, true).await {
+            true => Ok(()),
+            false => Err(StoreError::Unavailable("the database refused the write".into())),
+        };
+    }
     execute!(conn, dialect::BEGIN_SQLITE)?;
     // One alone needs no savepoint: undoing it undoes the transaction.
     if let [request] = group {
@@ -240,11 +269,10 @@ enum Round {
 }
 
 /// One write on Postgres in a transaction of its own, to the end, whether or not its caller still waits. It is run again when
-/// other transactions or a lost connection undid it. `idempotent`: also when its commit may have happened.
+/// other transactions or a lost connection undid it.
 pub(super) async fn write_on_postgres(
     pool: PgPool,
     pooled: bool,
-    idempotent: bool,
     mut request: Box<dyn Request>,
     signals: Signals,
 ) {
@@ -258,7 +286,9 @@ pub(super) async fn write_on_postgres(
                 }
                 return request.answer(Ok(()));
             }
-            Ok(Round::Unknown(err)) if !idempotent => return request.answer(Err(err.to_string())),
+            Ok(Round::Unknown(err)) if !request.allows().twice => {
+                return request.answer(Err(err.to_string()));
+            }
             Ok(Round::Undone(err) | Round::Unknown(err)) if last => {
                 return request.answer(Err(err.to_string()));
             }
@@ -279,6 +309,18 @@ async fn one_round(
     last: bool,
 ) -> Result<Round, StoreError> {
     let mut conn = Conn::postgres(pool.acquire().await?, pooled);
+    let Allows { twice, alone } = request.allows();
+    // Behind a pooler a statement needs a transaction of its own all the same.
+    if alone && twice && !pooled {
+        let good = request.run(&mut conn, last).await;
+        if good || last || !(request.is_conflict() || request.is_unavailable()) {
+            return Ok(Round::Over { asked: good && conn.asked });
+        }
+        if request.is_unavailable() {
+            conn.discard();
+        }
+        return Ok(Round::Undone(StoreError::Unavailable("the server did not take a write".into())));
+    }
     if let Err(err) = conn.begin(dialect::BEGIN_POSTGRES).await {
         conn.discard();
         return Ok(Round::Undone(err));

@@ -45,8 +45,8 @@ use crate::model::{AttemptState, AttemptUid};
 use crate::store::attempts::AttemptRow;
 use crate::store::pulls::RepoRow;
 
-/// Largest JSON body.
-const JSON_BYTES: usize = 4 << 20;
+/// Largest chunk of a log, and largest JSON body.
+const CHUNK_BYTES: usize = 4 << 20;
 /// Whole body of an ordinary call.
 const BODY_DEADLINE: Duration = Duration::from_mins(2);
 /// Longest metric or parameter name, in bytes.
@@ -234,7 +234,7 @@ async fn whole(body: Body, limit: usize) -> Answer<Bytes> {
 }
 
 async fn parsed<T: DeserializeOwned>(body: Body) -> Answer<T> {
-    let bytes = whole(body, JSON_BYTES).await?;
+    let bytes = whole(body, CHUNK_BYTES).await?;
     let read = if memchr::memmem::find(&bytes, b"\\u0000").is_some() {
         serde_json::from_slice(&bytes).map(without_nul).and_then(serde_json::from_value)
     } else {

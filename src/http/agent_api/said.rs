@@ -10,8 +10,10 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
 use super::error::CallError;
-use super::{Answer, Api, Flat, NAME_BYTES, PARAM_BYTES, Version, cut, masker, open, parsed, whole};
-use crate::agent::protocol::{LOG_CHUNK, LogCommitted, Metrics, MetricsStored};
+use super::{
+    Answer, Api, CHUNK_BYTES, Flat, NAME_BYTES, PARAM_BYTES, Version, cut, masker, open, parsed, whole,
+};
+use crate::agent::protocol::{LogCommitted, Metrics, MetricsStored};
 use crate::http::live::Hint;
 use crate::http::logs;
 use crate::model::MetricPoint;
@@ -39,7 +41,7 @@ pub(super) async fn log(
     if query.offset != row.log_bytes {
         return answer(StatusCode::CONFLICT, row.log_bytes);
     }
-    let mut bytes = whole(body, LOG_CHUNK).await?;
+    let mut bytes = whole(body, CHUNK_BYTES).await?;
     bytes.truncate(usize::try_from((quota - query.offset).max(0)).unwrap_or(usize::MAX));
     if bytes.is_empty() {
         return answer(StatusCode::OK, row.log_bytes);

@@ -43,6 +43,13 @@ pub async fn a_delivery_is_stored_once(at: &Place) {
         3,
         "a work item for each row that is to be looked at, none for a repeat"
     );
+    let twice =
+        |body: &'static [u8]| NewDelivery { ignored: Some("not acted on".into()), ..delivery("d4", body) };
+    let (one, two) =
+        tokio::join!(at.store.deliver(twice(b"one star")), at.store.deliver(twice(b"two stars")));
+    let mut both = [one.unwrap(), two.unwrap()];
+    both.sort_by_key(|d| *d != Delivered::Stored);
+    assert_eq!(both, [Delivered::Stored, Delivered::Seen { same_body: false }]);
     assert!(at.store.replay_delivery(&id, T0).await.unwrap());
     assert_eq!(at.open_work().await, 4);
 }
