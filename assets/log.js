@@ -1,5 +1,5 @@
 // The log page: a window into a log of any length. It asks the server for ranges of lines and keeps a few; everything goes into
-// text nodes. Addresses: `#step:line`, `#step@try:line`; `step` is a name or a position, lines count from 1.
+// text nodes. Addresses: `#step:line`, `#step@try:line`, `#step@try.rank:line`; `step` is a name or a position, lines count from 1.
 
 const HEIGHT = 20; // pixels of one line
 const CHUNK = 200; // lines asked for at once
@@ -265,7 +265,8 @@ async function open(step, line) {
   $("log-hits").textContent = "";
   $("log-q").value = "";
   const title = $("log-title");
-  title.replaceChildren(step.querySelector(".i").cloneNode(true), step.dataset.name);
+  const rank = step.dataset.rank ? ` rank ${step.dataset.rank}` : "";
+  title.replaceChildren(step.querySelector(".i").cloneNode(true), step.dataset.name + rank);
   $("log-raw").href = `/api/v1/attempts/${encodeURIComponent(step.dataset.uid)}/log`;
   $("log-raw").hidden = false;
   follow(line === null && step.dataset.liveLog === "true");
@@ -373,12 +374,13 @@ new ResizeObserver(() => { if (view.following) go(furthest()); else draw(); }).o
 
 // The address says which step and line.
 function address() {
-  const [, name, number, line] = /^#(.*?)(?:@(\d+))?(?::(\d*))?$/.exec(location.hash) ?? [];
+  const [, name, number, line] = /^#(.*?)(?:@(\d+(?:\.\d+)?))?(?::(\d*))?$/.exec(location.hash) ?? [];
   let wanted = "";
   try { wanted = decodeURIComponent(name ?? ""); } catch { /* not an address of ours */ }
   const tries = steps.filter((s) => s.dataset.name === wanted || s.dataset.position === wanted);
-  const step = (number ? tries.find((s) => s.dataset.number === number) : tries.at(-1))
-    ?? (wanted ? null : steps.find((s) => s.dataset.telling) ?? steps.at(-1));
+  const first = (all) => all.filter((s) => !s.dataset.rank).at(-1); // the last try, of several pods the first
+  const step = (number ? tries.find((s) => s.dataset.number === number) : first(tries))
+    ?? (wanted ? null : steps.find((s) => s.dataset.telling) ?? first(steps));
   const at = line ? Number(line) - 1 : null;
   if (!step) { $("log-title").textContent = steps.length ? "No step of this name" : "No step has started"; return; }
   if (step !== view.step) { open(step, at); return; }

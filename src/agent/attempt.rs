@@ -5,7 +5,7 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -23,7 +23,7 @@ use super::mask::Masker;
 use super::outcome::{Outcome, Signs};
 use super::process::{self, Limits, Output, Stop};
 use super::protocol::{
-    Bootstrap, Finished, Heartbeat, HeartbeatAnswer, PROTOCOL, Prepared, Spec, Start, Started,
+    Bootstrap, Finished, Heartbeat, HeartbeatAnswer, PROTOCOL, Prepared, Spec, Start, Started, rank_bootstrap,
 };
 use super::script::{self, Places};
 use super::source::{Fetch, NoSource};
@@ -32,7 +32,7 @@ use super::{
     artifacts, data, features, inputs, logs, metrics, mlflow, outcome, paths, predictions, proc, sheet,
 };
 use crate::clock::SystemClock;
-use crate::model::EndClass;
+use crate::model::{EndClass, LEADER};
 
 /// Files of an attempt's directory that executors read too.
 pub const IDENTITY: &str = "agent.json";
@@ -40,6 +40,8 @@ pub const RESULT: &str = "result.json";
 pub const BOOTSTRAP: &str = "bootstrap.json";
 /// Made by the executor before it sends SIGTERM, to tell a cancellation from a machine that goes down.
 pub const CANCEL: &str = "cancel";
+/// In the environment of a pod of several: which one it is.
+const RANK: &str = "TRAINYARD_RANK";
 /// In the environment of every process of an attempt: its uid.
 pub const MARK: &str = "TRAINYARD_ATTEMPT_UID";
 
@@ -72,17 +74,24 @@ fn locked(spool: &SharedSpool) -> std::sync::MutexGuard<'_, Spool> {
     spool.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Reads the file that an executor left.
+/// Reads the file that an executor left. One that several pods share becomes that of this pod.
 ///
 /// # Errors
-/// Unreadable, not a bootstrap, or of another protocol.
+/// Unreadable, not a bootstrap, of another protocol, or shared in a pod without a number.
 pub fn read_bootstrap(path: &Path) -> anyhow::Result<Bootstrap> {
     let bytes =
         std::fs::read(path).with_context(|| format!("cannot read the bootstrap file {}", path.display()))?;
-    let bootstrap: Bootstrap = serde_json::from_slice(&bytes)
+    let mut bootstrap: Bootstrap = serde_json::from_slice(&bytes)
         .with_context(|| format!("{} is not a bootstrap file", path.display()))?;
     if bootstrap.protocol != PROTOCOL {
         bail!("the daemon speaks protocol {}, this agent speaks {PROTOCOL}", bootstrap.protocol);
+    }
+    if bootstrap.ranks > 1 && bootstrap.prepared.is_none() {
+        let text = std::env::var(RANK).unwrap_or_default();
+        let rank = text.parse().ok().filter(|rank| *rank < bootstrap.ranks);
+        bootstrap.rank =
+            rank.with_context(|| format!("{RANK} is {text:?}, and this is one of {} pods", bootstrap.ranks))?;
+        bootstrap.token = rank_bootstrap(&bootstrap.token, bootstrap.rank);
     }
     Ok(bootstrap)
 }
@@ -131,7 +140,7 @@ pub async fn run(bootstrap_path: &Path) -> anyhow::Result<Option<ResultFile>> {
     };
     let _ = std::fs::remove_file(bootstrap_path);
     started.send_replace(Some(client.clone()));
-    let prepared = bootstrap.prepared;
+    let (prepared, leads) = (bootstrap.prepared, bootstrap.rank == LEADER);
     let ca = ca_file(&dir, bootstrap.ca.as_deref())?;
     let attempt = Attempt {
         dir,
@@ -142,6 +151,8 @@ pub async fn run(bootstrap_path: &Path) -> anyhow::Result<Option<ResultFile>> {
         stopped,
         ca,
         prepared,
+        leads,
+        ended: OnceLock::new(),
         caches: Caches::default(),
     };
     let result = attempt.run().await;
@@ -200,9 +211,7 @@ pub async fn prepare(bootstrap_path: &Path, dir: &Path) -> Result<(), ResultFile
     places.make().context("cannot make the attempt's directories").map_err(ours)?;
     let ca = ca_file(dir, bootstrap.ca.as_deref()).map_err(ours)?;
     let nonce = hex::encode(rand::random::<[u8; 16]>());
-    let client =
-        Client::new(&bootstrap.url, &bootstrap.uid, bootstrap.token.clone(), bootstrap.ca.as_deref())
-            .map_err(ours)?;
+    let client = Client::new(&bootstrap).map_err(ours)?;
     let asked = ask(client, bootstrap_path, &start_of(nonce.clone(), true), stopped.clone()).await;
     let Some((client, spec)) = asked.map_err(ours)? else {
         return Err(failed(EndClass::Preempted, "ended before it began".into()));
@@ -258,8 +267,7 @@ async fn start(
         Some(prepared) => prepared.nonce.clone(),
         None => hex::encode(rand::random::<[u8; 16]>()),
     };
-    let client =
-        Client::new(&bootstrap.url, &bootstrap.uid, bootstrap.token.clone(), bootstrap.ca.as_deref())?;
+    let client = Client::new(bootstrap)?;
     ask(client, path, &start_of(nonce, false), stopped).await
 }
 
@@ -343,6 +351,10 @@ struct Attempt {
     ca: Option<PathBuf>,
     /// Set in a pod.
     prepared: Option<Prepared>,
+    /// The only pod, or the first of several: the others keep nothing but their logs and metrics.
+    leads: bool,
+    /// When the commands ended.
+    ended: OnceLock<Instant>,
     caches: Caches,
 }
 
@@ -359,7 +371,7 @@ impl Attempt {
             Err(error) => {
                 let outcome = Outcome::of(EndClass::StorageFull, format!("{error:#}"));
                 write_result(&self.dir, &outcome);
-                self.finish(&outcome, Found::new(masker, Arc::new(SystemClock)), 0).await;
+                self.finish(&outcome, Found::new(masker, Arc::new(SystemClock)), 0, Instant::now()).await;
                 heartbeat.abort();
                 return result_of(&outcome);
             }
@@ -380,6 +392,7 @@ impl Attempt {
         }
         let places = Places::below(&self.dir, self.dir.join("src"));
         let (outcome, mut found, tracking, mut saver) = self.work(&places, &masker, &spool).await;
+        let ended = *self.ended.get_or_init(Instant::now);
         let mut outcome = Outcome { reason: masker.mask_str(&outcome.reason), ..outcome };
         write_result(&self.dir, &outcome);
 
@@ -393,15 +406,18 @@ impl Attempt {
             self.keep_checkpoint(saver, &outcome, &mut found, &spool).await;
         }
         let kept = self.keep(&places, outcome.clone(), &mut found, &spool).await;
-        if let (EndClass::Succeeded, Some(server)) = (kept.class, &tracking) {
+        if let (true, EndClass::Succeeded, Some(server)) = (self.leads, kept.class, &tracking) {
             self.keep_logged(server, &mut found).await;
         }
         if kept != outcome {
             outcome = Outcome { reason: masker.mask_str(&kept.reason), ..kept };
             write_result(&self.dir, &outcome);
         }
-        if outcome.class == EndClass::Succeeded {
-            if let Some(saver) = saver.as_mut().filter(|s| s.has_any() || !self.spec.resume.is_empty())
+        if outcome.class == EndClass::Succeeded && self.leads {
+            // Another rank may still fail, and then all of them begin from it again.
+            let done_with = self.spec.ranks == 1;
+            if let Some(saver) =
+                saver.as_mut().filter(|s| done_with && (s.has_any() || !self.spec.resume.is_empty()))
                 && let Err(error) = saver.let_go().await
             {
                 tracing::warn!("the checkpoint stays: {error:#}");
@@ -422,7 +438,7 @@ impl Attempt {
             Ok(Ok(shipped)) => shipped,
             _ => logs::Shipped::default(),
         };
-        self.finish(&outcome, found, lost + shipped.lost).await;
+        self.finish(&outcome, found, lost + shipped.lost, ended).await;
         heartbeat.abort();
         result_of(&outcome)
     }
@@ -488,6 +504,7 @@ impl Attempt {
             Output::Tick => locked(spool).flush(),
         })
         .await;
+        self.ended.get_or_init(Instant::now);
         if let Some(scanner) = &mut scanner {
             scanner.finish();
         }
@@ -550,7 +567,7 @@ impl Attempt {
         spool: &SharedSpool,
         ended: watch::Receiver<bool>,
     ) -> Option<JoinHandle<Saver>> {
-        let dir = self.spec.checkpoint.as_deref()?;
+        let dir = self.spec.checkpoint.as_deref().filter(|_| self.leads)?;
         let manifest = self.dir.join("checkpoint.json");
         let saver = Saver::new(self.client.clone(), &places.source, dir, manifest);
         let every = Duration::from_millis(self.spec.checkpoint_every_ms.max(0) as u64);
@@ -757,7 +774,7 @@ impl Attempt {
         found: &mut Found,
         spool: &SharedSpool,
     ) -> Outcome {
-        if outcome.class != EndClass::Succeeded {
+        if outcome.class != EndClass::Succeeded || !self.leads {
             return outcome;
         }
         let sheet = places.source.join(sheet::PATH).is_file() && self.spec.predictions.is_some();
@@ -826,8 +843,8 @@ impl Attempt {
     }
 
     /// Tells the daemon until it answers.
-    async fn finish(&self, outcome: &Outcome, found: Found, lost: u64) {
-        let finished = Finished {
+    async fn finish(&self, outcome: &Outcome, found: Found, lost: u64, ended: Instant) {
+        let mut finished = Finished {
             class: outcome.class,
             exit_code: outcome.exit_code,
             reason: outcome.reason.clone(),
@@ -835,10 +852,12 @@ impl Attempt {
             notes: found.notes,
             sources: found.sources,
             log_lost_bytes: lost as i64,
+            ended_ago_ms: 0,
             data: data::reports(&self.dir.join(data::REPORT)),
         };
         let (begun, mut backoff) = (Instant::now(), Backoff::default());
         while begun.elapsed() < TELLING {
+            finished.ended_ago_ms = ended.elapsed().as_millis() as i64;
             match self.client.post_no_answer("finish", &finished).await {
                 Ok(()) | Err(Fault::Gone) => return,
                 Err(fault @ Fault::Refused(..)) => {

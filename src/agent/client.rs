@@ -8,7 +8,7 @@ use reqwest::{Method, RequestBuilder, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::protocol::{LogCommitted, PROTOCOL};
+use super::protocol::{Bootstrap, LogCommitted, PROTOCOL};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
@@ -34,16 +34,17 @@ pub struct Client {
     http: reqwest::Client,
     /// `<url>/agent/v1/attempts/<uid>`
     base: String,
+    rank: u32,
     token: String,
 }
 
 impl Client {
-    /// `ca`: the CAs to trust, in PEM.
+    /// Speaks for the rank of the bootstrap, with its token.
     ///
     /// # Errors
     /// The URL is not one, or the TLS library cannot be set up.
-    pub fn new(url: &str, uid: &str, token: String, ca: Option<&str>) -> anyhow::Result<Self> {
-        let trusted = match ca {
+    pub fn new(bootstrap: &Bootstrap) -> anyhow::Result<Self> {
+        let trusted = match &bootstrap.ca {
             Some(pem) => reqwest::Certificate::from_pem_bundle(pem.as_bytes())
                 .context("the bootstrap's CA cannot be read")?,
             None => Vec::new(),
@@ -61,7 +62,8 @@ impl Client {
             .user_agent(concat!("trainyard-agent/", env!("CARGO_PKG_VERSION")))
             .build()
             .context("cannot set up the HTTP client")?;
-        Ok(Self { http, base: format!("{url}/agent/v1/attempts/{uid}"), token })
+        let base = format!("{}/agent/v1/attempts/{}", bootstrap.url, bootstrap.uid);
+        Ok(Self { http, base, rank: bootstrap.rank, token: bootstrap.token.clone() })
     }
 
     #[must_use]
@@ -155,7 +157,7 @@ impl Client {
     fn request(&self, method: Method, call: &str, query: &[(&str, &str)]) -> RequestBuilder {
         self.http
             .request(method, format!("{}/{call}", self.base))
-            .query(&[("protocol", PROTOCOL), ("rank", 0)])
+            .query(&[("protocol", PROTOCOL), ("rank", self.rank)])
             .query(query)
             .bearer_auth(&self.token)
     }

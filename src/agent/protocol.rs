@@ -2,7 +2,12 @@
 //! twelve months, since trainings outlive upgrades.
 //!
 //! All calls go to `<agent listener>/agent/v1/attempts/{uid}/…` with `Authorization: Bearer <token>` (the bootstrap token
-//! for `start`, the attempt's token for all others), and with `?protocol=1&rank=0`:
+//! for `start`, the attempt's token for all others), and with `?protocol=1&rank=0`.
+//!
+//! An attempt of several pods has one agent in each, numbered by `rank`. Every rank trades a bootstrap token of its own
+//! ([`rank_bootstrap`]) for a token of its own, which speaks for that rank alone: its `log`, its `metrics`, its `heartbeat`, its
+//! `finish`. Rank 0 leads: it alone may `PUT` artifacts, checkpoints and caches, and the outputs of its `finish` are the step's. The
+//! others' `finish` says how they ended; the attempt ends well when all of them have.
 //!
 //! | call | body | answer |
 //! |---|---|---|
@@ -22,12 +27,22 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::data::DataSpec;
 use crate::model::plan::{Predictions, Transform};
-use crate::model::{DataReport, EndClass, MetricPoint, MetricSource, Sha};
+use crate::model::{DataReport, EndClass, LEADER, MetricPoint, MetricSource, Sha};
 
 pub const PROTOCOL: u32 = 1;
+
+/// The bootstrap token of one rank, from the attempt's: the leader's is that one, and nobody else's leads back to it.
+pub fn rank_bootstrap(token: &str, rank: u32) -> String {
+    if rank == LEADER {
+        token.to_owned()
+    } else {
+        hex::encode(Sha256::digest(format!("trainyard rank {rank} {token}")))
+    }
+}
 
 /// Path of the artifact that says that a checkpoint is complete: a [`Checkpoint`], sent after its files.
 pub const CHECKPOINT_MARK: &str = ".trainyard/checkpoint.json";
@@ -64,9 +79,19 @@ pub struct Bootstrap {
     /// The CAs to trust, in PEM; none: plain HTTP on loopback.
     #[serde(default)]
     pub ca: Option<String>,
+    /// How many pods the attempt has. Where there are several, they share this file as the executor left it, and each preparing
+    /// container makes its own of it: with its rank and that rank's token.
+    #[serde(default = "one")]
+    pub ranks: u32,
+    #[serde(default)]
+    pub rank: u32,
     /// What a preparing container has done for this one.
     #[serde(default)]
     pub prepared: Option<Prepared>,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// Left by the container that prepared a pod for the one that runs the step.
@@ -153,6 +178,9 @@ pub struct Spec {
     /// The table of predictions that some step leaves.
     #[serde(default)]
     pub predictions: Option<Predictions>,
+    /// How many pods the attempt has.
+    #[serde(default = "one")]
+    pub ranks: u32,
 }
 
 /// A directory kept between runs.
@@ -225,6 +253,9 @@ pub struct Finished {
     #[serde(default)]
     pub sources: Vec<MetricSource>,
     pub log_lost_bytes: i64,
+    /// How long ago the commands ended, in milliseconds: of several ranks that failed, the first is the cause.
+    #[serde(default)]
+    pub ended_ago_ms: i64,
     /// What the `data` step found.
     #[serde(default)]
     pub data: Vec<DataReport>,

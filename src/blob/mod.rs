@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 
 use crate::clock::Millis;
 use crate::config::{BlobPlace, Config, ConfigError, S3Config};
-use crate::model::{AttemptUid, RepoId};
+use crate::model::{AttemptRank, AttemptUid, RepoId};
 
 /// Size of one part of a streamed write: what it holds in memory.
 const PART_BYTES: usize = 5 << 20;
@@ -54,19 +54,19 @@ impl From<object_store::Error> for BlobError {
 
 /// A key: made by the functions here alone.
 pub mod key {
-    use super::{AttemptUid, Millis, RepoId};
+    use super::{AttemptRank, AttemptUid, Millis, RepoId};
 
     /// What the keys made here begin with: what the collection of orphans looks at. `Store::blobs_without_row` must know every
     /// table that names such keys.
     pub const FIRST_PARTS: [&str; 4] = ["logs", "artifacts", "uploads", "caches"];
 
     /// One stretch of an attempt's log. `nonce` keeps two writers of the same offset apart: the row names the one that counts.
-    pub fn log(uid: &AttemptUid, start: i64, nonce: u64) -> String {
-        format!("logs/{uid}/{start:016}-{nonce:016x}")
+    pub fn log(of: &AttemptRank, start: i64, nonce: u64) -> String {
+        format!("logs/{of}/{start:016}-{nonce:016x}")
     }
     /// A whole log after compaction.
-    pub fn whole_log(uid: &AttemptUid, now: Millis) -> String {
-        format!("logs/{uid}/whole-{now}")
+    pub fn whole_log(of: &AttemptRank, now: Millis) -> String {
+        format!("logs/{of}/whole-{now}")
     }
     /// One artifact upload. Content addressed within its attempt, so a repeat lands on the same key.
     pub fn artifact(uid: &AttemptUid, sha256: &str) -> String {

@@ -20,7 +20,7 @@ use super::{Executor, ExecutorError, Launch, Observation};
 use crate::agent::attempt::{BOOTSTRAP, CANCEL, IDENTITY, Identity, MARK, RESULT, ResultFile};
 use crate::agent::protocol::{Bootstrap, PROTOCOL};
 use crate::agent::{paths, proc};
-use crate::model::{AttemptUid, EndClass};
+use crate::model::{AttemptUid, EndClass, LEADER};
 
 /// The Unix user that attempts run as.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -189,6 +189,8 @@ impl Local {
             token: launch.bootstrap.expose_secret().to_owned(),
             dir: dir.to_string_lossy().into_owned(),
             ca: launch.agent_ca.clone(),
+            ranks: 1,
+            rank: LEADER,
             prepared: None,
         };
         let path = dir.join(BOOTSTRAP);
@@ -246,6 +248,12 @@ impl Executor for Local {
                  `trusted = true` for the repository"
                     .into(),
             ));
+        }
+        if launch.spec.workers > 1 {
+            return Err(ExecutorError::Refused(format!(
+                "`distributed` asks for {} pods, and pool `{}` runs on the daemon's machine: name a pool of the executor `kubernetes`",
+                launch.spec.workers, launch.pool
+            )));
         }
         if !plain_name(&launch.name) {
             return Err(ExecutorError::Refused(format!("{:?} is not the name of an attempt", launch.name)));

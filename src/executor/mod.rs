@@ -5,8 +5,7 @@ pub mod local;
 
 use async_trait::async_trait;
 
-use crate::clock::Millis;
-use crate::model::{AttemptUid, EndClass, RunId, StepSpec};
+use crate::model::{AttemptUid, EndClass, Held, RunId, StepSpec};
 
 /// All that an executor needs to start an attempt's agent. The agent asks the daemon for the rest.
 #[derive(Debug, Clone)]
@@ -86,7 +85,7 @@ pub trait Executor: Send + Sync + std::fmt::Debug {
     ) -> Result<(), ExecutorError>;
     /// From when to when the attempt held its place outside, where the executor knows better than the agent. Asked before
     /// `remove`; makes no call.
-    async fn held(&self, uid: &AttemptUid) -> Option<(Millis, Millis)> {
+    async fn held(&self, uid: &AttemptUid) -> Option<Held> {
         let _ = uid;
         None
     }

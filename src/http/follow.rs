@@ -16,7 +16,7 @@ use futures_util::stream;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::Receiver;
 
-use super::api::attempt_for;
+use super::api::log_for;
 use super::api::openapi::Refusals;
 use super::app::{Follower, Web};
 use super::auth::Who;
@@ -26,7 +26,7 @@ use super::logs::{self, LogError};
 use super::problem::Problem;
 use super::terminal::{self, Lines, Span, Style};
 use crate::blob::BlobError;
-use crate::model::{AttemptState, AttemptUid};
+use crate::model::{AttemptRank, AttemptState};
 
 /// Bytes of one event and of one piece of a download.
 const PIECE: usize = 64 << 10;
@@ -63,9 +63,9 @@ pub struct Tail {
 }
 
 /// The last lines of a log, about `max` bytes of them.
-pub async fn tail(web: &Web, uid: &AttemptUid, log_bytes: i64, max: usize) -> Result<Tail, Problem> {
+pub async fn tail(web: &Web, of: &AttemptRank, log_bytes: i64, max: usize) -> Result<Tail, Problem> {
     let from = (log_bytes - max as i64).max(0);
-    let piece = logs::read(&web.app, uid, from, max).await?;
+    let piece = logs::read(&web.app, of, from, max).await?;
     let mut bytes = &piece[..];
     let mut left_out = from;
     if from > 0
@@ -105,7 +105,7 @@ impl LogQuery {
 ///
 /// Always a download, never shown in place.
 #[utoipa::path(get, path = "/api/v1/attempts/{attempt}/log", tag = "logs",
-    params(("attempt" = String, Path, description = "The attempt's uid"), LogQuery),
+    params(("attempt" = String, Path, description = "The attempt's uid; `<uid>.<rank>` for another of its pods"), LogQuery),
     responses((status = 200, description = "The bytes", body = String, content_type = "text/plain"), Refusals))]
 pub async fn download(
     State(web): State<Web>,
@@ -114,29 +114,28 @@ pub async fn download(
     Query(query): Query<LogQuery>,
 ) -> Result<Response, Problem> {
     query.check()?;
-    let found = attempt_for(&web, &who, &uid).await?;
-    let uid = found.attempt.uid.clone();
-    let end = found.attempt.log_bytes;
+    let found = log_for(&web, &who, &uid).await?;
+    let (of, end) = (found.of, found.bytes);
     let from = query.from.max(0);
-    let first = logs::read(&web.app, &uid, from, PIECE).await?;
+    let first = logs::read(&web.app, &of, from, PIECE).await?;
     if first.is_empty() && from < end {
         return Err(BlobError::Missing(String::new()).into());
     }
-    let name = format!("{}.log", uid.as_str());
+    let name = format!("{of}.log");
     let headers = [
         (header::CONTENT_TYPE, "text/plain; charset=utf-8".to_owned()),
         (header::CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\"")),
         (header::CONTENT_SECURITY_POLICY, "default-src 'none'; sandbox".to_owned()),
         (HeaderName::from_static("x-trainyard-log-end"), end.to_string()),
     ];
-    let body = stream::unfold(Some((web, uid, from, first)), |state| async move {
-        let (web, uid, at, bytes) = state?;
+    let body = stream::unfold(Some((web, of, from, first)), |state| async move {
+        let (web, of, at, bytes) = state?;
         if bytes.is_empty() {
             return None;
         }
         let next = at + bytes.len() as i64;
-        match logs::read(&web.app, &uid, next, PIECE).await {
-            Ok(more) => Some((Ok(bytes), Some((web, uid, next, more)))),
+        match logs::read(&web.app, &of, next, PIECE).await {
+            Ok(more) => Some((Ok(bytes), Some((web, of, next, more)))),
             // The answer is cut, and the client sees that: a chunked body without its end.
             Err(error) => Some((Err(std::io::Error::other(error)), None)),
         }
@@ -162,7 +161,7 @@ struct LinesEvent {
 
 struct Follow {
     web: Web,
-    uid: AttemptUid,
+    of: AttemptRank,
     offset: i64,
     /// Set for the dashboard's form.
     style: Option<Style>,
@@ -178,7 +177,7 @@ struct Follow {
 /// Server-sent events `log` (data: base64 of the bytes; id: offset after them), `gap` (data: bytes that are gone), `end`. With `as=lines`, `lines` instead of `log`: complete lines move the id,
 /// an unfinished one is sent again until it ends. `Last-Event-ID` wins over `from`.
 #[utoipa::path(get, path = "/api/v1/attempts/{attempt}/log/stream", tag = "logs",
-    params(("attempt" = String, Path, description = "The attempt's uid"), LogQuery),
+    params(("attempt" = String, Path, description = "The attempt's uid; `<uid>.<rank>` for another of its pods"), LogQuery),
     responses((status = 200, description = "Until the attempt ends", body = Object, content_type = "text/event-stream"), Refusals))]
 pub async fn stream(
     State(web): State<Web>,
@@ -188,13 +187,13 @@ pub async fn stream(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     query.check()?;
-    let found = attempt_for(&web, &who, &uid).await?;
+    let found = log_for(&web, &who, &uid).await?;
     let last: Option<i64> =
         headers.get("last-event-id").and_then(|v| v.to_str().ok()).and_then(|v| v.parse().ok());
     let place = web.follow(who.token.as_deref().unwrap_or("anonymous"))?;
     let follow = Follow {
         hints: web.app.live.follow(),
-        uid: found.attempt.uid,
+        of: found.of,
         offset: last.unwrap_or(query.from).max(0),
         style: (query.form.as_deref() == Some("lines")).then(Style::default),
         partial_sent: 0,
@@ -230,24 +229,38 @@ impl Follow {
     async fn next(&mut self) -> Result<Next, Problem> {
         loop {
             // The row before the bytes: what an ended attempt has stored is then complete.
-            let attempt =
-                self.web.app.store.attempt(&self.uid).await?.ok_or_else(|| Problem::not_found("attempt"))?;
-            let bytes = logs::read(&self.web.app, &self.uid, self.offset, PIECE).await?;
+            let store = &self.web.app.store;
+            let gone = || Problem::not_found("attempt");
+            let attempt = store.attempt(&self.of.uid).await?.ok_or_else(gone)?;
+            let rank = match self.of.leads() {
+                true => None,
+                false => Some(store.rank(&self.of).await?.ok_or_else(gone)?),
+            };
+            let stored = rank.as_ref().map_or(attempt.log_bytes, |rank| rank.log_bytes);
+            let bytes = logs::read(&self.web.app, &self.of, self.offset, PIECE).await?;
             let ended = attempt.state == AttemptState::Ended;
-            if bytes.is_empty() && self.offset < attempt.log_bytes {
-                let gap = attempt.log_bytes - self.offset;
-                self.offset = attempt.log_bytes;
+            if bytes.is_empty() && self.offset < stored {
+                let gap = stored - self.offset;
+                self.offset = stored;
                 return Ok(Next::Event(self.event("gap").data(gap.to_string())));
             }
             if let Some(event) = self.take(&bytes, ended) {
                 return Ok(Next::Event(event));
             }
             if ended {
-                let end = LogEnd {
-                    state: attempt.state,
-                    class: attempt.class,
-                    exit_code: attempt.exit_code,
-                    lost_bytes: attempt.log_lost_bytes,
+                let end = match rank {
+                    Some(rank) => LogEnd {
+                        state: attempt.state,
+                        class: rank.class.or(attempt.class),
+                        exit_code: rank.exit_code,
+                        lost_bytes: rank.log_lost_bytes,
+                    },
+                    None => LogEnd {
+                        state: attempt.state,
+                        class: attempt.class,
+                        exit_code: attempt.exit_code,
+                        lost_bytes: attempt.log_lost_bytes,
+                    },
                 };
                 let event = self.event("end").json_data(&end);
                 return event.map(Next::Last).map_err(|_| Problem::not_found("log"));
@@ -298,7 +311,7 @@ impl Follow {
                 () = tokio::time::sleep_until(self.ends_at) => return false,
                 () = &mut poll => return true,
                 hint = self.hints.recv() => match hint {
-                    Ok(Hint::Log(uid)) if uid == self.uid => return true,
+                    Ok(Hint::Log(of)) if of == self.of => return true,
                     Ok(_) => {}
                     // Missed some, or nobody sends: the poll is the truth.
                     Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => return true,

@@ -2,12 +2,12 @@
 
 use tokio::sync::broadcast;
 
-use crate::model::{AttemptUid, RunId};
+use crate::model::{AttemptRank, RunId};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Hint {
-    /// The attempt's log has more bytes, or the attempt has ended.
-    Log(AttemptUid),
+    /// The rank's log has more bytes, or the rank has ended.
+    Log(AttemptRank),
     /// The run has more metric points, or an attempt of it has started or ended.
     Run(RunId),
 }

@@ -14,7 +14,7 @@ use tokio::sync::{Mutex as Turn, Semaphore};
 
 use super::App;
 use super::logs::{self, LogError};
-use crate::model::AttemptUid;
+use crate::model::AttemptRank;
 
 const STRIDE: i64 = 256 << 10;
 /// Longest stretch without a line feed that is one line.
@@ -167,7 +167,7 @@ impl LogIndex {
 /// The indexes of the logs that are looked at.
 #[derive(Debug)]
 pub struct LogIndexes {
-    kept: Mutex<(u64, HashMap<AttemptUid, (u64, Arc<Turn<LogIndex>>)>)>,
+    kept: Mutex<(u64, HashMap<AttemptRank, (u64, Arc<Turn<LogIndex>>)>)>,
     scans: Semaphore,
 }
 
@@ -183,17 +183,17 @@ impl LogIndexes {
         self.scans.acquire().await.ok()
     }
 
-    fn of(&self, uid: &AttemptUid) -> Arc<Turn<LogIndex>> {
+    fn of(&self, of: &AttemptRank) -> Arc<Turn<LogIndex>> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let (tick, all) = &mut *kept;
         *tick += 1;
         if all.len() >= KEPT
-            && !all.contains_key(uid)
-            && let Some(oldest) = all.iter().min_by_key(|(_, (used, _))| *used).map(|(uid, _)| uid.clone())
+            && !all.contains_key(of)
+            && let Some(oldest) = all.iter().min_by_key(|(_, (used, _))| *used).map(|(of, _)| of.clone())
         {
             all.remove(&oldest);
         }
-        let entry = all.entry(uid.clone()).or_default();
+        let entry = all.entry(of.clone()).or_default();
         entry.0 = *tick;
         Arc::clone(&entry.1)
     }
@@ -206,16 +206,16 @@ impl LogIndexes {
     pub async fn grown(
         &self,
         app: &App,
-        uid: &AttemptUid,
+        of: &AttemptRank,
         end: i64,
         ended: bool,
     ) -> Result<LogIndex, LogError> {
-        let index = self.of(uid);
+        let index = self.of(of);
         let mut index = index.lock().await;
         let _turn = if index.bytes < end { self.turn().await } else { None };
         let stop = index.bytes + PATIENCE;
         while index.bytes < end.min(stop) {
-            let bytes = logs::read(app, uid, index.bytes, PIECE).await?;
+            let bytes = logs::read(app, of, index.bytes, PIECE).await?;
             if bytes.is_empty() {
                 break;
             }

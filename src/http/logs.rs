@@ -10,7 +10,7 @@ use super::App;
 use super::live::Hint;
 use crate::agent::mask::Masker;
 use crate::blob::{BlobError, key};
-use crate::model::AttemptUid;
+use crate::model::AttemptRank;
 use crate::store::StoreError;
 use crate::store::attempts::LogAppend;
 
@@ -24,32 +24,32 @@ pub enum LogError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Blob(#[from] BlobError),
-    #[error("the log of attempt {uid} has a hole at byte {at}")]
-    Hole { uid: AttemptUid, at: i64 },
+    #[error("the log of attempt {of} has a hole at byte {at}")]
+    Hole { of: AttemptRank, at: i64 },
 }
 
 /// Stores `bytes` at `offset`. The bytes are on disk before the row says so.
 pub async fn append(
     app: &App,
     masker: Option<&Masker>,
-    uid: &AttemptUid,
+    of: &AttemptRank,
     offset: i64,
     bytes: Bytes,
 ) -> Result<LogAppend, LogError> {
     let length = bytes.len() as i64;
     let bytes = match masker {
-        Some(masker) => blotted(app, masker, uid, offset, &bytes).await?,
+        Some(masker) => blotted(app, masker, of, offset, &bytes).await?,
         None => bytes,
     };
-    let blob_key = key::log(uid, offset, rand::random());
+    let blob_key = key::log(of, offset, rand::random());
     app.blobs.put(&blob_key, bytes).await?;
     crate::failpoint::hit("agent.log.before");
-    let appended = app.store.append_log(uid, offset, length, &blob_key, app.clock.now_ms()).await?;
+    let appended = app.store.append_log(of, offset, length, &blob_key, app.clock.now_ms()).await?;
     if matches!(appended, LogAppend::Committed { .. }) {
         app.telemetry.log_bytes.inc_by(length as u64);
-        app.live.tell(Hint::Log(uid.clone()));
+        app.live.tell(Hint::Log(of.clone()));
     } else if let Err(error) = app.blobs.delete(&[blob_key]).await {
-        tracing::warn!(attempt.uid = %uid, %error, "cannot remove a log segment that lost its race");
+        tracing::warn!(attempt = %of, %error, "cannot remove a log segment that lost its race");
     }
     Ok(appended)
 }
@@ -58,27 +58,27 @@ pub async fn append(
 async fn blotted(
     app: &App,
     masker: &Masker,
-    uid: &AttemptUid,
+    of: &AttemptRank,
     offset: i64,
     bytes: &[u8],
 ) -> Result<Bytes, LogError> {
     let from = (offset - OVERLAP).max(0);
     let before =
-        if from < offset { read(app, uid, from, (offset - from) as usize).await? } else { Bytes::new() };
+        if from < offset { read(app, of, from, (offset - from) as usize).await? } else { Bytes::new() };
     let mut text = BytesMut::with_capacity(before.len() + bytes.len());
     text.extend_from_slice(&before);
     text.extend_from_slice(bytes);
     masker.blot(&mut text);
     let chunk = text.split_off(before.len()).freeze();
     if text != before {
-        overwrite(app, uid, from, &text).await?;
+        overwrite(app, of, from, &text).await?;
     }
     Ok(chunk)
 }
 
 /// Replaces stored bytes by as many others. Each blob is replaced whole, so that a reader sees the old or the new one.
-async fn overwrite(app: &App, uid: &AttemptUid, from: i64, text: &[u8]) -> Result<(), LogError> {
-    for segment in app.store.log_segments(uid, from, SEGMENTS).await? {
+async fn overwrite(app: &App, of: &AttemptRank, from: i64, text: &[u8]) -> Result<(), LogError> {
+    for segment in app.store.log_segments(of, from, SEGMENTS).await? {
         let mut stored = BytesMut::from(&app.blobs.get(&segment.blob_key).await?[..]);
         let skip = (segment.start_byte - from).max(0) as usize;
         let at = (from - segment.start_byte).max(0) as usize;
@@ -93,26 +93,26 @@ async fn overwrite(app: &App, uid: &AttemptUid, from: i64, text: &[u8]) -> Resul
 }
 
 /// Up to `limit` stored bytes from offset `from` on; fewer at the end of what is stored or of a segment.
-pub async fn read(app: &App, uid: &AttemptUid, from: i64, limit: usize) -> Result<Bytes, LogError> {
+pub async fn read(app: &App, of: &AttemptRank, from: i64, limit: usize) -> Result<Bytes, LogError> {
     // Compaction may replace the segments between the list and the read: then the list is read again.
     for _ in 0..3 {
-        match read_once(app, uid, from, limit).await {
+        match read_once(app, of, from, limit).await {
             Err(LogError::Blob(BlobError::Missing(_))) => {}
             other => return other,
         }
     }
-    read_once(app, uid, from, limit).await
+    read_once(app, of, from, limit).await
 }
 
-async fn read_once(app: &App, uid: &AttemptUid, from: i64, limit: usize) -> Result<Bytes, LogError> {
+async fn read_once(app: &App, of: &AttemptRank, from: i64, limit: usize) -> Result<Bytes, LogError> {
     let mut bytes = BytesMut::new();
     let mut at = from;
-    for segment in app.store.log_segments(uid, from, SEGMENTS).await? {
+    for segment in app.store.log_segments(of, from, SEGMENTS).await? {
         if bytes.len() >= limit {
             break;
         }
         if segment.start_byte > at {
-            return Err(LogError::Hole { uid: uid.clone(), at });
+            return Err(LogError::Hole { of: of.clone(), at });
         }
         let skip = (at - segment.start_byte) as u64;
         let take = (segment.bytes as u64).saturating_sub(skip).min((limit - bytes.len()) as u64);
@@ -123,22 +123,22 @@ async fn read_once(app: &App, uid: &AttemptUid, from: i64, limit: usize) -> Resu
     Ok(bytes.freeze())
 }
 
-/// Makes one blob of an ended attempt's segments, whatever its length. Safe to repeat; readers who hold the old list read it
+/// Makes one blob of an ended rank's segments, whatever its length. Safe to repeat; readers who hold the old list read it
 /// again.
-pub async fn compact(app: &App, uid: &AttemptUid) -> Result<(), LogError> {
-    let segments = app.store.log_segments(uid, 0, i64::MAX).await?;
+pub async fn compact(app: &App, of: &AttemptRank) -> Result<(), LogError> {
+    let segments = app.store.log_segments(of, 0, i64::MAX).await?;
     if segments.len() < 2 {
         return Ok(());
     }
     let mut total = 0;
     for segment in &segments {
         if segment.start_byte != total {
-            return Err(LogError::Hole { uid: uid.clone(), at: total });
+            return Err(LogError::Hole { of: of.clone(), at: total });
         }
         total += segment.bytes;
     }
     let now = app.clock.now_ms();
-    let whole = key::whole_log(uid, now);
+    let whole = key::whole_log(of, now);
     let blobs = app.blobs.clone();
     let keys: Vec<String> = segments.into_iter().map(|s| s.blob_key).collect();
     let parts = futures_util::stream::iter(keys.clone()).then(move |key: String| {
@@ -153,7 +153,7 @@ pub async fn compact(app: &App, uid: &AttemptUid) -> Result<(), LogError> {
     };
     let all_there = written.bytes == total as u64;
     let old =
-        if all_there && app.store.compact_log(uid, total, &whole, now).await? { keys } else { vec![whole] };
+        if all_there && app.store.compact_log(of, total, &whole, now).await? { keys } else { vec![whole] };
     app.blobs.delete(&old).await?;
     Ok(())
 }

@@ -112,6 +112,7 @@ pub fn build(
         cache_bytes: config.limits.cache_quota_bytes / 2,
         transforms: step.transforms.clone(),
         predictions: view.run.plan.metrics.predictions.clone(),
+        ranks: attempt.ranks,
         data: Vec::new(), // `start` knows the baseline
     })
 }

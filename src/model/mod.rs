@@ -7,6 +7,7 @@ pub mod metric;
 pub mod outcome;
 pub mod params;
 pub mod plan;
+pub mod rank;
 pub mod span;
 pub mod state;
 
@@ -22,5 +23,6 @@ pub use metric::{Goal, MetricPoint, MetricSource, Tolerance};
 pub use outcome::Outcome;
 pub use params::ParamLine;
 pub use plan::{Plan, StepSpec};
+pub use rank::{AttemptRank, Held, LEADER};
 pub use span::spell_span;
 pub use state::{AttemptState, ComparisonState, DeliveryState, EndClass, RunState, StepState, Verdict};

@@ -6,6 +6,7 @@
 
 pub mod fair;
 mod next;
+mod ranks;
 mod reconcile;
 mod retry;
 pub mod schedule;

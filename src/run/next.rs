@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::ranks::{self, Verdict};
 use super::retry::{self, After};
 use crate::clock::Millis;
 use crate::config::Limits;
 use crate::executor::Observation;
 use crate::model::{AttemptState, AttemptUid, EndClass, RunId, RunState, StepSpec, StepState, spell_span};
 use crate::store::attempts::{AttemptMove, AttemptRow};
+use crate::store::ranks::RankRow;
 use crate::store::runs::{RunChange, RunView, StepMove, StepRow};
 use crate::store::work::WorkAsk;
 
@@ -193,6 +195,9 @@ impl<'a> Deciding<'a> {
         let limits = self.at.limits;
         let seen = self.at.observed.get(&attempt.uid);
         let overdue = self.overdue(attempt);
+        if attempt.ranks > 1 && self.watch_ranks(attempt, stop) {
+            return;
+        }
         if let Some(Observed { what: Observation::Gone { .. } | Observation::Unknown, since_ms }) = seen {
             if now < since_ms + LAST_WORDS_MS {
                 self.look(since_ms + LAST_WORDS_MS);
@@ -263,6 +268,9 @@ impl<'a> Deciding<'a> {
                 // Silence alone proves nothing: the agent keeps training and spools while it cannot reach us.
                 let check_ms = (limits.agent_silence_s * 1000 / 6).max(1000);
                 let heard = attempt.heartbeat_ms.max(attempt.started_ms).unwrap_or(attempt.intended_ms);
+                let others =
+                    self.ranks(attempt).into_iter().filter(|row| !row.of.leads() && row.ended_ms.is_none());
+                let heard = others.map(|row| row.heard_ms).fold(heard, Millis::min);
                 if now >= heard + check_ms {
                     if seen.is_none() {
                         self.effects.insert(Effect::Observe(attempt.uid.clone()));
@@ -276,6 +284,35 @@ impl<'a> Deciding<'a> {
                 }
             }
         }
+    }
+
+    /// Ends an attempt of several pods by what they said. True: nothing else is to be decided about it now.
+    fn watch_ranks(&mut self, attempt: &AttemptRow, stop: Option<&Stop>) -> bool {
+        let seen = self.at.observed.get(&attempt.uid);
+        let grace_ms = self.at.limits.grace_s * 1000;
+        match ranks::verdict(attempt, &self.ranks(attempt), seen, grace_ms, self.at.now) {
+            Verdict::Over { class, reason, exit_code } => {
+                self.end(attempt, class, reason, exit_code);
+                true
+            }
+            Verdict::Wait { until_ms } if stop.is_none() => {
+                self.observe_soon(attempt);
+                self.look(until_ms);
+                true
+            }
+            Verdict::Wait { .. } => false,
+            Verdict::Going => {
+                // One that is lost leaves the others waiting in a collective, alive and well: their words say nothing of it.
+                if seen.is_none() {
+                    self.effects.insert(Effect::Observe(attempt.uid.clone()));
+                }
+                false
+            }
+        }
+    }
+
+    fn ranks(&self, attempt: &AttemptRow) -> Vec<&'a RankRow> {
+        self.at.view.ranks.iter().filter(|row| row.of.uid == attempt.uid).collect()
     }
 
     fn observe_soon(&mut self, attempt: &AttemptRow) {

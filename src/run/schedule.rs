@@ -381,6 +381,7 @@ impl Handler for Scheduler {
                     executor: place.executor,
                     pool: place.pool,
                     gpus: place.gpus,
+                    ranks: step.spec.workers.max(1),
                 }
             })
             .collect();

@@ -13,6 +13,7 @@ use crate::model::plan::{Need, Plan, Retry, Reuse, StepSpec};
 use crate::model::*;
 use crate::store::attempts::AttemptRow;
 use crate::store::queue::{OpenAttempt, PoolUsage, PoolUse, ReadyStep};
+use crate::store::ranks::RankRow;
 use crate::store::runs::{RunRow, RunView, StepRow};
 
 const T0: Millis = 1_800_000_000_000;
@@ -116,6 +117,7 @@ fn attempt_row(step: &str, number: i64, state: AttemptState, class: Option<EndCl
         pool: "default".into(),
         machine: String::new(),
         gpus: vec![],
+        ranks: 1,
         bootstrap_hash: String::new(),
         bootstrap_nonce: String::new(),
         sealed: false,
@@ -135,6 +137,7 @@ fn attempt_row(step: &str, number: i64, state: AttemptState, class: Option<EndCl
         removed_ms: (state == AttemptState::Ended).then_some(T0),
         held_from_ms: None,
         held_to_ms: None,
+        held_pods_ms: None,
     }
 }
 
@@ -160,6 +163,7 @@ fn view(run: &str, steps: &str, attempts: &str) -> RunView {
         run: run_row("run", run.parse().unwrap(), plan(specs)),
         steps: rows,
         attempts: attempts.collect(),
+        ranks: Vec::new(),
     }
 }
 
@@ -339,8 +343,12 @@ fn next_decides_what_the_table_says() {
             "run failed (the run's time limit of 6 h passed); a failed (the run's time limit of 6 h passed)").at(21610),
     ];
     assert!(rows.len() >= 30);
+    check(&rows);
+}
+
+fn check(rows: &[Row]) {
     let mut wrong = Vec::new();
-    for row in &rows {
+    for row in rows {
         let observed = row
             .observed
             .iter()
@@ -362,6 +370,127 @@ fn next_decides_what_the_table_says() {
         }
     }
     assert!(wrong.is_empty(), "{} of {} rows:\n{}", wrong.len(), rows.len(), wrong.join("\n"));
+}
+
+/// `"0 running, 1 failed@5"`: what the ranks of attempt `a1` said; the number behind `@` is when their commands ended, in seconds.
+fn of_pods(attempt: &str, ranks: &str) -> RunView {
+    let mut view = view("running", "a running", attempt);
+    view.attempts[0].ranks = 2;
+    view.attempts[0].heartbeat_ms = Some(T0 + 100_000);
+    view.ranks = ranks
+        .split(", ")
+        .map(|text| {
+            let (rank, said) = text.split_once(' ').unwrap();
+            let (class, at) = said.split_once('@').unwrap_or((said, ""));
+            RankRow {
+                of: AttemptRank::new(&AttemptUid::from_text("a1"), rank.parse().unwrap()),
+                nonce: "n".into(),
+                sealed: true,
+                log_bytes: 0,
+                log_lost_bytes: 0,
+                metrics_seq: 0,
+                class: class.parse().ok(),
+                exit_code: None,
+                reason: if at.is_empty() { String::new() } else { format!("it {class}") },
+                heard_ms: T0 + 100_000,
+                started_ms: Some(T0),
+                ended_ms: at.parse().ok().map(|s: i64| T0 + s * 1000),
+            }
+        })
+        .collect();
+    view
+}
+
+/// One dead rank ends the attempt, and is named; nobody is blamed before all have spoken.
+#[test]
+fn ends_of_ranks_end_their_attempt() {
+    let node_lost = "a ready (rank 1: its node is gone; trying again (1 of 1)); a1 ended:node_lost (rank 1: its node is gone); REMOVE a1; look 21600s";
+    let preempted = "a ready (rank 1: it preempted; trying again (1 of 1)); a1 ended:preempted (rank 1: it preempted); REMOVE a1; look 21600s";
+    let silent = "a ready (rank 1: no word from it after rank 0 ended (it failed); trying again (1 of 1)); \
+                  a1 ended:node_lost (rank 1: no word from it after rank 0 ended (it failed)); REMOVE a1; look 21600s";
+    let failed = "run failed (step `a` failed: rank 1: it failed); a failed (rank 1: it failed); a1 ended:failed (rank 1: it failed); REMOVE a1; look 21600s";
+    let good = "run succeeded; a succeeded; a1 ended:succeeded (it succeeded); REMOVE a1; look 21600s";
+    let one_lost = || gone(EndClass::NodeLost, "rank 1: its node is gone");
+    let rank_one = || gone(EndClass::Failed, "rank 1: it failed");
+    check(&[
+        row(
+            "both at work: the executor is asked at every look",
+            of_pods("a1 running", "0 running, 1 running"),
+            "OBSERVE a1; look 115s",
+        )
+        .at(100),
+        row(
+            "one has ended well",
+            of_pods("a1 running", "0 running, 1 succeeded@90"),
+            "OBSERVE a1; look 115s",
+        )
+        .at(100),
+        row("the leader has ended well", of_pods("a1 finishing", "0 succeeded@90, 1 running"), "look 115s")
+            .at(100)
+            .sees("a1", Observation::Running, 100),
+        row("all have", of_pods("a1 finishing", "0 succeeded@90, 1 succeeded@99"), good).at(100),
+        row(
+            "one failed: who is left is waited for",
+            of_pods("a1 finishing", "0 failed@99, 1 running"),
+            "OBSERVE a1; look 105s",
+        )
+        .at(100),
+        row("until its silence says it all", of_pods("a1 finishing", "0 failed@99, 1 running"), "look 219s")
+            .at(217)
+            .sees("a1", Observation::Running, 217),
+        row(
+            "the cluster saw a node go: that was it, whoever failed first",
+            of_pods("a1 finishing", "0 failed@99, 1 running"),
+            node_lost,
+        )
+        .at(100)
+        .sees("a1", one_lost(), 100),
+        row(
+            "of two words the first is the cause",
+            of_pods("a1 finishing", "0 failed@99, 1 preempted@98"),
+            preempted,
+        )
+        .at(100)
+        .sees("a1", rank_one(), 100),
+        row(
+            "and the rest was only asked to end",
+            of_pods("a1 finishing", "0 preempted@99, 1 failed@98"),
+            failed,
+        )
+        .at(100)
+        .sees("a1", rank_one(), 100),
+        row(
+            "words alone decide nothing",
+            of_pods("a1 finishing", "0 failed@99, 1 failed@98"),
+            "OBSERVE a1; look 105s",
+        )
+        .at(100),
+        row(
+            "one that stays silent is the lost one",
+            of_pods("a1 finishing", "0 failed@99, 1 running"),
+            silent,
+        )
+        .at(219)
+        .sees("a1", Observation::Running, 219),
+        row("a rank that never began explains nothing", of_pods("a1 finishing", "1 failed@98"), failed)
+            .at(100)
+            .sees("a1", Observation::Running, 100),
+        row(
+            "a silent agent that is gone has had its last words",
+            of_pods("a1 running", "0 running, 1 running"),
+            node_lost,
+        )
+        .at(110)
+        .sees("a1", one_lost(), 100),
+        row(
+            "nothing is waited for once the run is stopped",
+            of_pods("a1 running", "0 running, 1 failed@99"),
+            "a1 asked to stop; CANCEL a1; look 105s",
+        )
+        .cancel("by ann")
+        .at(100)
+        .sees("a1", Observation::Running, 100),
+    ]);
 }
 
 #[test]

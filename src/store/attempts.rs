@@ -9,7 +9,7 @@ use super::work::{WorkAsk, WorkItem, ask_in};
 use super::{Store, StoreError};
 use crate::clock::Millis;
 use crate::model::{
-    AttemptState, AttemptUid, DataReport, EndClass, MetricPoint, MetricSource, RunId, StepId,
+    AttemptState, AttemptUid, DataReport, EndClass, Held, MetricPoint, MetricSource, RunId, StepId,
 };
 
 /// One place given to one ready step.
@@ -25,6 +25,8 @@ pub struct Placement {
     pub machine: String,
     /// GPU indexes that the step may see.
     pub gpus: Vec<u32>,
+    /// How many pods it has.
+    pub ranks: u32,
     /// SHA-256 (hex) of the bootstrap token.
     pub bootstrap_hash: String,
 }
@@ -43,7 +45,10 @@ pub struct AttemptRow {
     pub pool: String,
     /// Whose daemon alone reaches its processes; empty: every daemon does.
     pub machine: String,
+    /// Of all of its pods together.
     pub gpus: Vec<u32>,
+    /// How many pods it has; the leader's facts are this row, those of the others lie in `attempt_ranks`.
+    pub ranks: u32,
     pub bootstrap_hash: String,
     pub bootstrap_nonce: String,
     /// The agent was heard after `start`: secrets are no longer served.
@@ -70,6 +75,8 @@ pub struct AttemptRow {
     /// From when to when its pod held its node, where the executor knew.
     pub held_from_ms: Option<Millis>,
     pub held_to_ms: Option<Millis>,
+    /// Each pod's own time, added up.
+    pub held_pods_ms: Option<Millis>,
 }
 
 /// A guarded change of an attempt. `Ended` is written once; a move of an ended attempt is ignored. One that comes late (the
@@ -97,6 +104,8 @@ pub struct Finish {
     pub notes: Vec<String>,
     pub sources: Vec<MetricSource>,
     pub log_lost_bytes: i64,
+    /// When the commands ended, where the agent said so.
+    pub ended_ms: Option<Millis>,
     /// What the `data` step found, within the bounds of `model::data`.
     pub data: Vec<DataReport>,
 }
@@ -147,10 +156,11 @@ pub struct StoredMetric {
 macro_rules! select_attempt {
     ($rest:literal) => {
         concat!(
-            "SELECT a.uid, a.run_id, a.step_id, a.number, a.state, a.class, a.reason, a.exit_code, a.executor, a.pool, a.machine, a.gpus,
+            "SELECT a.uid, a.run_id, a.step_id, a.number, a.state, a.class, a.reason, a.exit_code, a.executor, a.pool, a.machine, a.gpus, a.ranks,
                a.bootstrap_hash, a.bootstrap_nonce, a.sealed, a.cancel_request, a.outputs, a.handle, a.log_bytes,
                a.log_lost_bytes, a.metrics_seq, a.notes, a.intended_ms, a.submitted_ms, a.started_ms, a.heartbeat_ms,
-               a.finished_ms, a.ended_ms, a.removed_ms, a.held_from_ms, a.held_to_ms FROM attempts a ",
+               a.finished_ms, a.ended_ms, a.removed_ms, a.held_from_ms, a.held_to_ms, a.held_pods_ms
+             FROM attempts a ",
             $rest
         )
     };
@@ -158,11 +168,15 @@ macro_rules! select_attempt {
 
 impl AttemptRow {
     /// GPUs are paid for from when their node was taken (the agent's start, where nobody knows better) to the end or `now`,
-    /// whatever they did.
+    /// whatever they did. Of an attempt of several pods each pod's own time counts.
     pub fn gpu_ms(&self, now: Millis) -> i64 {
+        let gpus = self.gpus.len() as i64;
+        if let (Some(pods_ms), 2..) = (self.held_pods_ms, self.ranks) {
+            return pods_ms.max(0).saturating_mul(gpus) / i64::from(self.ranks);
+        }
         let Some(from) = self.held_from_ms.or(self.started_ms) else { return 0 };
         let to = self.held_to_ms.or(self.ended_ms).unwrap_or(now);
-        (to - from).max(0).saturating_mul(self.gpus.len() as i64)
+        (to - from).max(0).saturating_mul(gpus)
     }
 
     fn read(row: &impl Fields) -> Result<Self, StoreError> {
@@ -179,6 +193,7 @@ impl AttemptRow {
             pool: row.get("pool")?,
             machine: row.get("machine")?,
             gpus: row.json("gpus")?,
+            ranks: row.get::<i64>("ranks")?.try_into().unwrap_or(1),
             bootstrap_hash: row.get("bootstrap_hash")?,
             bootstrap_nonce: row.get("bootstrap_nonce")?,
             sealed: row.get("sealed")?,
@@ -198,6 +213,7 @@ impl AttemptRow {
             removed_ms: row.get("removed_ms")?,
             held_from_ms: row.get("held_from_ms")?,
             held_to_ms: row.get("held_to_ms")?,
+            held_pods_ms: row.get("held_pods_ms")?,
         })
     }
 }
@@ -343,8 +359,8 @@ impl Store {
                     execute!(
                         tx,
                         "INSERT INTO attempts (uid, run_id, step_id, number, state, executor, pool, machine, gpus, bootstrap_hash,
-                           intended_ms)
-                         VALUES ($1, $2, $3, $4, 'intended', $5, $6, $7, $8, $9, $10)",
+                           intended_ms, ranks)
+                         VALUES ($1, $2, $3, $4, 'intended', $5, $6, $7, $8, $9, $10, $11)",
                         &place.uid,
                         &place.run_id,
                         &place.step_id,
@@ -354,7 +370,8 @@ impl Store {
                         &place.machine,
                         to_json(&place.gpus)?,
                         &place.bootstrap_hash,
-                        now
+                        now,
+                        i64::from(place.ranks.max(1))
                     )?;
                     asks.push(WorkAsk::run(&place.run_id, now));
                     placed.push(place.uid);
@@ -399,7 +416,7 @@ impl Store {
     pub async fn attempt_removed(
         &self,
         uid: &AttemptUid,
-        held: Option<(Millis, Millis)>,
+        held: Option<Held>,
         now: Millis,
     ) -> Result<(), StoreError> {
         let uid = uid.clone();
@@ -407,12 +424,13 @@ impl Store {
             Box::pin(async move {
                 execute!(
                     tx,
-                    "UPDATE attempts SET removed_ms = $2, held_from_ms = $3, held_to_ms = $4
+                    "UPDATE attempts SET removed_ms = $2, held_from_ms = $3, held_to_ms = $4, held_pods_ms = $5
                      WHERE uid = $1 AND state = 'ended' AND removed_ms IS NULL",
                     &uid,
                     now,
-                    held.map(|(from, _)| from),
-                    held.map(|(_, to)| to)
+                    held.map(|held| held.from_ms),
+                    held.map(|held| held.to_ms),
+                    held.map(|held| held.pods_ms)
                 )
                 .map(|_| ())
             })

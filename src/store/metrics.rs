@@ -48,7 +48,7 @@ impl Store {
         let uid = uid.clone();
         self.write(move |tx| {
             Box::pin(async move {
-                let Some(live) = hear(tx, &uid, now).await? else { return Ok(None) };
+                let Some(live) = hear(tx, &(&uid).into(), now).await? else { return Ok(None) };
                 put_params(tx, &uid, &live, &params).await?;
                 let numbered: Vec<(i64, MetricPoint)> =
                     (first_seq..).zip(points).filter(|(seq, _)| *seq > live.metrics_seq).collect();

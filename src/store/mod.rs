@@ -28,6 +28,7 @@ pub mod outbox;
 mod postgres;
 pub mod pulls;
 pub mod queue;
+pub mod ranks;
 mod reports;
 pub mod retention;
 pub mod reuse;

@@ -5,10 +5,11 @@ use super::attempts::{ArtifactRow, Finish, LogAppend, SegmentRow};
 use super::conn::{Conn, Fields, all, execute, one, to_json};
 use super::metrics::put_sources;
 use super::queue::charge;
+use super::ranks::{self, RankEnd};
 use super::work::{WorkAsk, ask_in};
 use super::{Store, StoreError, dialect};
 use crate::clock::Millis;
-use crate::model::{AttemptUid, DataReport, RunId, StepId};
+use crate::model::{AttemptRank, AttemptUid, DataReport, RunId, StepId};
 
 /// Of each step, only the last attempt counts. To be used where `a` is an attempt.
 macro_rules! last_attempt {
@@ -22,13 +23,17 @@ pub(super) use last_attempt;
 pub(super) struct Live {
     pub(super) run: RunId,
     pub(super) step: StepId,
-    log_bytes: i64,
+    pub(super) log_bytes: i64,
     pub(super) metrics_seq: i64,
-    cancel: bool,
+    pub(super) cancel: bool,
 }
 
-/// Notes the sign of life, seals the attempt, and keeps its row from changing until the commit.
-pub(super) async fn hear(tx: &mut Conn, uid: &AttemptUid, now: Millis) -> Result<Option<Live>, StoreError> {
+/// Notes the sign of life, seals the rank, and keeps the attempt's row from changing until the commit. None: it has not begun, or
+/// it or its attempt has ended.
+pub(super) async fn hear(tx: &mut Conn, of: &AttemptRank, now: Millis) -> Result<Option<Live>, StoreError> {
+    if !of.leads() {
+        return ranks::hear_rank(tx, of, now).await;
+    }
     one!(
         tx,
         |row| Ok(Live {
@@ -39,9 +44,9 @@ pub(super) async fn hear(tx: &mut Conn, uid: &AttemptUid, now: Millis) -> Result
             cancel: row.get("cancel_request")?,
         }),
         "UPDATE attempts SET heartbeat_ms = $2, sealed = TRUE
-         WHERE uid = $1 AND state <> 'ended' AND bootstrap_nonce <> ''
+         WHERE uid = $1 AND state <> 'ended' AND finished_ms IS NULL AND bootstrap_nonce <> ''
          RETURNING run_id, step_id, log_bytes, metrics_seq, cancel_request",
-        uid,
+        &of.uid,
         now
     )
 }
@@ -58,8 +63,9 @@ fn artifact(row: &impl Fields) -> Result<ArtifactRow, StoreError> {
 }
 
 impl Store {
-    /// Binds the bootstrap to the first nonce that shows it and moves the attempt to running. True for the first and for
-    /// every repeat with the same nonce while the attempt is not sealed and not ended.
+    /// Binds the bootstrap to the first nonce that shows it and moves the attempt to running; one of several pods to pending,
+    /// until all of its ranks have begun. True for the first and for every repeat with the same nonce while the attempt is not
+    /// sealed and not ended.
     pub async fn agent_start(
         &self,
         uid: &AttemptUid,
@@ -70,20 +76,25 @@ impl Store {
         let (uid, hash, nonce) = (uid.clone(), bootstrap_hash.to_owned(), nonce.to_owned());
         self.write(move |tx| {
             Box::pin(async move {
-                let run: Option<RunId> = one!(
+                let found: Option<(RunId, i64)> = one!(
                     tx,
-                    |row| row.get("run_id"),
-                    "UPDATE attempts SET bootstrap_nonce = $3, heartbeat_ms = $4, started_ms = COALESCE(started_ms, $4),
-                       state = CASE state WHEN 'finishing' THEN state ELSE 'running' END
+                    |row| Ok((row.get("run_id")?, row.get("ranks")?)),
+                    "UPDATE attempts SET bootstrap_nonce = $3, heartbeat_ms = $4,
+                       started_ms = CASE WHEN ranks = 1 THEN COALESCE(started_ms, $4) ELSE started_ms END,
+                       state = CASE WHEN state IN ('running', 'finishing') THEN state WHEN ranks = 1 THEN 'running' ELSE 'pending' END
                      WHERE uid = $1 AND bootstrap_hash = $2 AND $3 <> '' AND (bootstrap_nonce = '' OR bootstrap_nonce = $3)
                        AND sealed = FALSE AND state <> 'ended'
-                     RETURNING run_id",
+                     RETURNING run_id, ranks",
                     &uid,
                     &hash,
                     &nonce,
                     now
                 )?;
-                let Some(run) = run else { return Ok(false) };
+                let Some((run, pods)) = found else { return Ok(false) };
+                if pods > 1 {
+                    ranks::begin(tx, &(&uid).into(), &run, &nonce, false, now).await?;
+                    ranks::run_if_all(tx, &uid, now).await?;
+                }
                 ask_in(tx, &[WorkAsk::run(&run, now)], now).await?;
                 Ok(true)
             })
@@ -119,44 +130,64 @@ impl Store {
         .await
     }
 
-    /// Notes a sign of life, seals the attempt, and says whether it should stop. None: ended, not started or unknown.
-    pub async fn agent_heartbeat(&self, uid: &AttemptUid, now: Millis) -> Result<Option<bool>, StoreError> {
-        let uid = uid.clone();
-        self.write(move |tx| Box::pin(async move { Ok(hear(tx, &uid, now).await?.map(|live| live.cancel)) }))
+    /// Notes a rank's sign of life, seals it, and says whether it should stop. None: ended, not started or unknown.
+    pub async fn agent_heartbeat(
+        &self,
+        of: impl Into<AttemptRank>,
+        now: Millis,
+    ) -> Result<Option<bool>, StoreError> {
+        let of = of.into();
+        self.write(move |tx| Box::pin(async move { Ok(hear(tx, &of, now).await?.map(|live| live.cancel)) }))
             .await
     }
 
-    /// Compare-and-set on the committed offset; the bytes lie in `blob` under `blob_key` already.
+    /// Compare-and-set on the committed offset of a rank's log; the bytes lie in `blob` under `blob_key` already.
     pub async fn append_log(
         &self,
-        uid: &AttemptUid,
+        of: impl Into<AttemptRank>,
         offset: i64,
         bytes: i64,
         blob_key: &str,
         now: Millis,
     ) -> Result<LogAppend, StoreError> {
-        let (uid, blob_key) = (uid.clone(), blob_key.to_owned());
+        let (of, blob_key) = (of.into(), blob_key.to_owned());
         self.write(move |tx| {
             Box::pin(async move {
-                let Some(live) = hear(tx, &uid, now).await? else { return Ok(LogAppend::Refused) };
+                let Some(live) = hear(tx, &of, now).await? else { return Ok(LogAppend::Refused) };
                 if live.log_bytes != offset {
                     return Ok(LogAppend::Conflict { committed: live.log_bytes });
                 }
-                execute!(tx, "UPDATE attempts SET log_bytes = log_bytes + $2 WHERE uid = $1", &uid, bytes)?;
-                insert_segment(tx, &uid, offset, bytes, &blob_key, now).await?;
+                if of.leads() {
+                    execute!(
+                        tx,
+                        "UPDATE attempts SET log_bytes = log_bytes + $2 WHERE uid = $1",
+                        &of.uid,
+                        bytes
+                    )?;
+                } else {
+                    execute!(
+                        tx,
+                        "UPDATE attempt_ranks SET log_bytes = log_bytes + $3 WHERE attempt_uid = $1 AND rank = $2",
+                        &of.uid,
+                        i64::from(of.rank),
+                        bytes
+                    )?;
+                }
+                insert_segment(tx, &of, offset, bytes, &blob_key, now).await?;
                 Ok(LogAppend::Committed { offset: offset + bytes })
             })
         })
         .await
     }
 
-    /// Segments that hold bytes from `from_byte` on, in order.
+    /// Segments of a rank's log that hold bytes from `from_byte` on, in order.
     pub async fn log_segments(
         &self,
-        uid: &AttemptUid,
+        of: impl Into<AttemptRank>,
         from_byte: i64,
         limit: i64,
     ) -> Result<Vec<SegmentRow>, StoreError> {
+        let of = of.into();
         let mut conn = self.read().await?;
         all!(
             conn,
@@ -166,34 +197,38 @@ impl Store {
                 blob_key: row.get("blob_key")?,
             }),
             "SELECT start_byte, bytes, blob_key FROM log_segments
-             WHERE attempt_uid = $1 AND start_byte + bytes > $2 ORDER BY start_byte LIMIT $3",
-            uid,
+             WHERE attempt_uid = $1 AND rank = $4 AND start_byte + bytes > $2 ORDER BY start_byte LIMIT $3",
+            &of.uid,
             from_byte,
-            limit
+            limit,
+            i64::from(of.rank)
         )
     }
 
-    /// Replaces all segments of an ended attempt by one (compaction); the caller deletes the old blobs afterwards. False: it
+    /// Replaces all segments of an ended rank by one (compaction); the caller deletes the old blobs afterwards. False: it
     /// has not ended, its log has another length, or retention was faster.
     pub async fn compact_log(
         &self,
-        uid: &AttemptUid,
+        of: impl Into<AttemptRank>,
         bytes: i64,
         blob_key: &str,
         now: Millis,
     ) -> Result<bool, StoreError> {
-        let (uid, blob_key) = (uid.clone(), blob_key.to_owned());
+        let (of, blob_key) = (of.into(), blob_key.to_owned());
         self.write(move |tx| {
             Box::pin(async move {
                 let deleted = execute!(
                     tx,
-                    "DELETE FROM log_segments WHERE attempt_uid = $1
-                       AND EXISTS (SELECT 1 FROM attempts WHERE uid = $1 AND state = 'ended' AND log_bytes = $2)",
-                    &uid,
-                    bytes
+                    "DELETE FROM log_segments WHERE attempt_uid = $1 AND rank = $3
+                       AND EXISTS (SELECT 1 FROM attempts a LEFT JOIN attempt_ranks r ON r.attempt_uid = a.uid AND r.rank = $3
+                         WHERE a.uid = $1 AND (a.state = 'ended' OR r.ended_ms IS NOT NULL)
+                           AND CASE WHEN $3 = 0 THEN a.log_bytes ELSE r.log_bytes END = $2)",
+                    &of.uid,
+                    bytes,
+                    i64::from(of.rank)
                 )?;
                 if deleted > 0 {
-                    insert_segment(tx, &uid, 0, bytes, &blob_key, now).await?;
+                    insert_segment(tx, &of, 0, bytes, &blob_key, now).await?;
                 }
                 Ok(deleted > 0)
             })
@@ -205,7 +240,8 @@ impl Store {
     pub async fn put_artifact(&self, artifact: ArtifactRow, now: Millis) -> Result<bool, StoreError> {
         self.write(move |tx| {
             Box::pin(async move {
-                let Some(live) = hear(tx, &artifact.attempt_uid, now).await? else { return Ok(false) };
+                let of = (&artifact.attempt_uid).into();
+                let Some(live) = hear(tx, &of, now).await? else { return Ok(false) };
                 execute!(
                     tx,
                     "INSERT INTO artifacts (attempt_uid, path, run_id, bytes, sha256, executable, blob_key, created_ms)
@@ -261,8 +297,8 @@ impl Store {
         )
     }
 
-    /// Ends the attempt by its agent's word, keeps its outputs, and asks for its run and for a schedule. False: it had
-    /// ended, or was never started.
+    /// Ends the attempt by its agent's word, keeps its outputs, and asks for its run and for a schedule. One of several pods is
+    /// finishing from then on: `run::ranks` ends it when it knows of all of them. False: it had ended, or was never started.
     pub async fn agent_finish(
         &self,
         uid: &AttemptUid,
@@ -272,13 +308,15 @@ impl Store {
         let uid = uid.clone();
         self.write(move |tx| {
             Box::pin(async move {
-                let run: Option<RunId> = one!(
+                let found: Option<(RunId, i64)> = one!(
                     tx,
-                    |row| row.get("run_id"),
-                    "UPDATE attempts SET state = 'ended', class = $2, reason = $3, exit_code = $4, outputs = $5, notes = $6,
-                       log_lost_bytes = $7, sealed = TRUE, heartbeat_ms = $8, finished_ms = $8, ended_ms = $8
-                     WHERE uid = $1 AND state <> 'ended' AND bootstrap_nonce <> ''
-                     RETURNING run_id",
+                    |row| Ok((row.get("run_id")?, row.get("ranks")?)),
+                    "UPDATE attempts SET state = CASE WHEN ranks = 1 THEN 'ended' ELSE 'finishing' END,
+                       class = CASE WHEN ranks = 1 THEN $2 ELSE class END, reason = CASE WHEN ranks = 1 THEN $3 ELSE '' END,
+                       exit_code = $4, outputs = $5, notes = $6, log_lost_bytes = $7, sealed = TRUE, heartbeat_ms = $8,
+                       finished_ms = $8, ended_ms = CASE WHEN ranks = 1 THEN $8 ELSE ended_ms END
+                     WHERE uid = $1 AND state <> 'ended' AND finished_ms IS NULL AND bootstrap_nonce <> ''
+                     RETURNING run_id, ranks",
                     &uid,
                     finish.class.word(),
                     &finish.reason,
@@ -288,9 +326,23 @@ impl Store {
                     finish.log_lost_bytes,
                     now
                 )?;
-                let Some(run) = run else { return Ok(false) };
+                let Some((run, pods)) = found else { return Ok(false) };
                 put_sources(tx, &uid, &run, &finish.sources).await?;
                 put_data(tx, &uid, &run, &finish.data).await?;
+                if pods > 1 {
+                    let how = RankEnd {
+                        class: finish.class,
+                        exit_code: finish.exit_code,
+                        reason: finish.reason.clone(),
+                        log_lost_bytes: finish.log_lost_bytes,
+                        ended_ms: finish.ended_ms.unwrap_or(now),
+                    };
+                    // It may end before it began: while it was being prepared.
+                    ranks::begin(tx, &(&uid).into(), &run, "", true, now).await?;
+                    ranks::end(tx, &(&uid).into(), &how).await?;
+                    ask_in(tx, &[WorkAsk::run(&run, now)], now).await?;
+                    return Ok(true);
+                }
                 charge(tx, &uid, now).await?;
                 ask_in(tx, &[WorkAsk::run(&run, now), WorkAsk::schedule(now)], now).await?;
                 Ok(true)
@@ -376,7 +428,7 @@ async fn put_data(
 
 async fn insert_segment(
     tx: &mut Conn,
-    uid: &AttemptUid,
+    of: &AttemptRank,
     start: i64,
     bytes: i64,
     blob_key: &str,
@@ -384,12 +436,13 @@ async fn insert_segment(
 ) -> Result<(), StoreError> {
     execute!(
         tx,
-        "INSERT INTO log_segments (attempt_uid, start_byte, bytes, blob_key, created_ms) VALUES ($1, $2, $3, $4, $5)",
-        uid,
+        "INSERT INTO log_segments (attempt_uid, rank, start_byte, bytes, blob_key, created_ms) VALUES ($1, $6, $2, $3, $4, $5)",
+        &of.uid,
         start,
         bytes,
         blob_key,
-        now
+        now,
+        i64::from(of.rank)
     )
     .map(|_| ())
 }

@@ -47,7 +47,7 @@ const DELIVERIES: &str = "DELETE FROM deliveries WHERE id IN (SELECT id FROM del
 const PARKED: &str = "DELETE FROM work WHERE (kind, key) IN (SELECT kind, key FROM work
     WHERE run_at_ms < $1 AND state = 'parked' LIMIT $2) RETURNING '' AS blob_key";
 const LOGS: &str =
-    "DELETE FROM log_segments WHERE (attempt_uid, start_byte) IN (SELECT g.attempt_uid, g.start_byte
+    "DELETE FROM log_segments WHERE (attempt_uid, rank, start_byte) IN (SELECT g.attempt_uid, g.rank, g.start_byte
     FROM log_segments g JOIN attempts a ON a.uid = g.attempt_uid
     WHERE g.created_ms < $1 AND a.state = 'ended' LIMIT $2) RETURNING blob_key";
 const ARTIFACTS: &str = concat!(

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::attempts::{AttemptMove, AttemptRow, attempts_of_run};
 use super::conn::{Fields, all, one};
+use super::ranks::{RankRow, ranks_of_run};
 use super::work::WorkAsk;
 use super::{Store, StoreError};
 use crate::clock::Millis;
@@ -86,6 +87,8 @@ pub struct RunView {
     pub steps: Vec<StepRow>,
     /// By (step position, number).
     pub attempts: Vec<AttemptRow>,
+    /// Of attempts of several pods, by (attempt, rank).
+    pub ranks: Vec<RankRow>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -257,7 +260,13 @@ impl Store {
                 let steps =
                     all!(tx, StepRow::read, select_step!("WHERE run_id = $1 ORDER BY position"), &id)?;
                 let attempts = attempts_of_run(tx, &id).await?;
-                Ok(Some(RunView { run, steps, attempts }))
+                // Most runs have none: one look at an index.
+                let ranks = if attempts.iter().any(|a| a.ranks > 1) {
+                    ranks_of_run(tx, &id).await?
+                } else {
+                    Vec::new()
+                };
+                Ok(Some(RunView { run, steps, attempts, ranks }))
             })
         })
         .await

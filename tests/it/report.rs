@@ -222,7 +222,7 @@ async fn a_failing_step_is_shown_with_the_end_of_its_log() {
     let log: String = (1..=3_000).map(|n| format!("line {n}\n")).collect();
     let mut offset = 0;
     for chunk in log.as_bytes().chunks(7_000) {
-        let at = key::log(&uid, offset, 1);
+        let at = key::log(&(&uid).into(), offset, 1);
         d.blobs.put(&at, bytes::Bytes::copy_from_slice(chunk)).await.unwrap();
         w.store().append_log(&uid, offset, chunk.len() as i64, &at, now).await.unwrap();
         offset += chunk.len() as i64;

@@ -101,6 +101,7 @@ impl Scripted {
                         notes,
                         sources: vec![],
                         log_lost_bytes: 0,
+                        ended_ms: None,
                         data: Vec::new(),
                     };
                     self.store.agent_finish(uid, finish, now).await.unwrap();

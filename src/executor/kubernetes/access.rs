@@ -14,6 +14,8 @@ pub const NEEDED: &[(&str, &str, &[&str])] = &[
     ("batch", "jobs", &["create", "get", "list", "watch", "patch", "delete"]),
     ("", "pods", &["list", "watch"]),
     ("", "secrets", &["create", "delete"]),
+    ("", "services", &["create", "delete"]),
+    ("networking.k8s.io", "networkpolicies", &["create", "delete"]),
     ("", "events", &["list"]),
 ];
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Pod, Secret, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Client, ResourceExt as _};
 
@@ -16,7 +17,7 @@ use super::{Fault, call};
 pub struct Dropped {
     /// Jobs that carried our finalizer.
     pub finalizers: usize,
-    /// Jobs that were deleted, with their Secrets and Services.
+    /// Jobs that were deleted, with their Secrets, Services and NetworkPolicies.
     pub deleted: usize,
 }
 
@@ -35,7 +36,8 @@ pub async fn drop_finalizers(
     let jobs: Api<Job> = Api::namespaced(client.clone(), namespace);
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    let services: Api<Service> = Api::namespaced(client, namespace);
+    let services: Api<Service> = Api::namespaced(client.clone(), namespace);
+    let policies: Api<NetworkPolicy> = Api::namespaced(client, namespace);
     let selector = selector_of(installation);
     let ours = ListParams::default().labels(&selector);
     let until = tokio::time::Instant::now() + patience;
@@ -47,6 +49,7 @@ pub async fn drop_finalizers(
             if delete {
                 gone(call("delete a Secret", secrets.delete(&name, &DeleteParams::default())).await)?;
                 gone(call("delete a Service", services.delete(&name, &DeleteParams::default())).await)?;
+                gone(call("delete a NetworkPolicy", policies.delete(&name, &DeleteParams::default())).await)?;
                 if job.metadata.deletion_timestamp.is_none() {
                     gone(call("delete a Job", jobs.delete(&name, &DeleteParams::background())).await)?;
                     done.deleted += 1;

@@ -15,15 +15,18 @@ use k8s_openapi::api::core::v1::{
     Secret, SecretVolumeSource, SecurityContext, Service, ServicePort, ServiceSpec, Toleration, Volume,
     VolumeMount,
 };
+use k8s_openapi::api::networking::v1::{
+    NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicySpec,
+};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
 
 use super::super::Launch;
 use crate::agent::protocol::{Bootstrap, PROTOCOL};
 use crate::config::{KubernetesConfig, KubernetesPool, Preset};
-use crate::model::RunId;
+use crate::model::{LEADER, RunId};
 
 /// The selector of everything that any trainyard made.
 pub const MANAGED: &str = "app.kubernetes.io/managed-by=trainyard";
@@ -32,6 +35,10 @@ pub const LABEL_INSTALLATION: &str = "app.kubernetes.io/instance";
 pub const LABEL_INSTANCE: &str = "trainyard.dev/instance";
 pub const LABEL_ATTEMPT: &str = "trainyard.dev/attempt-uid";
 pub const LABEL_RUN: &str = "trainyard.dev/run-id";
+/// `true` on pods of attempts of several: the chart's policies let those dial each other.
+const LABEL_DISTRIBUTED: &str = "trainyard.dev/distributed";
+/// By which an Indexed Job numbers its pods (<https://kubernetes.io/docs/reference/labels-annotations-taints>).
+pub const COMPLETION_INDEX: &str = "batch.kubernetes.io/job-completion-index";
 pub const ANNOTATION_CANCELLED: &str = "trainyard.dev/cancelled";
 /// Keeps a Job from being swept away before its result is recorded.
 pub const FINALIZER: &str = "trainyard.dev/result-recorded";
@@ -70,8 +77,9 @@ impl Cluster {
 pub struct Objects {
     pub secret: Secret,
     pub job: Job,
-    /// Only where several pods must find each other.
+    /// Only where several pods must find and reach each other.
     pub service: Option<Service>,
+    pub policy: Option<NetworkPolicy>,
 }
 
 /// Builds the objects of an attempt.
@@ -102,6 +110,8 @@ pub fn build(launch: &Launch, pool: &KubernetesPool, cluster: &Cluster) -> Resul
         token: launch.bootstrap.expose_secret().to_owned(),
         dir: WORK.into(),
         ca: launch.agent_ca.clone(),
+        ranks: spec.workers.max(1),
+        rank: LEADER,
         prepared: None,
     };
     let bytes = serde_json::to_vec(&bootstrap).map_err(|e| e.to_string())?;
@@ -170,7 +180,28 @@ pub fn build(launch: &Launch, pool: &KubernetesPool, cluster: &Cluster) -> Resul
         }),
         ..Service::default()
     });
-    Ok(Objects { secret, job, service })
+    // Its pods take connections from each other and from nobody else. What they may dial is for the policies of the namespace to
+    // say: a rule of ours would shut them off from everything that it does not name.
+    let own = || LabelSelector {
+        match_labels: Some(BTreeMap::from([(LABEL_ATTEMPT.to_owned(), launch.uid.to_string())])),
+        ..LabelSelector::default()
+    };
+    let policy = (workers > 1).then(|| NetworkPolicy {
+        metadata: meta(None),
+        spec: Some(NetworkPolicySpec {
+            pod_selector: Some(own()),
+            policy_types: Some(vec!["Ingress".into()]),
+            ingress: Some(vec![NetworkPolicyIngressRule {
+                from: Some(vec![NetworkPolicyPeer {
+                    pod_selector: Some(own()),
+                    ..NetworkPolicyPeer::default()
+                }]),
+                ..NetworkPolicyIngressRule::default()
+            }]),
+            ..NetworkPolicySpec::default()
+        }),
+    });
+    Ok(Objects { secret, job, service, policy })
 }
 
 /// The image to run, or why the pool does not take the step.
@@ -211,7 +242,8 @@ fn admit(launch: &Launch, pool: &KubernetesPool, cluster: &Cluster) -> Result<St
 }
 
 fn labels(launch: &Launch, cluster: &Cluster) -> BTreeMap<String, String> {
-    BTreeMap::from(
+    let several = (launch.spec.workers > 1).then(|| (LABEL_DISTRIBUTED.to_owned(), "true".to_owned()));
+    let all = BTreeMap::from(
         [
             ("app.kubernetes.io/name", "trainyard-run".to_owned()),
             ("app.kubernetes.io/part-of", "trainyard".to_owned()),
@@ -226,7 +258,8 @@ fn labels(launch: &Launch, cluster: &Cluster) -> BTreeMap<String, String> {
             ("trainyard.dev/trusted", launch.trusted.to_string()),
         ]
         .map(|(name, value)| (name.to_owned(), value)),
-    )
+    );
+    all.into_iter().chain(several).collect()
 }
 
 /// The text itself where a label can hold it, else a digest of it (63 characters of letters, digits, `-`, `_` and `.`).
@@ -313,6 +346,7 @@ fn pod(launch: &Launch, pool: &KubernetesPool, cluster: &Cluster, image: &str, w
             .map(str::to_owned)
             .to_vec(),
         ),
+        env: (workers > 1).then(|| vec![rank("TRAINYARD_RANK")]),
         // A pod's request is the larger of this and the step's, so it costs nothing.
         resources: Some(ResourceRequirements { limits: Some(base), ..ResourceRequirements::default() }),
         security_context: Some(locked()),
@@ -380,20 +414,24 @@ fn pod(launch: &Launch, pool: &KubernetesPool, cluster: &Cluster, image: &str, w
     }
 }
 
-/// The environment by which `torchrun` and what speaks its language find each other.
-fn rendezvous(launch: &Launch, workers: i32) -> Vec<EnvVar> {
-    let set = |name: &str, value: String| EnvVar { name: name.into(), value: Some(value), value_from: None };
-    let rank = |name: &str| EnvVar {
+/// A variable that holds the pod's own rank.
+fn rank(name: &str) -> EnvVar {
+    EnvVar {
         name: name.into(),
         value: None,
         value_from: Some(EnvVarSource {
             field_ref: Some(ObjectFieldSelector {
                 api_version: None,
-                field_path: "metadata.annotations['batch.kubernetes.io/job-completion-index']".into(),
+                field_path: format!("metadata.annotations['{COMPLETION_INDEX}']"),
             }),
             ..EnvVarSource::default()
         }),
-    };
+    }
+}
+
+/// The environment by which `torchrun` and what speaks its language find each other.
+fn rendezvous(launch: &Launch, workers: i32) -> Vec<EnvVar> {
+    let set = |name: &str, value: String| EnvVar { name: name.into(), value: Some(value), value_from: None };
     vec![
         set("PET_NNODES", workers.to_string()),
         set("PET_NPROC_PER_NODE", launch.spec.resources.gpu.max(1).to_string()),

@@ -20,7 +20,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Event, Pod, Secret};
+use k8s_openapi::api::core::v1::{Event, Pod, Secret, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, PropagationPolicy};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, ResourceExt};
@@ -29,9 +30,9 @@ use serde::{Deserialize, Serialize};
 use self::manifest::{ANNOTATION_CANCELLED, Cluster, FINALIZER, LABEL_ATTEMPT};
 use self::picture::Picture;
 use super::{Executor, ExecutorError, Launch, Observation};
-use crate::clock::{Millis, SharedClock};
+use crate::clock::SharedClock;
 use crate::config::{KubernetesConfig, KubernetesPool};
-use crate::model::{AttemptUid, RunId};
+use crate::model::{AttemptUid, Held, RunId};
 
 /// One call to the API server. It answers 504 after its own 60 s; whoever waits longer holds up a worker.
 const CALL: Duration = Duration::from_secs(30);
@@ -48,6 +49,8 @@ pub struct Kubernetes {
     jobs: Api<Job>,
     pods: Api<Pod>,
     secrets: Api<Secret>,
+    services: Api<Service>,
+    policies: Api<NetworkPolicy>,
     events: Api<Event>,
     picture: Picture,
 }
@@ -166,6 +169,8 @@ impl Kubernetes {
             jobs: Api::namespaced(client.clone(), &namespace),
             pods: Api::namespaced(client.clone(), &namespace),
             secrets: Api::namespaced(client.clone(), &namespace),
+            services: Api::namespaced(client.clone(), &namespace),
+            policies: Api::namespaced(client.clone(), &namespace),
             events: Api::namespaced(client, &namespace),
             picture: Picture::default(),
             cluster,
@@ -214,6 +219,23 @@ impl Kubernetes {
         all
     }
 
+    /// Makes an object whose content follows from its attempt alone: one that exists is this one.
+    async fn create<K>(&self, what: &str, api: &Api<K>, object: &K) -> Result<(), ExecutorError>
+    where
+        K: Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned,
+    {
+        match call(what, api.create(&PostParams::default(), object)).await {
+            Ok(_) | Err(Fault::Exists) => Ok(()),
+            Err(fault) => Err(fault.into()),
+        }
+    }
+
+    /// Deletes that by which the pods of one attempt find and reach each other.
+    async fn delete_peers(&self, name: &str) -> Result<(), ExecutorError> {
+        self.delete(&self.services, name, PropagationPolicy::Background).await?;
+        self.delete(&self.policies, name, PropagationPolicy::Background).await
+    }
+
     async fn delete<K>(&self, api: &Api<K>, name: &str, how: PropagationPolicy) -> Result<(), ExecutorError>
     where
         K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
@@ -231,9 +253,6 @@ impl Executor for Kubernetes {
     async fn submit(&self, launch: &Launch) -> Result<serde_json::Value, ExecutorError> {
         let note = serde_json::to_value(Note { job: launch.name.clone() })
             .map_err(|e| ExecutorError::Transient(e.to_string()))?;
-        if launch.spec.workers > 1 {
-            return Err(ExecutorError::Refused("steps of several pods are not run by this version".into()));
-        }
         let pool = self.pools.get(&launch.pool).ok_or_else(|| {
             ExecutorError::Refused(format!(
                 "pool `{}` is not configured for Kubernetes any more",
@@ -242,10 +261,13 @@ impl Executor for Kubernetes {
         })?;
         let objects = manifest::build(launch, pool, &self.cluster).map_err(ExecutorError::Refused)?;
         let params = PostParams::default();
-        // Its content follows from the attempt alone, so one that exists is this one.
-        match call("create a Secret", self.secrets.create(&params, &objects.secret)).await {
-            Ok(_) | Err(Fault::Exists) => {}
-            Err(fault) => return Err(fault.into()),
+        self.create("create a Secret", &self.secrets, &objects.secret).await?;
+        // Before the pods that need them: who comes first looks for the others at once.
+        if let Some(service) = &objects.service {
+            self.create("create a Service", &self.services, service).await?;
+        }
+        if let Some(policy) = &objects.policy {
+            self.create("create a NetworkPolicy", &self.policies, policy).await?;
         }
         crate::failpoint::hit("kubernetes.job.before");
         match call("create a Job", self.jobs.create(&params, &objects.job)).await {
@@ -313,7 +335,7 @@ impl Executor for Kubernetes {
         self.delete(&self.jobs, &name, PropagationPolicy::Foreground).await
     }
 
-    async fn held(&self, uid: &AttemptUid) -> Option<(Millis, Millis)> {
+    async fn held(&self, uid: &AttemptUid) -> Option<Held> {
         let (_, pods) = self.picture.of(uid.as_str())?;
         observe::held(&pods, self.clock.now_ms())
     }
@@ -325,10 +347,14 @@ impl Executor for Kubernetes {
         handle: &serde_json::Value,
     ) -> Result<(), ExecutorError> {
         let Some(job) = self.job(uid, handle).await? else {
-            // The Secret may be there without its Job: made, and then nothing more.
+            // They may be there without their Job: made, and then nothing more.
+            self.delete_peers(name).await?;
             return self.delete(&self.secrets, name, PropagationPolicy::Background).await;
         };
         let name = job.name_any();
+        if job.spec.as_ref().and_then(|spec| spec.completions).unwrap_or(1) > 1 {
+            self.delete_peers(&name).await?;
+        }
         self.delete(&self.secrets, &name, PropagationPolicy::Background).await?;
         if job.metadata.deletion_timestamp.is_none() {
             self.delete(&self.jobs, &name, PropagationPolicy::Foreground).await?;

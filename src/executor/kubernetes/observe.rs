@@ -5,11 +5,11 @@ use k8s_openapi::api::batch::v1::{Job, JobCondition};
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, ContainerStatus, Event, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::manifest::{ANNOTATION_CANCELLED, PREPARE, STEP};
+use super::manifest::{ANNOTATION_CANCELLED, COMPLETION_INDEX, PREPARE, STEP};
 use crate::agent::attempt::ResultFile;
 use crate::clock::Millis;
 use crate::executor::Observation;
-use crate::model::EndClass;
+use crate::model::{EndClass, Held};
 
 /// How long an image may fail to come, or a container to be made, before it is final.
 const HOPELESS_MS: Millis = 60_000;
@@ -23,13 +23,9 @@ pub fn read(job: Option<&Job>, pods: &[Pod], events: &[Event], now: Millis) -> O
     let Some(job) = job else { return Observation::Unknown };
     let cancelled =
         job.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(ANNOTATION_CANCELLED));
-    let seen: Vec<Observation> = pods.iter().map(|pod| read_pod(pod, events, now)).collect();
-    let worst = seen
-        .iter()
-        .find(|o| matches!(o, Observation::Gone { class, .. } if *class != EndClass::Succeeded))
-        .or_else(|| seen.iter().find(|o| matches!(o, Observation::Running)))
-        .or_else(|| seen.iter().find(|o| matches!(o, Observation::Pending { .. })))
-        .or_else(|| seen.first());
+    let several = job.spec.as_ref().and_then(|spec| spec.completions).unwrap_or(1) > 1;
+    let worst = if several { of_several(job, pods, events, now) } else { of_one(pods, events, now) };
+    let worst = worst.as_ref();
     let overdue = failed(job).is_some_and(|c| c.reason.as_deref() == Some("DeadlineExceeded"));
     match worst {
         Some(Observation::Gone { class, exit_code, .. }) if overdue && taken_away(*class) => {
@@ -50,24 +46,94 @@ pub fn read(job: Option<&Job>, pods: &[Pod], events: &[Event], now: Millis) -> O
     }
 }
 
+fn of_one(pods: &[Pod], events: &[Event], now: Millis) -> Option<Observation> {
+    let seen: Vec<Observation> = pods.iter().map(|pod| read_pod(pod, events, now)).collect();
+    let bad =
+        |o: &&Observation| matches!(o, Observation::Gone { class, .. } if *class != EndClass::Succeeded);
+    let found = seen
+        .iter()
+        .find(bad)
+        .or_else(|| seen.iter().find(|o| matches!(o, Observation::Running)))
+        .or_else(|| seen.iter().find(|o| matches!(o, Observation::Pending { .. })))
+        .or_else(|| seen.first());
+    found.cloned()
+}
+
+/// An attempt of several pods runs while all of them do, and is gone with the first that failed: the rank by which it is named. What
+/// the cluster did to a pod comes before what its commands did, and that before the SIGTERM by which the rest of a failed Job is
+/// ended.
+fn of_several(job: &Job, pods: &[Pod], events: &[Event], now: Millis) -> Option<Observation> {
+    let mut gone_ones: Vec<(u8, Millis, i64, Observation)> = Vec::new();
+    let mut others: Vec<(i64, Observation)> = Vec::new();
+    for pod in pods {
+        let rank = rank_of(pod).unwrap_or_default();
+        match read_pod(pod, events, now) {
+            Observation::Gone { class, exit_code, reason } if class != EndClass::Succeeded => {
+                let weight = match class {
+                    EndClass::Preempted | EndClass::Cancelled if disruption(pod).is_none() => 2,
+                    class if taken_away(class) => 0,
+                    EndClass::OutOfMemory | EndClass::Image | EndClass::Unschedulable | EndClass::Quota => 0,
+                    _ => 1,
+                };
+                let named = gone(class, exit_code, format!("rank {rank}: {reason}"));
+                gone_ones.push((weight, over_at(pod).unwrap_or(now), rank, named));
+            }
+            Observation::Pending { why } => others.push((rank, pending(format!("rank {rank}: {why}")))),
+            other => others.push((rank, other)),
+        }
+    }
+    if let Some((.., first)) = gone_ones.into_iter().min_by_key(|(weight, at, rank, _)| (*weight, *at, *rank))
+    {
+        return Some(first);
+    }
+    let pod_less = |rank: &i64| pods.iter().all(|pod| rank_of(pod) != Some(*rank));
+    let completions = i64::from(job.spec.as_ref().and_then(|spec| spec.completions).unwrap_or(1));
+    let missing = (0..completions).find(pod_less).filter(|_| !pods.is_empty());
+    match (failed(job), missing) {
+        (Some(condition), Some(rank)) if condition.reason.as_deref() != Some("DeadlineExceeded") => {
+            Some(gone(EndClass::Preempted, None, format!("rank {rank}: its pod was deleted by someone else")))
+        }
+        (None, Some(rank)) => Some(pending(format!("rank {rank}: its pod is being made"))),
+        _ => {
+            let of = |wanted: fn(&Observation) -> bool| {
+                others.iter().find(|(_, o)| wanted(o)).map(|(_, o)| o.clone())
+            };
+            of(|o| matches!(o, Observation::Pending { .. }))
+                .or_else(|| of(|o| matches!(o, Observation::Running)))
+                .or_else(|| of(|_| true))
+        }
+    }
+}
+
+/// The number that an Indexed Job gave a pod.
+fn rank_of(pod: &Pod) -> Option<i64> {
+    pod.metadata.annotations.as_ref()?.get(COMPLETION_INDEX)?.parse().ok()
+}
+
+/// When the last of a pod's containers ended, if it has ended.
+fn over_at(pod: &Pod) -> Option<Millis> {
+    let status = pod.status.as_ref()?;
+    let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    let ends = all.filter_map(|c| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
+    let last = ends.map(millis).max();
+    let over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    last.filter(|_| over)
+}
+
 /// From when to when pods held their nodes: from the first one's binding to the last container's end, or now.
-pub fn held(pods: &[Pod], now: Millis) -> Option<(Millis, Millis)> {
+pub fn held(pods: &[Pod], now: Millis) -> Option<Held> {
     let bound = |pod: &Pod| {
         let conditions = pod.status.as_ref()?.conditions.as_ref()?;
         let scheduled = conditions.iter().find(|c| c.type_ == "PodScheduled" && c.status == "True")?;
         Some(scheduled.last_transition_time.as_ref()?.0.as_millisecond())
     };
-    let ended = |pod: &Pod| {
-        let status = pod.status.as_ref()?;
-        let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
-        let ends = all.filter_map(|c| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
-        let last = ends.map(|time| time.0.as_millisecond()).max();
-        let over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-        last.filter(|_| over)
-    };
     let held: Vec<(Millis, Millis)> =
-        pods.iter().filter_map(|pod| Some((bound(pod)?, ended(pod).unwrap_or(now)))).collect();
-    Some((held.iter().map(|(from, _)| *from).min()?, held.iter().map(|(_, to)| *to).max()?))
+        pods.iter().filter_map(|pod| Some((bound(pod)?, over_at(pod).unwrap_or(now)))).collect();
+    Some(Held {
+        from_ms: held.iter().map(|(from, _)| *from).min()?,
+        to_ms: held.iter().map(|(_, to)| *to).max()?,
+        pods_ms: held.iter().map(|(from, to)| (to - from).max(0)).sum(),
+    })
 }
 
 const OVERDUE: &str = "its Job was over its deadline";

@@ -40,8 +40,8 @@ pub(super) async fn put_artifact(
     headers: HeaderMap,
     body: Body,
 ) -> Answer<StatusCode> {
-    query.version.check()?;
-    let row = open(&app, &uid, &headers).await?;
+    let rank = query.version.check()?;
+    let row = open(&app, &uid, &headers, rank).await?.leading()?;
     let refused = |message: String| CallError::new(StatusCode::UNPROCESSABLE_ENTITY, message);
     let path = artifact_path::normalise(&query.path)
         .map_err(|why| refused(format!("the artifact's path {:?} {why}", cut(query.path.clone(), 200))))?;
@@ -116,8 +116,8 @@ pub(super) async fn get_artifact(
     Query(query): Query<ArtifactQuery>,
     headers: HeaderMap,
 ) -> Answer<Response> {
-    query.version.check()?;
-    let row = open(&app, &uid, &headers).await?;
+    let rank = query.version.check()?;
+    let row = open(&app, &uid, &headers, rank).await?.row;
     let missing = || CallError::new(StatusCode::NOT_FOUND, "this attempt has no such input");
     let view = app.store.run_view(&row.run_id).await?.ok_or_else(CallError::gone)?;
     let step = spec::step_of(&view, &row).map_err(|_| missing())?;

@@ -34,12 +34,13 @@ pub(super) struct CacheQuery {
 }
 
 impl CacheQuery {
-    fn check(&self) -> Answer<()> {
-        self.version.check()?;
+    /// The rank that the caller claims to be.
+    fn check(&self) -> Answer<u32> {
+        let rank = self.version.check()?;
         if self.key.is_empty() || self.key.len() > 512 || self.key.chars().any(char::is_control) {
             return Err(CallError::bad("a cache's key has 1 to 512 bytes and no control character"));
         }
-        Ok(())
+        Ok(rank)
     }
 }
 
@@ -55,8 +56,8 @@ pub(super) async fn get_cache(
     Query(query): Query<CacheQuery>,
     headers: HeaderMap,
 ) -> Answer<Response> {
-    query.check()?;
-    let row = open(&app, &uid, &headers).await?;
+    let rank = query.check()?;
+    let row = open(&app, &uid, &headers, rank).await?.row;
     let missing = || CallError::new(StatusCode::NOT_FOUND, "nothing is kept under this key");
     let (run, repo) = run_and_repo(&app, &row).await?;
     let cache = app.store.cache(&repo.id, &query.key).await?.ok_or_else(missing)?;
@@ -82,8 +83,8 @@ pub(super) async fn put_cache(
     headers: HeaderMap,
     body: Body,
 ) -> Answer<StatusCode> {
-    query.check()?;
-    let row = open(&app, &uid, &headers).await?;
+    let rank = query.check()?;
+    let row = open(&app, &uid, &headers, rank).await?.leading()?;
     let (run, repo) = run_and_repo(&app, &row).await?;
     if !run.trusted {
         return Err(CallError::new(StatusCode::FORBIDDEN, "an untrusted run keeps nothing for others"));

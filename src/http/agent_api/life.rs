@@ -16,13 +16,18 @@ use super::{
     Answer, Api, NAME_BYTES, PARAM_BYTES, Version, bearer, cut, equal, known, masker, parsed, repo_of,
     source_token_of, token_of,
 };
-use crate::agent::protocol::{Finished, Heartbeat, HeartbeatAnswer, Start, Started};
+use crate::agent::protocol::{Finished, Heartbeat, HeartbeatAnswer, Start, Started, rank_bootstrap};
+use crate::clock::Millis;
+use crate::http::App;
 use crate::http::live::Hint;
 use crate::http::{logs, spec};
 use crate::model::data::MAX_REPORTS;
-use crate::model::{AttemptState, AttemptUid, DataReport, EndClass, MetricSource};
+use crate::model::{AttemptRank, AttemptState, AttemptUid, DataReport, EndClass, MetricSource};
 use crate::pipeline;
+use crate::run::{bootstrap_hash, bootstrap_token};
+use crate::store::StoreError;
 use crate::store::attempts::Finish;
+use crate::store::ranks::RankEnd;
 
 /// Metric sources of one attempt.
 const SOURCES: usize = 200;
@@ -34,7 +39,7 @@ pub(super) async fn start(
     headers: HeaderMap,
     body: Body,
 ) -> Answer<Response> {
-    version.check()?;
+    let rank = version.check()?;
     let hash = hex::encode(Sha256::digest(bearer(&headers)?));
     let start: Start = parsed(body).await?;
     if !(16..=128).contains(&start.nonce.len())
@@ -44,7 +49,12 @@ pub(super) async fn start(
     }
     let uid = AttemptUid::from_text(uid);
     let now = app.clock.now_ms();
-    let started = if start.preparing {
+    let of = AttemptRank::new(&uid, rank);
+    let started = if !of.leads() {
+        let own = rank_bootstrap(&bootstrap_token(&app.instance, &uid), rank);
+        equal(&hash, &bootstrap_hash(&own))
+            && app.store.rank_start(&of, &start.nonce, start.preparing, now).await?
+    } else if start.preparing {
         app.store.agent_prepare(&uid, &hash, &start.nonce, now).await?
     } else {
         app.store.agent_start(&uid, &hash, &start.nonce, now).await?
@@ -52,7 +62,10 @@ pub(super) async fn start(
     crate::failpoint::hit("agent.start.after");
     let row = app.store.attempt(&uid).await?.ok_or_else(CallError::unauthorized)?;
     if !started {
-        let ended = row.state == AttemptState::Ended && equal(&row.bootstrap_hash, &hash);
+        // A peer that comes after the end of its attempt is told so, if its token is one of that attempt's.
+        let own = rank_bootstrap(&bootstrap_token(&app.instance, &uid), rank);
+        let shown = equal(&row.bootstrap_hash, &hash) || equal(&hash, &bootstrap_hash(&own));
+        let ended = row.state == AttemptState::Ended && shown;
         return Err(if ended { CallError::gone() } else { CallError::unauthorized() });
     }
     let view = app.store.run_view(&row.run_id).await?.ok_or_else(CallError::gone)?;
@@ -84,9 +97,10 @@ pub(super) async fn start(
                 notes: Vec::new(),
                 sources: Vec::new(),
                 log_lost_bytes: 0,
+                ended_ms: None,
                 data: Vec::new(),
             };
-            app.store.agent_finish(&uid, finish, now).await?;
+            finish_as(&app, &of, finish, now).await?;
             app.live.tell(Hint::Run(row.run_id));
             return Err(CallError::new(StatusCode::GONE, why.to_string()));
         }
@@ -99,16 +113,31 @@ pub(super) async fn start(
     }
     let token = if start.preparing {
         spec.secrets.clear();
-        tracing::info!(attempt.uid = %uid, run.id = %row.run_id, agent.version = start.version, "attempt is being prepared");
-        source_token_of(&app, &uid, &start.nonce)
+        tracing::info!(attempt.uid = %uid, attempt.rank = rank, run.id = %row.run_id, agent.version = start.version, "attempt is being prepared");
+        source_token_of(&app, &of, &start.nonce)
     } else {
-        tracing::info!(attempt.uid = %uid, run.id = %row.run_id, agent.version = start.version, agent.pid = start.pid, "attempt started");
-        token_of(&app, &uid, &start.nonce)
+        tracing::info!(attempt.uid = %uid, attempt.rank = rank, run.id = %row.run_id, agent.version = start.version, agent.pid = start.pid, "attempt started");
+        token_of(&app, &of, &start.nonce)
     };
     app.live.tell(Hint::Run(row.run_id.clone()));
     let mut response = Json(Started { token, spec }).into_response();
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
+}
+
+/// The leader's end with all that the step leaves; of another rank how it ended.
+async fn finish_as(app: &App, of: &AttemptRank, finish: Finish, now: Millis) -> Result<bool, StoreError> {
+    if of.leads() {
+        return app.store.agent_finish(&of.uid, finish, now).await;
+    }
+    let end = RankEnd {
+        class: finish.class,
+        exit_code: finish.exit_code,
+        reason: finish.reason,
+        log_lost_bytes: finish.log_lost_bytes,
+        ended_ms: finish.ended_ms.unwrap_or(now),
+    };
+    app.store.rank_finish(of, end, now).await
 }
 
 /// A report with the repository's secrets masked: column names and errors come from outside.
@@ -134,10 +163,10 @@ pub(super) async fn heartbeat(
     headers: HeaderMap,
     body: Body,
 ) -> Answer<Json<HeartbeatAnswer>> {
-    version.check()?;
-    let row = known(&app, &uid, &headers).await?;
+    let rank = version.check()?;
+    let caller = known(&app, &uid, &headers, rank).await?;
     let _: Heartbeat = parsed(body).await?;
-    match app.store.agent_heartbeat(&row.uid, app.clock.now_ms()).await? {
+    match app.store.agent_heartbeat(caller.of(), app.clock.now_ms()).await? {
         Some(cancel) => Ok(Json(HeartbeatAnswer { cancel })),
         None => Err(CallError::gone()),
     }
@@ -150,8 +179,9 @@ pub(super) async fn finish(
     headers: HeaderMap,
     body: Body,
 ) -> Answer<StatusCode> {
-    version.check()?;
-    let row = known(&app, &uid, &headers).await?;
+    let rank = version.check()?;
+    let caller = known(&app, &uid, &headers, rank).await?;
+    let (of, row, now) = (caller.of(), caller.row, app.clock.now_ms());
     let said: Finished = parsed(body).await?;
     let masker = masker(&app, &row).await?;
     let hide = |text: String| masker.as_ref().map_or(text.clone(), |m| m.mask_str(&text));
@@ -179,22 +209,28 @@ pub(super) async fn finish(
             })
             .collect(),
         log_lost_bytes: said.log_lost_bytes.max(0),
+        // A day is the longest that an agent tries to say so.
+        ended_ms: Some(now - said.ended_ago_ms.clamp(0, 24 * 3_600_000)),
         data: said.data.into_iter().take(MAX_REPORTS).map(|report| hidden(report, &hide).bounded()).collect(),
     };
     crate::failpoint::hit("agent.finish.before");
-    let finished = app.store.agent_finish(&row.uid, finish, app.clock.now_ms()).await?;
+    let finished = finish_as(&app, &of, finish, now).await?;
     crate::failpoint::hit("agent.finish.after");
     if !finished {
         // A repeat of the word that ended it is fine; an end by someone else came first otherwise.
-        let again = app.store.attempt(&row.uid).await?.is_some_and(|row| row.finished_ms.is_some());
+        let again = if of.leads() {
+            app.store.attempt(&row.uid).await?.is_some_and(|row| row.finished_ms.is_some())
+        } else {
+            app.store.rank(&of).await?.is_some_and(|rank| rank.ended_ms.is_some())
+        };
         return if again { Ok(StatusCode::NO_CONTENT) } else { Err(CallError::gone()) };
     }
-    app.live.tell(Hint::Log(row.uid.clone()));
+    app.live.tell(Hint::Log(of.clone()));
     app.live.tell(Hint::Run(row.run_id));
     // Not needed for the result, and safe to lose: segments are as readable as one blob.
     tokio::spawn(async move {
-        if let Err(error) = logs::compact(&app, &row.uid).await {
-            tracing::warn!(attempt.uid = %row.uid, %error, "cannot compact a log; its segments stay");
+        if let Err(error) = logs::compact(&app, &of).await {
+            tracing::warn!(attempt = %of, %error, "cannot compact a log; its segments stay");
         }
     });
     Ok(StatusCode::NO_CONTENT)

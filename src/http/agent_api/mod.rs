@@ -4,11 +4,15 @@
 //! stored, a repeated `start` gets the same answer, and every call is fenced to its own attempt (promise G5). Secrets are
 //! served by `start` alone, and not once the attempt was heard after it.
 //!
+//! Of an attempt of several pods each rank has a bootstrap and a token of its own, which say which rank they are; a call that claims
+//! another is refused. What the step leaves (artifacts, checkpoints, caches, outputs) is taken from rank 0 alone.
+//!
 //! Must not: believe an agent about anything but its own attempt, or decide what follows from what it says.
 
 mod artifacts;
 mod baseline;
 mod caches;
+mod caller;
 mod checkpoint;
 mod error;
 mod life;
@@ -21,7 +25,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post, put};
@@ -29,10 +33,10 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use subtle::ConstantTimeEq;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use self::caller::{bearer, equal, known, open, open_source, source_token_of, token_of};
 use self::error::CallError;
 use super::App;
 use super::agent_tls::AgentTls;
@@ -41,7 +45,6 @@ use super::serve::{Limits, serve_tls};
 use super::telemetry::CallLabels;
 use crate::agent::mask::Masker;
 use crate::agent::protocol::PROTOCOL;
-use crate::model::{AttemptState, AttemptUid};
 use crate::store::attempts::AttemptRow;
 use crate::store::pulls::RepoRow;
 
@@ -131,75 +134,15 @@ fn one() -> u32 {
 }
 
 impl Version {
-    fn check(&self) -> Answer<()> {
+    /// The rank that the caller claims to be.
+    fn check(&self) -> Answer<u32> {
         if self.protocol != PROTOCOL {
             return Err(CallError::bad(format!(
                 "protocol {} is not spoken by this daemon; it speaks {PROTOCOL}",
                 self.protocol
             )));
         }
-        if self.rank != 0 {
-            return Err(CallError::bad("this daemon runs attempts of one rank"));
-        }
-        Ok(())
-    }
-}
-
-fn bearer(headers: &HeaderMap) -> Answer<&str> {
-    let value = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|v| v.to_str().ok())
-        .ok_or_else(CallError::unauthorized)?;
-    let (scheme, token) = value.split_once(' ').ok_or_else(CallError::unauthorized)?;
-    if scheme.eq_ignore_ascii_case("bearer") { Ok(token.trim()) } else { Err(CallError::unauthorized()) }
-}
-
-fn token_of(app: &App, uid: &AttemptUid, nonce: &str) -> String {
-    hex::encode(app.instance.derive("attempt-token", &[uid.as_str(), nonce]))
-}
-
-/// Opens an attempt's source and nothing else: for the container that prepares a pod.
-fn source_token_of(app: &App, uid: &AttemptUid, nonce: &str) -> String {
-    hex::encode(app.instance.derive("source-token", &[uid.as_str(), nonce]))
-}
-
-fn equal(a: &str, b: &str) -> bool {
-    a.as_bytes().ct_eq(b.as_bytes()).into()
-}
-
-/// An attempt whose token was shown, whatever its state.
-async fn known(app: &App, uid: &str, headers: &HeaderMap) -> Answer<AttemptRow> {
-    let shown = bearer(headers)?;
-    let row = app.store.attempt(&AttemptUid::from_text(uid)).await?.ok_or_else(CallError::unauthorized)?;
-    if row.bootstrap_nonce.is_empty() || !equal(shown, &token_of(app, &row.uid, &row.bootstrap_nonce)) {
-        return Err(CallError::unauthorized());
-    }
-    Ok(row)
-}
-
-/// An attempt whose token was shown and which has not ended. The first such call seals it.
-async fn open(app: &App, uid: &str, headers: &HeaderMap) -> Answer<AttemptRow> {
-    let row = known(app, uid, headers).await?;
-    if row.state == AttemptState::Ended {
-        return Err(CallError::gone());
-    }
-    if !row.sealed {
-        app.store.agent_heartbeat(&row.uid, app.clock.now_ms()).await?.ok_or_else(CallError::gone)?;
-    }
-    Ok(row)
-}
-
-/// As [`open`], or with the token of the container that prepares; that one does not seal.
-async fn open_source(app: &App, uid: &str, headers: &HeaderMap) -> Answer<AttemptRow> {
-    let shown = bearer(headers)?;
-    let row = app.store.attempt(&AttemptUid::from_text(uid)).await?.ok_or_else(CallError::unauthorized)?;
-    let prepares = !row.bootstrap_nonce.is_empty()
-        && !row.sealed
-        && equal(shown, &source_token_of(app, &row.uid, &row.bootstrap_nonce));
-    match row.state {
-        AttemptState::Ended if prepares => Err(CallError::gone()),
-        _ if prepares => Ok(row),
-        _ => open(app, uid, headers).await,
+        Ok(self.rank)
     }
 }
 
@@ -266,7 +209,7 @@ struct Flat {
 }
 
 impl Flat {
-    fn check(&self) -> Answer<()> {
+    fn check(&self) -> Answer<u32> {
         let number = |text: &Option<String>, default| match text {
             None => Ok(default),
             Some(text) => text.parse().map_err(|_| CallError::bad("protocol and rank are numbers")),

@@ -33,23 +33,25 @@ pub(super) async fn log(
     headers: HeaderMap,
     body: Body,
 ) -> Answer<Response> {
-    query.version.check()?;
-    let row = open(&app, &uid, &headers).await?;
+    let rank = query.version.check()?;
+    let caller = open(&app, &uid, &headers, rank).await?;
+    let stored = caller.log_bytes();
     let quota = app.config.limits.log_quota_bytes;
     let answer =
         |status, offset| Ok((status, Json(LogCommitted { offset, full: offset >= quota })).into_response());
-    if query.offset != row.log_bytes {
-        return answer(StatusCode::CONFLICT, row.log_bytes);
+    if query.offset != stored {
+        return answer(StatusCode::CONFLICT, stored);
     }
     let mut bytes = whole(body, CHUNK_BYTES).await?;
     bytes.truncate(usize::try_from((quota - query.offset).max(0)).unwrap_or(usize::MAX));
     if bytes.is_empty() {
-        return answer(StatusCode::OK, row.log_bytes);
+        return answer(StatusCode::OK, stored);
     }
-    let masker = masker(&app, &row).await?;
+    let masker = masker(&app, &caller.row).await?;
+    let of = caller.of();
     // In a task of its own: a client that leaves must not leave a blob without its row.
     let stored =
-        tokio::spawn(async move { logs::append(&app, masker.as_ref(), &row.uid, query.offset, bytes).await });
+        tokio::spawn(async move { logs::append(&app, masker.as_ref(), &of, query.offset, bytes).await });
     match stored.await.map_err(|_| CallError::unavailable())?? {
         LogAppend::Committed { offset } => answer(StatusCode::OK, offset),
         LogAppend::Conflict { committed } => answer(StatusCode::CONFLICT, committed),
@@ -64,14 +66,14 @@ pub(super) async fn metrics(
     headers: HeaderMap,
     body: Body,
 ) -> Answer<Json<MetricsStored>> {
-    version.check()?;
-    let row = open(&app, &uid, &headers).await?;
+    let rank = version.check()?;
+    let caller = open(&app, &uid, &headers, rank).await?;
     let batch: Metrics = parsed(body).await?;
     // Far beyond the most points that an attempt may report; adding to it cannot overflow.
     if !(1..=i64::from(u32::MAX)).contains(&batch.first_seq) {
         return Err(CallError::bad("points are numbered from 1, and not beyond 4,294,967,295"));
     }
-    let masker = masker(&app, &row).await?;
+    let masker = masker(&app, &caller.row).await?;
     let hide = |text: String| masker.as_ref().map_or(text.clone(), |m| m.mask_str(&text));
     let points: Vec<MetricPoint> = batch
         .points
@@ -83,9 +85,13 @@ pub(super) async fn metrics(
         .into_iter()
         .map(|(name, value)| (cut(hide(name), NAME_BYTES), cut(hide(value), PARAM_BYTES)))
         .collect();
-    let stored =
-        app.store.record_metrics(&row.uid, batch.first_seq, points, params, app.clock.now_ms()).await?;
+    let (of, now) = (caller.of(), app.clock.now_ms());
+    let stored = if of.leads() {
+        app.store.record_metrics(&of.uid, batch.first_seq, points, params, now).await?
+    } else {
+        app.store.record_rank_metrics(&of, batch.first_seq, points, now).await?
+    };
     let seq = stored.ok_or_else(CallError::gone)?;
-    app.live.tell(Hint::Run(row.run_id));
+    app.live.tell(Hint::Run(caller.row.run_id));
     Ok(Json(MetricsStored { seq }))
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::openapi::Refusals;
-use super::{Answer, FoundAttempt, attempt_for};
+use super::{Answer, FoundLog, log_for};
 use crate::http::app::Web;
 use crate::http::auth::Who;
 use crate::http::extract::{Path, Query};
@@ -16,7 +16,6 @@ use crate::http::logs;
 use crate::http::problem::Problem;
 use crate::http::terminal::{self, Span, Style};
 use crate::http::text::shown_cut;
-use crate::model::AttemptState;
 
 /// Lines of one window.
 const LINES: i64 = 1000;
@@ -54,22 +53,20 @@ pub struct SectionJson {
     pub group: bool,
 }
 
-async fn index(web: &Web, found: &FoundAttempt) -> Result<LogIndex, Problem> {
-    let attempt = &found.attempt;
-    let ended = attempt.state == AttemptState::Ended;
-    Ok(web.log_indexes.grown(&web.app, &attempt.uid, attempt.log_bytes, ended).await?)
+async fn index(web: &Web, found: &FoundLog) -> Result<LogIndex, Problem> {
+    Ok(web.log_indexes.grown(&web.app, &found.of, found.bytes, found.ended).await?)
 }
 
 /// The sections of a log, and how many lines it has
 #[utoipa::path(get, path = "/api/v1/attempts/{attempt}/log/index", tag = "logs",
-    params(("attempt" = String, Path, description = "The attempt's uid")),
+    params(("attempt" = String, Path, description = "The attempt's uid; `<uid>.<rank>` for another of its pods")),
     responses((status = 200, description = "As far as the log goes", body = LogIndexJson), Refusals))]
 pub async fn log_index(
     State(web): State<Web>,
     Extension(who): Extension<Who>,
     Path(uid): Path<String>,
 ) -> Answer<LogIndexJson> {
-    let found = attempt_for(&web, &who, &uid).await?;
+    let found = log_for(&web, &who, &uid).await?;
     let index = index(&web, &found).await?;
     let section = |s: crate::http::log_index::Section| SectionJson {
         line: s.line,
@@ -78,10 +75,10 @@ pub async fn log_index(
         group: s.group,
     };
     Ok(Json(LogIndexJson {
-        bytes: found.attempt.log_bytes,
+        bytes: found.bytes,
         indexed_bytes: index.bytes,
         lines: index.lines,
-        ended: found.attempt.state == AttemptState::Ended,
+        ended: found.ended,
         sections: index.sections.into_iter().map(section).collect(),
         errors: index.errors,
         error_count: index.error_count,
@@ -113,7 +110,7 @@ pub struct LogLinesJson {
 
 /// Some lines of a log, as styled text
 #[utoipa::path(get, path = "/api/v1/attempts/{attempt}/log/lines", tag = "logs",
-    params(("attempt" = String, Path, description = "The attempt's uid"), LinesQuery),
+    params(("attempt" = String, Path, description = "The attempt's uid; `<uid>.<rank>` for another of its pods"), LinesQuery),
     responses((status = 200, description = "The window", body = LogLinesJson), Refusals))]
 pub async fn log_lines(
     State(web): State<Web>,
@@ -125,7 +122,7 @@ pub async fn log_lines(
     if query.from < 0 || !(1..=LINES).contains(&count) {
         return Err(Problem::bad_request(format!("from must be 0 or more, count 1 to {LINES}")));
     }
-    let found = attempt_for(&web, &who, &uid).await?;
+    let found = log_for(&web, &who, &uid).await?;
     let index = index(&web, &found).await?;
     let from = query.from.min(index.lines);
     let last = (from + count).min(index.lines);
@@ -134,7 +131,7 @@ pub async fn log_lines(
     let mut lines = Vec::new();
     let mut held = 0;
     while number < last && held < WINDOW {
-        let mut bytes = logs::read(&web.app, &found.attempt.uid, byte, WINDOW).await?.to_vec();
+        let mut bytes = logs::read(&web.app, &found.of, byte, WINDOW).await?.to_vec();
         if byte + bytes.len() as i64 >= index.bytes && bytes.last().is_some_and(|b| *b != b'\n') {
             bytes.push(b'\n'); // an ended attempt's last line
         }
@@ -157,8 +154,7 @@ pub async fn log_lines(
         }
         byte += done as i64;
     }
-    let ended = found.attempt.state == AttemptState::Ended;
-    Ok(Json(LogLinesJson { from, lines, total: index.lines, ended }))
+    Ok(Json(LogLinesJson { from, lines, total: index.lines, ended: found.ended }))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -185,7 +181,7 @@ pub struct LogSearchJson {
 ///
 /// One call looks at 64 MiB; `next` goes on.
 #[utoipa::path(get, path = "/api/v1/attempts/{attempt}/log/search", tag = "logs",
-    params(("attempt" = String, Path, description = "The attempt's uid"), SearchQuery),
+    params(("attempt" = String, Path, description = "The attempt's uid; `<uid>.<rank>` for another of its pods"), SearchQuery),
     responses((status = 200, description = "What was found", body = LogSearchJson), Refusals))]
 pub async fn log_search(
     State(web): State<Web>,
@@ -197,7 +193,7 @@ pub async fn log_search(
     if query.from < 0 || length == 0 || length > 200 {
         return Err(Problem::bad_request("q must have 1 to 200 characters, and from be 0 or more"));
     }
-    let found = attempt_for(&web, &who, &uid).await?;
+    let found = log_for(&web, &who, &uid).await?;
     let index = index(&web, &found).await?;
     let finder = aho_corasick::AhoCorasick::builder()
         .ascii_case_insensitive(true)
@@ -208,7 +204,7 @@ pub async fn log_search(
     let stop = byte + SEARCHED;
     let mut lines = Vec::new();
     while byte < index.bytes.min(stop) && lines.len() < LINES as usize {
-        let mut bytes = logs::read(&web.app, &found.attempt.uid, byte, PIECE).await?.to_vec();
+        let mut bytes = logs::read(&web.app, &found.of, byte, PIECE).await?.to_vec();
         if byte + bytes.len() as i64 >= index.bytes && bytes.last().is_some_and(|b| *b != b'\n') {
             bytes.push(b'\n');
         }

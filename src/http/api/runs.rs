@@ -19,10 +19,13 @@ use crate::http::extract::{Path, Query};
 use crate::http::problem::Problem;
 use crate::http::summary::{self, Summary};
 use crate::http::text;
-use crate::model::{AttemptState, AttemptUid, EndClass, RunId, RunState, Sha, StepState, Verdict};
+use crate::model::{
+    AttemptRank, AttemptState, AttemptUid, EndClass, RunId, RunState, Sha, StepState, Verdict,
+};
 use crate::store::attempts::AttemptRow;
 use crate::store::lists::{RunFilter, RunListItem};
 use crate::store::pulls::RepoRow;
+use crate::store::ranks::RankRow;
 use crate::store::runs::{RunRow, RunView, StepRow};
 
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -99,6 +102,9 @@ pub struct AttemptJson {
     pub executor: String,
     pub pool: String,
     pub gpus: Vec<u32>,
+    /// Pods beside the first, where there are several; their logs are those of the attempt `<uid>.<rank>`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranks: Vec<RankJson>,
     pub log_bytes: i64,
     pub log_lost_bytes: i64,
     pub notes: Vec<String>,
@@ -107,8 +113,10 @@ pub struct AttemptJson {
 }
 
 impl AttemptJson {
-    fn new(row: &AttemptRow) -> Self {
+    fn new(row: &AttemptRow, ranks: &[RankRow]) -> Self {
+        let others = ranks.iter().filter(|rank| rank.of.uid == row.uid && !rank.of.leads());
         Self {
+            ranks: others.map(RankJson::new).collect(),
             uid: row.uid.to_string(),
             number: row.number,
             state: row.state,
@@ -127,7 +135,39 @@ impl AttemptJson {
     }
 }
 
-fn step_json(step: &StepRow, attempts: &[AttemptRow]) -> StepJson {
+/// One pod of an attempt, beside the first.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct RankJson {
+    pub rank: u32,
+    /// None: it has not ended, or never said how.
+    pub class: Option<EndClass>,
+    pub reason: String,
+    pub exit_code: Option<i64>,
+    pub log_bytes: i64,
+    pub log_lost_bytes: i64,
+    /// Metric points that it sent: kept, and left out of every comparison.
+    pub points: i64,
+    pub started_ms: Option<Millis>,
+    pub ended_ms: Option<Millis>,
+}
+
+impl RankJson {
+    fn new(row: &RankRow) -> Self {
+        Self {
+            rank: row.of.rank,
+            class: row.class,
+            reason: row.reason.clone(),
+            exit_code: row.exit_code,
+            log_bytes: row.log_bytes,
+            log_lost_bytes: row.log_lost_bytes,
+            points: row.metrics_seq,
+            started_ms: row.started_ms,
+            ended_ms: row.ended_ms,
+        }
+    }
+}
+
+fn step_json(step: &StepRow, attempts: &[AttemptRow], ranks: &[RankRow]) -> StepJson {
     StepJson {
         name: step.name.clone(),
         state: step.state,
@@ -135,7 +175,11 @@ fn step_json(step: &StepRow, attempts: &[AttemptRow]) -> StepJson {
         started_ms: step.started_ms,
         ended_ms: step.ended_ms,
         outputs: step.outputs.clone(),
-        attempts: attempts.iter().filter(|a| a.step_id == step.id).map(AttemptJson::new).collect(),
+        attempts: attempts
+            .iter()
+            .filter(|a| a.step_id == step.id)
+            .map(|a| AttemptJson::new(a, ranks))
+            .collect(),
     }
 }
 
@@ -172,6 +216,25 @@ pub async fn attempt_for(web: &Web, who: &Who, uid: &str) -> Result<FoundAttempt
         return Err(gone());
     }
     Ok(FoundAttempt { attempt, run })
+}
+
+/// The log of one rank of an attempt.
+pub struct FoundLog {
+    pub of: AttemptRank,
+    pub bytes: i64,
+    /// Its attempt has: nothing will be added.
+    pub ended: bool,
+}
+
+/// `text`: an attempt's uid for its leader's log, or `<uid>.<rank>`.
+pub async fn log_for(web: &Web, who: &Who, text: &str) -> Result<FoundLog, Problem> {
+    let of = AttemptRank::from_text(text);
+    let found = attempt_for(web, who, of.uid.as_str()).await?;
+    let bytes = match of.leads() {
+        true => found.attempt.log_bytes,
+        false => web.app.store.rank(&of).await?.ok_or_else(|| Problem::not_found("rank"))?.log_bytes,
+    };
+    Ok(FoundLog { of, bytes, ended: found.attempt.state == AttemptState::Ended })
 }
 
 /// Filters and page of the list of runs.
@@ -306,7 +369,7 @@ pub async fn run(
     let summary = summary::worst(&web.app.store.comparisons_of(&view.run.id).await?);
     let answer = RunDetail {
         run: RunJson::new(&web, &view.run, repo.name.as_str(), summary.as_ref()),
-        steps: view.steps.iter().map(|s| step_json(s, &view.attempts)).collect(),
+        steps: view.steps.iter().map(|s| step_json(s, &view.attempts, &view.ranks)).collect(),
     };
     Ok(tagged(&headers, &answer))
 }
@@ -319,7 +382,7 @@ pub async fn steps(
     Path(id): Path<String>,
 ) -> Answer<Vec<StepJson>> {
     let view = run_for(&web, &who, &id).await?.view;
-    Ok(Json(view.steps.iter().map(|s| step_json(s, &view.attempts)).collect()))
+    Ok(Json(view.steps.iter().map(|s| step_json(s, &view.attempts, &view.ranks)).collect()))
 }
 
 #[derive(Debug, Serialize, Deserialize, ToSchema)]

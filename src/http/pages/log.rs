@@ -14,7 +14,7 @@ use crate::http::auth::{Who, escape_query};
 use crate::http::extract::Path;
 use crate::http::problem::Problem;
 use crate::http::text::{self, Shown, shown, shown_cut};
-use crate::model::AttemptState;
+use crate::model::{AttemptState, EndClass, LEADER, StepState};
 
 #[derive(Template)]
 #[template(path = "log.html")]
@@ -37,6 +37,9 @@ struct Step {
 
 struct Try {
     number: i64,
+    /// Of several pods: which one.
+    rank: u32,
+    /// As the calls about logs take it.
     uid: String,
     state: &'static str,
     size: String,
@@ -57,18 +60,36 @@ pub async fn show(
     let tells = telling(&view.steps).map(|s| &s.id);
     let steps = view.steps.iter().map(|step| {
         let all: Vec<_> = view.attempts.iter().filter(|a| a.step_id == step.id).collect();
-        let tries = all.iter().enumerate().map(|(at, a)| {
+        let tries = all.iter().enumerate().flat_map(|(at, a)| {
             let last = at + 1 == all.len();
             let name = escape_query(&step.name);
-            Try {
-                number: a.number,
+            let (live, number) = (a.state != AttemptState::Ended, a.number);
+            let first = Try {
+                number,
+                rank: LEADER,
                 uid: a.uid.to_string(),
                 state: if last { step.state.word() } else { "failed" },
                 size: text::bytes(a.log_bytes),
-                link: if last { format!("{name}:") } else { format!("{name}@{}:", a.number) },
-                live: a.state != AttemptState::Ended,
+                link: if last { format!("{name}:") } else { format!("{name}@{number}:") },
+                live,
                 telling: last && Some(&step.id) == tells,
-            }
+            };
+            let others =
+                view.ranks.iter().filter(|row| row.of.uid == a.uid && !row.of.leads()).map(|row| Try {
+                    number,
+                    rank: row.of.rank,
+                    uid: row.of.to_string(),
+                    state: match row.class {
+                        None if live => StepState::Running.word(),
+                        Some(EndClass::Succeeded) => StepState::Succeeded.word(),
+                        _ => StepState::Failed.word(),
+                    },
+                    size: text::bytes(row.log_bytes),
+                    link: format!("{}@{number}.{}:", escape_query(&step.name), row.of.rank),
+                    live,
+                    telling: false,
+                });
+            std::iter::once(first).chain(others).collect::<Vec<_>>()
         });
         Step {
             name: shown_cut(&step.name, 100),

@@ -482,7 +482,7 @@ async fn log(
     let good = attempt.class.is_none_or(|c| c == crate::model::EndClass::Succeeded);
     log.reason = if good { Shown::default() } else { shown_cut(&attempt.reason, 1000) };
     if with_lines {
-        let tail = follow::tail(web, &attempt.uid, attempt.log_bytes, TAIL).await?;
+        let tail = follow::tail(web, &(&attempt.uid).into(), attempt.log_bytes, TAIL).await?;
         log.lines = tail.lines.full;
         log.next = tail.next;
         if !log.live

@@ -107,6 +107,7 @@ pub fn spec(sha: &Sha, commands: &[&str]) -> Spec {
         data: Vec::new(),
         transforms: Vec::new(),
         predictions: None,
+        ranks: 1,
     }
 }
 
@@ -414,6 +415,8 @@ impl Agent {
             token: BOOTSTRAP.into(),
             dir: dir.to_string_lossy().into_owned(),
             ca: None,
+            ranks: 1,
+            rank: 0,
             prepared: None,
         };
         let path = dir.join("bootstrap.json");

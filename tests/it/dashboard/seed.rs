@@ -90,6 +90,7 @@ impl Dashboard {
             pool: if gpus.is_empty() { "cpu" } else { "a100" }.into(),
             machine: String::new(),
             gpus,
+            ranks: 1,
             bootstrap_hash: "hash".into(),
         };
         self.app.store.place(vec![placement], now).await.unwrap();
@@ -99,7 +100,7 @@ impl Dashboard {
 
     pub async fn log(&self, uid: &AttemptUid, bytes: impl Into<Vec<u8>>) {
         let at = self.app.store.attempt(uid).await.unwrap().unwrap().log_bytes;
-        logs::append(&self.app, None, uid, at, bytes.into().into()).await.unwrap();
+        logs::append(&self.app, None, &uid.into(), at, bytes.into().into()).await.unwrap();
     }
 
     pub async fn metrics(&self, uid: &AttemptUid, points: &[(&str, i64, f64)], params: &[(&str, &str)]) {
@@ -145,10 +146,11 @@ impl Dashboard {
                 },
             ],
             log_lost_bytes: 0,
+            ended_ms: None,
             data: Vec::new(),
         };
         assert!(self.app.store.agent_finish(uid, finish, self.clock.now_ms()).await.unwrap());
-        self.app.live.tell(trainyard::http::Hint::Log(uid.clone()));
+        self.app.live.tell(trainyard::http::Hint::Log(uid.into()));
         self.step(run, position, if good { StepState::Succeeded } else { StepState::Failed }, reason).await;
     }
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use trainyard::executor::Observation;
 use trainyard::executor::kubernetes::observe::{held, read};
-use trainyard::model::EndClass;
+use trainyard::model::{EndClass, Held};
 
 fn seen(job: Value, pods: Vec<Value>, events: Vec<Value>, now: i64) -> Observation {
     let mut job = job;
@@ -165,8 +165,96 @@ fn a_pod_holds_its_node_from_its_binding_to_its_last_containers_end() {
         pod(json!({"phase": "Succeeded", "conditions": from(a), "containerStatuses": end(b)}))
     };
     let prepared = pod(json!({"phase": "Running", "conditions": from(5), "initContainerStatuses": end(7)}));
-    assert_eq!(of(vec![over(3, 9)]), Some((at(3), at(9))));
-    assert_eq!(of(vec![over(3, 9), over(2, 8)]), Some((at(2), at(9))));
-    assert_eq!(of(vec![prepared]), Some((at(5), at(59))), "it still runs");
+    let held =
+        |from: i64, to: i64, pods: i64| Some(Held { from_ms: at(from), to_ms: at(to), pods_ms: pods * 1000 });
+    assert_eq!(of(vec![over(3, 9)]), held(3, 9, 6));
+    assert_eq!(of(vec![over(3, 9), over(2, 8)]), held(2, 9, 12), "each pod's own time");
+    assert_eq!(of(vec![prepared]), held(5, 59, 54), "it still runs");
     assert_eq!(of(vec![pod(json!({"phase": "Pending"}))]), None, "never bound");
+}
+
+/// Of several pods: which of them is named, with which class.
+#[test]
+fn the_rank_that_failed_first_is_named() {
+    let word = |class: &str, code: i64| {
+        json!({"class": class, "exit_code": code, "reason": format!("its {class}")}).to_string()
+    };
+    let rank = |rank: i64, mut pod: Value, second: i64| {
+        pod["metadata"]["annotations"] =
+            json!({"batch.kubernetes.io/job-completion-index": rank.to_string()});
+        pod["metadata"]["name"] = json!(format!("ty-x-{rank}"));
+        if let Some(state) = pod.pointer_mut("/status/containerStatuses/0/state/terminated") {
+            state["finishedAt"] = json!(format!("2026-11-25T10:00:{second:02}Z"));
+        }
+        pod
+    };
+    let runs = || {
+        pod(
+            json!({"phase": "Running", "containerStatuses": [{"name": "step", "image": "", "imageID": "", "ready": true,
+            "restartCount": 0, "state": {"running": {}}}]}),
+        )
+    };
+    let good = || {
+        let mut pod = ended(0, "Completed", &word("succeeded", 0), json!([]));
+        pod["status"]["phase"] = json!("Succeeded");
+        pod
+    };
+    let failed = |code| ended(code, "Error", &word("failed", code), json!([]));
+    let asked = || ended(143, "Error", &word("preempted", 143), json!([]));
+    let drained = || ended(143, "Error", &word("preempted", 143), target("EvictionByEvictionAPI"));
+    let killed = || ended(137, "Error", "", json!([]));
+    let waiting = || pod(json!({"phase": "Pending"}));
+    let gone = |class: EndClass, reason: &str| format!("{class}: {reason}");
+    let job = json!({"metadata": {}, "spec": {"completions": 2, "template": {}}});
+    let mut over = job.clone();
+    over["status"] =
+        json!({"conditions": [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}]});
+    let rows = [
+        (&job, vec![rank(0, runs(), 0), rank(1, runs(), 0)], "running".to_owned()),
+        (
+            &job,
+            vec![rank(0, runs(), 0), rank(1, waiting(), 0)],
+            "pending: rank 1: waits for the scheduler".to_owned(),
+        ),
+        (&job, vec![rank(0, runs(), 0)], "pending: rank 1: its pod is being made".to_owned()),
+        (&job, vec![rank(0, good(), 5), rank(1, runs(), 0)], "running".to_owned()),
+        (&job, vec![rank(0, good(), 5), rank(1, good(), 6)], gone(EndClass::Succeeded, "its succeeded")),
+        (&job, vec![rank(0, runs(), 0), rank(1, failed(1), 5)], gone(EndClass::Failed, "rank 1: its failed")),
+        // The rest of a failed Job is ended by SIGTERM.
+        (
+            &over,
+            vec![rank(0, asked(), 4), rank(1, failed(3), 5)],
+            gone(EndClass::Failed, "rank 1: its failed"),
+        ),
+        (
+            &over,
+            vec![rank(0, failed(1), 5), rank(1, failed(3), 4)],
+            gone(EndClass::Failed, "rank 1: its failed"),
+        ),
+        // What the cluster did comes before the broken connections that it led to.
+        (
+            &over,
+            vec![rank(0, failed(1), 4), rank(1, killed(), 5)],
+            gone(EndClass::NodeLost, "rank 1: the agent ended without a result (exit code 137)"),
+        ),
+        (
+            &over,
+            vec![rank(0, failed(1), 4), rank(1, drained(), 9)],
+            gone(EndClass::Preempted, "rank 1: its node was drained: the cluster's own words"),
+        ),
+        (
+            &over,
+            vec![rank(0, runs(), 0)],
+            gone(EndClass::Preempted, "rank 1: its pod was deleted by someone else"),
+        ),
+    ];
+    for (job, pods, want) in rows {
+        let shown = match seen(job.clone(), pods.clone(), vec![], 0) {
+            Observation::Running => "running".to_owned(),
+            Observation::Pending { why } => format!("pending: {why}"),
+            Observation::Gone { class, reason, .. } => format!("{class}: {reason}"),
+            Observation::Unknown => "unknown".to_owned(),
+        };
+        assert_eq!(shown, want, "{}", serde_json::to_string(&pods).unwrap());
+    }
 }

@@ -1,6 +1,6 @@
 //! Placing attempts and moving them.
 
-use trainyard::model::{AttemptState, AttemptUid, EndClass, RunState, StepState};
+use trainyard::model::{AttemptState, AttemptUid, EndClass, Held, RunState, StepState};
 use trainyard::store::attempts::AttemptMove;
 use trainyard::store::runs::{Applied, RunChange, StepMove};
 use trainyard::store::work::{WorkAsk, WorkKind};
@@ -116,7 +116,10 @@ pub async fn an_ended_attempt_frees_its_place(at: &Place) {
     assert!(at.store.pool_use().await.unwrap().is_empty());
 
     assert_eq!(at.store.attempts_to_watch().await.unwrap().len(), 1, "not removed yet");
-    at.store.attempt_removed(&uid, Some((T0, T0 + 6)), T0 + 7).await.unwrap();
+    at.store
+        .attempt_removed(&uid, Some(Held { from_ms: T0, to_ms: T0 + 6, pods_ms: 6 }), T0 + 7)
+        .await
+        .unwrap();
     assert_eq!(at.store.attempts_to_watch().await.unwrap(), []);
     let row = at.store.attempt(&uid).await.unwrap().unwrap();
     assert_eq!((row.held_from_ms, row.held_to_ms), (Some(T0), Some(T0 + 6)));

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::{admin, attempts, deliveries, fixture, queue, reports, results, runs, watches, work};
+use super::{admin, attempts, deliveries, fixture, queue, ranks, reports, results, runs, watches, work};
 
 macro_rules! suite {
     ($($topic:ident: $($case:ident),+;)+) => {
@@ -76,6 +76,8 @@ suite! {
     reports:
         the_bootstrap_belongs_to_its_first_agent, a_log_has_no_gap_and_no_repeat, points_are_stored_once, last_values_are_kept_beside_the_points,
         artifacts_and_outputs_stay, nothing_is_taken_from_an_ended_attempt, only_the_last_attempt_counts;
+    ranks:
+        an_attempt_runs_when_all_of_its_ranks_do, a_rank_speaks_for_itself, a_rank_ends_once_and_its_attempt_later;
     admin:
         blobs_without_a_row_are_collected, a_restore_is_remembered;
     results:

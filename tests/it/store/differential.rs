@@ -170,6 +170,7 @@ async fn step(side: &mut Side, world: &World, dice: &mut StdRng) -> String {
                 outputs: BTreeMap::new(),
                 notes: vec!["note".into()],
                 log_lost_bytes: 0,
+                ended_ms: None,
                 data: Vec::new(),
                 sources: vec![],
             };

@@ -251,6 +251,7 @@ pub fn placement(ready: &trainyard::store::queue::ReadyStep) -> Placement {
         pool: "default".into(),
         machine: String::new(),
         gpus: vec![0, 1],
+        ranks: ready.spec.workers.max(1),
         bootstrap_hash: "hash".into(),
     }
 }

@@ -6,7 +6,7 @@ use trainyard::store::attempts::ArtifactRow;
 use trainyard::store::{OpenOptions, Store, StoreError};
 
 use super::fixture::{Place, T0, new_run, sha, sqlite};
-use super::{deliveries, queue, reports, results, watches, work};
+use super::{deliveries, queue, ranks, reports, results, watches, work};
 
 /// The file itself, for looking behind the store.
 async fn raw(at: &Place) -> SqliteConnection {
@@ -67,6 +67,7 @@ async fn data_in_every_table_outlives_opening_again() {
     queue::the_default_branch_names_the_class(&at).await;
     queue::the_first_writer_of_a_cache_wins(&at).await;
     watches::a_watched_place_keeps_what_is_known(&at).await;
+    ranks::a_rank_speaks_for_itself(&at).await;
     one_reporting_attempt(&at).await;
     let before = counts(&at).await;
     let empty: Vec<_> = before.iter().filter(|(_, rows)| *rows == 0).collect();

@@ -11,6 +11,7 @@ mod migration;
 mod postgres;
 mod power_cut;
 mod queue;
+mod ranks;
 mod reports;
 mod results;
 mod runs;

@@ -33,6 +33,7 @@ pub async fn what_was_used_counts(at: &Place) {
         notes: vec![],
         sources: vec![],
         log_lost_bytes: 0,
+        ended_ms: None,
         data: Vec::new(),
     };
     assert!(at.store.agent_finish(&uid, finish.clone(), T0 + 1002).await.unwrap());
@@ -106,6 +107,7 @@ async fn one_good_step(at: &Place, digit: char, key: &str) -> (RunId, StepId) {
         notes: vec![],
         sources: vec![],
         log_lost_bytes: 0,
+        ended_ms: None,
         ..super::reports::finish()
     };
     assert!(at.store.agent_finish(&uid, finish, T0 + 4).await.unwrap());

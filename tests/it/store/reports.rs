@@ -75,6 +75,7 @@ pub fn finish() -> Finish {
         notes: vec!["an artifact was passed over".into()],
         sources: vec![source("metrics.json", true), source("old.json", false)],
         log_lost_bytes: 4,
+        ended_ms: None,
         data: vec![data_report("customers", false), data_report("orders", true)],
     }
 }

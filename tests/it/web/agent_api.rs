@@ -106,7 +106,8 @@ impl<'a> Agent<'a> {
     async fn stored_log(&self) -> Vec<u8> {
         let mut text = Vec::new();
         loop {
-            let more = logs::read(&self.web.app, &self.uid, text.len() as i64, 100_000).await.unwrap();
+            let more =
+                logs::read(&self.web.app, &(&self.uid).into(), text.len() as i64, 100_000).await.unwrap();
             if more.is_empty() {
                 return text;
             }

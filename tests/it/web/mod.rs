@@ -8,6 +8,7 @@ mod git_proxy;
 mod hooks;
 mod ops;
 mod other_forges;
+mod ranks;
 mod slow;
 
 use std::net::SocketAddr;
