@@ -326,7 +326,7 @@ macro_rules! step_fields {
             f("reuse", Shape::Bool, REUSE),
             f("reports", Shape::Map(&REPORTS), "Files with results of tests."),
             f("cache", CACHE_SHAPE, "Directories kept between runs; untrusted runs only read them."),
-            later("distributed", Shape::Map(&DISTRIBUTED), "Several pods that train together."),
+            f("distributed", Shape::Map(&DISTRIBUTED), "Several pods that train together, on a pool of the executor `kubernetes`."),
         ]
     };
 }
@@ -363,8 +363,8 @@ static DISTRIBUTED: Section = Section {
         req("workers", Shape::Int { min: 1, max: 512 }, "How many pods."),
         f(
             "framework",
-            Shape::Word(&["torchrun", "mpi", "tensorflow", "jax", "none"]),
-            "Whose variables the pods get.",
+            Shape::Word(&["torchrun"]),
+            "Whose variables tell the pods of each other. Default: `torchrun`.",
         ),
     ],
 };

@@ -18,8 +18,9 @@ use crate::http::auth::{self, Who};
 use crate::http::extract::{Path, Query};
 use crate::http::problem::Problem;
 use crate::model::metric::float;
-use crate::model::{ComparisonState, DataReport, MetricSource, Verdict};
+use crate::model::{AttemptRank, ComparisonState, DataReport, LEADER, MetricSource, Verdict};
 use crate::store::attempts::StoredMetric;
+use crate::store::runs::RunView;
 
 /// Metric points in one answer.
 pub const POINTS_MAX: i64 = 20_000;
@@ -57,6 +58,9 @@ pub struct MetricsQuery {
     /// One metric, with all its points.
     #[serde(default)]
     name: Option<String>,
+    /// Of steps of several pods: another pod's points than the first one's, which are the step's.
+    #[serde(default)]
+    rank: Option<u32>,
 }
 
 /// Metric points of a run
@@ -70,6 +74,9 @@ pub async fn metrics(
     Query(query): Query<MetricsQuery>,
 ) -> Answer<MetricsJson> {
     let view = run_for(&web, &who, &id).await?.view;
+    if let Some(rank) = query.rank.filter(|rank| *rank != LEADER) {
+        return rank_points(&web, &view, rank, query.name.as_deref()).await;
+    }
     // Of one metric all points; of all metrics enough of each to draw it.
     let per_curve = if query.name.is_some() { POINTS_MAX } else { CURVE_POINTS };
     let stored =
@@ -83,6 +90,26 @@ pub async fn metrics(
         at_ms: m.point.at_ms,
     };
     let points = stored.into_iter().map(json).collect();
+    Ok(Json(MetricsJson { points, truncated }))
+}
+
+/// Points of one rank of the attempts that count. Nothing else is made of them.
+async fn rank_points(web: &Web, view: &RunView, rank: u32, name: Option<&str>) -> Answer<MetricsJson> {
+    let mut points = Vec::new();
+    for step in &view.steps {
+        let Some(last) = view.attempts.iter().rfind(|a| a.step_id == step.id) else { continue };
+        let room = POINTS_MAX - points.len() as i64;
+        let stored = web.app.store.rank_metrics(&AttemptRank::new(&last.uid, rank), room).await?;
+        let wanted = stored.into_iter().filter(|point| name.is_none_or(|name| point.name == name));
+        points.extend(wanted.map(|point| PointJson {
+            name: point.name,
+            step_name: step.name.clone(),
+            value: point.value,
+            training_step: point.step,
+            at_ms: point.at_ms,
+        }));
+    }
+    let truncated = points.len() as i64 >= POINTS_MAX;
     Ok(Json(MetricsJson { points, truncated }))
 }
 

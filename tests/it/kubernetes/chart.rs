@@ -37,7 +37,7 @@ impl Drop for Internet {
 }
 
 /// Dials from the network namespace of a process, or from this machine, and says for each address whether a connection opened.
-fn dial(from: Option<u32>, addresses: &[String]) -> Vec<bool> {
+pub fn dial(from: Option<u32>, addresses: &[String]) -> Vec<bool> {
     let dial = cluster().kubectl.with_file_name("dial");
     let mut command = match from {
         Some(pid) => {
@@ -52,11 +52,11 @@ fn dial(from: Option<u32>, addresses: &[String]) -> Vec<bool> {
     String::from_utf8(out.stdout).unwrap().lines().map(|line| line.starts_with("open ")).collect()
 }
 
-fn field<'a>(pod: &'a Value, path: &str) -> &'a str {
+pub fn field<'a>(pod: &'a Value, path: &str) -> &'a str {
     pod.pointer(path).and_then(Value::as_str).unwrap_or_default()
 }
 
-fn pods_of(namespace: &str) -> Vec<Value> {
+pub fn pods_of(namespace: &str) -> Vec<Value> {
     let said = cluster().kubectl(&["get", "pods", "-n", namespace, "-o", "json"]);
     serde_json::from_str::<Value>(&said).unwrap()["items"].as_array().unwrap().clone()
 }

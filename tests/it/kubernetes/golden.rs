@@ -80,6 +80,7 @@ fn shown(objects: &Objects) -> Value {
     let mut all =
         vec![serde_json::to_value(&objects.job).unwrap(), serde_json::to_value(&objects.secret).unwrap()];
     all.extend(objects.service.iter().map(|s| serde_json::to_value(s).unwrap()));
+    all.extend(objects.policy.iter().map(|p| serde_json::to_value(p).unwrap()));
     Value::Array(all)
 }
 

@@ -7,6 +7,7 @@ mod fates;
 mod golden;
 mod launches;
 mod orphans;
+mod ranks;
 mod release;
 mod story;
 mod verbs;

@@ -66,7 +66,7 @@ fn exactly(who: &str, account: &str, runs: &str, role: &str) -> usize {
     granted.len()
 }
 
-/// Of the daemon, after a story in which it did all that it can.
+/// Of the daemon, after a story in which it did all that it can, several pods included.
 pub async fn of_the_daemon(release: &Release) {
     let account = format!("system:serviceaccount:{HOME}:{}", release.name);
     let granted = exactly("daemon", &account, &release.runs.0, ROLE);
@@ -117,7 +117,11 @@ async fn refused(release: &Release) -> (usize, Vec<String>) {
         (Method::DELETE, group("batch/v1", "jobs")),
         (Method::POST, group("batch/v1", "cronjobs")),
         (Method::POST, group("apps/v1", "deployments")),
-        (Method::DELETE, group("networking.k8s.io/v1", "networkpolicies/any")),
+        (Method::GET, own("services")),
+        (Method::PATCH, own("services/any")),
+        (Method::GET, group("networking.k8s.io/v1", "networkpolicies")),
+        (Method::PATCH, group("networking.k8s.io/v1", "networkpolicies/any")),
+        (Method::DELETE, group("networking.k8s.io/v1", "networkpolicies")),
         (Method::POST, group("rbac.authorization.k8s.io/v1", "roles")),
         (Method::PATCH, group("rbac.authorization.k8s.io/v1", &format!("roles/{}", release.name))),
         (Method::POST, group("rbac.authorization.k8s.io/v1", "rolebindings")),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use secrecy::ExposeSecret as _;
 use tokio::process::Command;
 use trainyard::clock::SystemClock;
-use trainyard::model::{AttemptUid, RepoName, Sha};
+use trainyard::model::{AttemptRank, RepoName, Sha};
 use trainyard::sandbox::{Sandbox, SandboxOptions, WRITER};
 use trainyard::store::lists::RunFilter;
 use trainyard::store::runs::RunView;
@@ -149,17 +149,18 @@ impl Yard {
         std::fs::read(self.release.volume.join("data/blobs").join(key)).unwrap_or_default()
     }
 
-    pub async fn whole_log(&self, uid: &AttemptUid) -> String {
+    pub async fn whole_log(&self, of: impl Into<AttemptRank>) -> String {
+        let of = of.into();
         // Compacted a moment after the end: read again what was swapped meanwhile.
         for _ in 0..20 {
-            let segments = self.store.log_segments(uid, 0, 10_000).await.unwrap();
+            let segments = self.store.log_segments(&of, 0, 10_000).await.unwrap();
             let bytes: Vec<u8> = segments.iter().flat_map(|s| self.log_of(&s.blob_key)).collect();
             if bytes.len() as i64 == segments.iter().map(|s| s.bytes).sum::<i64>() {
                 return String::from_utf8(bytes).unwrap();
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        panic!("the log of {uid} cannot be read");
+        panic!("the log of {of} cannot be read");
     }
 }
 

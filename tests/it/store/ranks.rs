@@ -10,9 +10,9 @@ use super::fixture::{Place, T0, new_run, sha};
 use super::reports;
 
 /// An attempt of two pods, of which nothing was heard.
-async fn two_pods(at: &Place) -> (RunId, AttemptUid) {
+async fn two_pods(at: &Place, head: char) -> (RunId, AttemptUid) {
     let repo = at.repo().await;
-    let mut new = new_run(&repo, &sha('a'), RunState::Queued);
+    let mut new = new_run(&repo, &sha(head), RunState::Queued);
     new.plan.steps[0].workers = 2;
     let run = at.runs(vec![new]).await.remove(0);
     let uid = at.attempt(&run).await;
@@ -30,7 +30,7 @@ async fn state(at: &Place, uid: &AttemptUid) -> (AttemptState, Option<i64>) {
 }
 
 pub async fn an_attempt_runs_when_all_of_its_ranks_do(at: &Place) {
-    let (_, uid) = two_pods(at).await;
+    let (_, uid) = two_pods(at, '6').await;
     let one = AttemptRank::new(&uid, 1);
     let start = async |of: &AttemptRank, nonce: &str, preparing, now| {
         at.store.rank_start(of, nonce, preparing, now).await.unwrap()
@@ -57,7 +57,7 @@ pub async fn an_attempt_runs_when_all_of_its_ranks_do(at: &Place) {
 }
 
 pub async fn a_rank_speaks_for_itself(at: &Place) {
-    let (run, uid) = two_pods(at).await;
+    let (run, uid) = two_pods(at, '7').await;
     let one = AttemptRank::new(&uid, 1);
     assert_eq!(at.store.agent_heartbeat(&one, T0).await.unwrap(), None, "not started");
     assert!(at.store.agent_start(&uid, "hash", "n", T0 + 1).await.unwrap());
@@ -102,7 +102,7 @@ pub async fn a_rank_speaks_for_itself(at: &Place) {
 }
 
 pub async fn a_rank_ends_once_and_its_attempt_later(at: &Place) {
-    let (run, uid) = two_pods(at).await;
+    let (run, uid) = two_pods(at, '7').await;
     let one = AttemptRank::new(&uid, 1);
     assert!(!at.store.rank_finish(&one, rank_end(EndClass::Failed, T0), T0).await.unwrap(), "never began");
     assert!(at.store.agent_start(&uid, "hash", "n", T0 + 1).await.unwrap());
@@ -134,7 +134,7 @@ pub async fn a_rank_ends_once_and_its_attempt_later(at: &Place) {
     assert_eq!(ends, [(0, good, Some(T0 + 8)), (1, good, Some(T0 + 4))]);
 
     // Nothing is taken from a rank of an attempt that has ended.
-    let (_, late) = two_pods(at).await;
+    let (_, late) = two_pods(at, '8').await;
     let other = AttemptRank::new(&late, 1);
     assert!(at.store.agent_start(&late, "hash", "n", T0 + 1).await.unwrap());
     assert!(at.store.rank_start(&other, "m", false, T0 + 1).await.unwrap());

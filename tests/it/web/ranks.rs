@@ -12,11 +12,15 @@ use trainyard::store::runs::StepMove;
 
 use super::Web;
 use super::agent_api::run_of;
-use crate::store::fixture::placement;
+use crate::store::fixture::{placement, sha};
 
 /// An attempt of two pods, with the attempt's bootstrap token.
-async fn two_pods(web: &Web) -> (RunId, AttemptUid, String) {
-    let run = run_of(web, |new| new.plan.steps[0].workers = 2).await;
+async fn two_pods(web: &Web, head: char) -> (RunId, AttemptUid, String) {
+    let run = run_of(web, |new| {
+        new.head_sha = sha(head);
+        new.plan.steps[0].workers = 2;
+    })
+    .await;
     let now = web.app.clock.now_ms();
     let view = web.place.view(&run).await;
     let mut change = web.place.change(&run).await;
@@ -69,7 +73,7 @@ const NONCES: [&str; 3] = ["0123456789abcdef", "123456789abcdef0", "23456789abcd
 #[tokio::test]
 async fn each_rank_speaks_for_itself() {
     let web = Web::start().await;
-    let (_, uid, boot) = two_pods(&web).await;
+    let (_, uid, boot) = two_pods(&web, 'a').await;
     let own = rank_bootstrap(&boot, 1);
     let mut wrong = Vec::new();
     let mut cases = 0;
@@ -189,7 +193,7 @@ async fn each_rank_speaks_for_itself() {
     assert_eq!(web.place.store.attempt(&uid).await.unwrap().unwrap().state, AttemptState::Running);
 
     // A lost pod that comes back late finds its attempt ended.
-    let (_, lost, boot) = two_pods(&web).await;
+    let (_, lost, boot) = two_pods(&web, 'b').await;
     let own = rank_bootstrap(&boot, 1);
     let one = token(&start(&web, (&lost, 1), &own, NONCES[1]).await.1);
     start(&web, (&lost, 0), &boot, NONCES[0]).await;
