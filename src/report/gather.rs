@@ -9,7 +9,7 @@ use crate::blob::{BlobError, Blobs};
 use crate::clock::Millis;
 use crate::config::{Budget, PoolConfig};
 use crate::forge::{Forge, WebPage};
-use crate::model::{MetricSource, Outcome, Plan, RunId, RunState, StepState, Verdict, params};
+use crate::model::{AttemptRank, MetricSource, Outcome, Plan, RunId, RunState, StepState, Verdict, params};
 use crate::store::Store;
 use crate::store::attempts::{AttemptRow, StoredMetric};
 use crate::store::comparisons::ComparisonRow;
@@ -187,7 +187,7 @@ impl Gatherer<'_> {
             exit_code: attempt.and_then(|a| a.exit_code),
             reason,
             log_tail: match attempt {
-                Some(attempt) => self.log_tail(attempt).await?,
+                Some(attempt) => self.log_tail(view.telling_log(attempt)).await?,
                 None => String::new(),
             },
             tests: self
@@ -204,18 +204,18 @@ impl Gatherer<'_> {
     }
 
     /// The last bytes of a log, from a line's start. A blob that retention took is an empty tail, not an error.
-    async fn log_tail(&self, attempt: &AttemptRow) -> anyhow::Result<String> {
-        let from = (attempt.log_bytes - TAIL_BYTES).max(0);
-        let mut bytes = Vec::new();
-        for segment in self.store.log_segments(&attempt.uid, from, 10_000).await? {
+    async fn log_tail(&self, (of, bytes): (AttemptRank, i64)) -> anyhow::Result<String> {
+        let from = (bytes - TAIL_BYTES).max(0);
+        let mut text = Vec::new();
+        for segment in self.store.log_segments(&of, from, 10_000).await? {
             let skip = (from - segment.start_byte).max(0);
             match self.blobs.get_range(&segment.blob_key, skip as u64..segment.bytes as u64).await {
-                Ok(part) => bytes.extend_from_slice(&part),
+                Ok(part) => text.extend_from_slice(&part),
                 Err(BlobError::Missing(_)) => {}
                 Err(error) => return Err(error).context("cannot read the end of a step's log"),
             }
         }
-        let text = String::from_utf8_lossy(&bytes);
+        let text = String::from_utf8_lossy(&text);
         let whole = if from > 0 { text.split_once('\n').map_or("", |(_, rest)| rest) } else { &text };
         Ok(whole.to_owned())
     }

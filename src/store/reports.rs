@@ -313,7 +313,7 @@ impl Store {
                     |row| Ok((row.get("run_id")?, row.get("ranks")?)),
                     "UPDATE attempts SET state = CASE WHEN ranks = 1 THEN 'ended' ELSE 'finishing' END,
                        class = CASE WHEN ranks = 1 THEN $2 ELSE class END, reason = CASE WHEN ranks = 1 THEN $3 ELSE '' END,
-                       exit_code = $4, outputs = $5, notes = $6, log_lost_bytes = $7, sealed = TRUE, heartbeat_ms = $8,
+                       exit_code = CASE WHEN ranks = 1 THEN $4 ELSE exit_code END, outputs = $5, notes = $6, log_lost_bytes = $7, sealed = TRUE, heartbeat_ms = $8,
                        finished_ms = $8, ended_ms = CASE WHEN ranks = 1 THEN $8 ELSE ended_ms END
                      WHERE uid = $1 AND state <> 'ended' AND finished_ms IS NULL AND bootstrap_nonce <> ''
                      RETURNING run_id, ranks",

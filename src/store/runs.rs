@@ -9,7 +9,9 @@ use super::work::WorkAsk;
 use super::{Store, StoreError};
 use crate::clock::Millis;
 use crate::model::plan::Need;
-use crate::model::{AttemptUid, EndClass, Plan, RepoId, RunId, RunState, Sha, StepId, StepSpec, StepState};
+use crate::model::{
+    AttemptRank, AttemptUid, EndClass, Plan, RepoId, RunId, RunState, Sha, StepId, StepSpec, StepState,
+};
 
 /// A run to insert, with its steps. Its generation is part of its identity.
 #[derive(Debug, Clone)]
@@ -194,6 +196,16 @@ impl RunView {
                 .map(|a| a.uid.clone())
         };
         step.needs.iter().filter_map(|need| Some((need, good(&need.step)?))).collect()
+    }
+
+    /// Whose log says most of an attempt's end, with its length: of several pods that of the first which said that it ended badly.
+    pub fn telling_log(&self, attempt: &AttemptRow) -> (AttemptRank, i64) {
+        let bad =
+            |row: &&RankRow| row.of.uid == attempt.uid && row.class.is_some_and(|c| c != EndClass::Succeeded);
+        match self.ranks.iter().filter(bad).min_by_key(|row| (row.ended_ms, row.of.rank)) {
+            Some(row) if !row.of.leads() => (row.of.clone(), row.log_bytes),
+            _ => ((&attempt.uid).into(), attempt.log_bytes),
+        }
     }
 }
 

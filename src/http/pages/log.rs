@@ -64,6 +64,8 @@ pub async fn show(
             let last = at + 1 == all.len();
             let name = escape_query(&step.name);
             let (live, number) = (a.state != AttemptState::Ended, a.number);
+            let (says_most, _) = view.telling_log(a);
+            let tells = last && Some(&step.id) == tells;
             let first = Try {
                 number,
                 rank: LEADER,
@@ -72,7 +74,7 @@ pub async fn show(
                 size: text::bytes(a.log_bytes),
                 link: if last { format!("{name}:") } else { format!("{name}@{number}:") },
                 live,
-                telling: last && Some(&step.id) == tells,
+                telling: tells && says_most.leads(),
             };
             let others =
                 view.ranks.iter().filter(|row| row.of.uid == a.uid && !row.of.leads()).map(|row| Try {
@@ -87,7 +89,7 @@ pub async fn show(
                     size: text::bytes(row.log_bytes),
                     link: format!("{}@{number}.{}:", escape_query(&step.name), row.of.rank),
                     live,
-                    telling: false,
+                    telling: tells && says_most == row.of,
                 });
             std::iter::once(first).chain(others).collect::<Vec<_>>()
         });

@@ -7,7 +7,7 @@ use serde_json::Value;
 use trainyard::model::{AttemptRank, AttemptUid, EndClass, RunState};
 
 use super::chart::{dial, field, pods_of};
-use super::cluster::{HEALTH, cluster};
+use super::cluster::HEALTH;
 use super::release::{processes, signal};
 use super::verbs;
 use super::yard::Yard;
