@@ -720,7 +720,10 @@ impl Attempt {
         let (work, report) = if self.spec.transforms.is_empty() {
             (Vec::new(), report)
         } else {
-            (features::prepare(&self.dir, &self.spec.transforms)?, Some(self.dir.join(data::REPORT)))
+            (
+                features::prepare(&self.dir, &self.spec.transforms, &self.spec.feature_bases)?,
+                Some(self.dir.join(data::REPORT)),
+            )
         };
         command
             .current_dir(&places.source)

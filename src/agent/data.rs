@@ -14,7 +14,9 @@ use trainyard_data::findings::Severity as Found;
 use trainyard_data::{Check, Profile, Rules, Source, check, scan, source};
 
 use crate::clock::{Clock, SystemClock};
-use crate::model::data::{ColumnShift, DataFinding, DataReport, MAX_REPORTS, Severity, Shift, profile_path};
+use crate::model::data::{
+    ColumnShift, DataFinding, DataReport, MAX_REPORTS, Severity, Shift, feature_counts, profile_path,
+};
 use crate::model::plan::{DataBaseline, DataSet};
 
 /// The child's report, in the attempt's directory.
@@ -179,6 +181,7 @@ fn report_of(spec: &DataSpec, done: Check) -> DataReport {
         against: spec.note.clone(),
         findings,
         drift: drift.collect(),
+        features: Vec::new(),
         left_out: 0,
     }
     .bounded()
@@ -241,6 +244,9 @@ pub(super) fn told(report: &DataReport) -> String {
     let drifted = report.drift.iter().filter(|c| c.verdict == Shift::Drifted).count();
     if compared > 0 {
         let _ = writeln!(out, "{drifted} of {compared} compared columns drifted");
+    }
+    if !report.features.is_empty() {
+        let _ = writeln!(out, "beside the baseline's: {}", feature_counts(&report.features));
     }
     out.push_str(if report.passed { "passed\n" } else { "failed\n" });
     out

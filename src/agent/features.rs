@@ -3,6 +3,7 @@
 //! It runs inside of the step's shell, after `setup`, so the transform finds what a training finds. Like the data step it leaves a
 //! report of columns and counts; no value of a feature is in it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -12,10 +13,14 @@ use trainyard_data::cells::{self, Cells};
 use trainyard_data::stats::Rng;
 use trainyard_data::{Rules, Source, check, scan, source};
 
+pub use self::kept::FeatureBase;
 use super::data::{finding, told};
 use crate::clock::{Clock, SystemClock};
 use crate::model::data::{DataFinding, DataReport, MAX_REPORTS, Severity};
-use crate::model::plan::{FeatureCheck, Transform};
+use crate::model::plan::{Endpoint, FeatureCheck, Serve, Transform};
+
+mod kept;
+mod served;
 
 /// Rows of the sample that are used.
 const MAX_ROWS: usize = 2_000;
@@ -29,15 +34,29 @@ pub const WORK: &str = "TRAINYARD_CHECK_WORK";
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Work {
     pub transforms: Vec<Transform>,
+    /// By transform: what its output is held against.
+    #[serde(default)]
+    pub bases: BTreeMap<String, FeatureBase>,
     pub report: PathBuf,
 }
 
+/// Bases for a check without a daemon: there is no run to be held against.
+pub fn alone(transforms: &[Transform]) -> BTreeMap<String, FeatureBase> {
+    let none = || FeatureBase { output: None, note: "no baseline: there is no daemon here".to_owned() };
+    transforms.iter().filter(|t| t.diff.is_some()).map(|t| (t.name.clone(), none())).collect()
+}
+
 /// Writes the work file; what the step's environment gets.
-pub fn prepare(dir: &Path, transforms: &[Transform]) -> std::io::Result<Vec<(String, String)>> {
+pub fn prepare(
+    dir: &Path,
+    transforms: &[Transform],
+    bases: &BTreeMap<String, FeatureBase>,
+) -> std::io::Result<Vec<(String, String)>> {
     let work = dir.join("features-work.json");
     let report = dir.join(super::data::REPORT);
     let _ = std::fs::remove_file(&report);
-    std::fs::write(&work, serde_json::to_vec(&Work { transforms: transforms.to_vec(), report })?)?;
+    let bytes = serde_json::to_vec(&Work { transforms: transforms.to_vec(), bases: bases.clone(), report })?;
+    std::fs::write(&work, bytes)?;
     let exe = std::env::current_exe()?;
     let text = |path: &Path| path.to_string_lossy().into_owned();
     Ok(vec![(PROGRAM.to_owned(), text(&exe)), (WORK.to_owned(), text(&work))])
@@ -53,7 +72,7 @@ pub fn run(work: &Path) -> anyhow::Result<bool> {
         serde_json::from_slice(&bytes).with_context(|| format!("{} is not a work file", work.display()))?;
     let mut reports = Vec::new();
     for transform in work.transforms.iter().take(MAX_REPORTS) {
-        let report = one(transform).bounded();
+        let report = one(transform, work.bases.get(&transform.name)).bounded();
         print!("{}", told(&report));
         reports.push(report);
     }
@@ -62,17 +81,17 @@ pub fn run(work: &Path) -> anyhow::Result<bool> {
     Ok(reports.iter().all(|r| r.passed))
 }
 
-fn one(transform: &Transform) -> DataReport {
+fn one(transform: &Transform, base: Option<&FeatureBase>) -> DataReport {
     let mut report =
         DataReport { name: transform.name.clone(), kind: "features".into(), ..DataReport::default() };
-    if let Err(error) = checked(transform, &mut report) {
+    if let Err(error) = checked(transform, base, &mut report) {
         report.findings.push(finding(Severity::Fail, "cannot_run", None, format!("{error:#}")));
     }
     report.passed = report.findings.iter().all(|f| f.severity != Severity::Fail);
     report
 }
 
-fn checked(transform: &Transform, report: &mut DataReport) -> anyhow::Result<()> {
+fn checked(transform: &Transform, base: Option<&FeatureBase>, report: &mut DataReport) -> anyhow::Result<()> {
     let dir = tempfile::tempdir().context("cannot make a directory for samples")?;
     let sample = Sample::read(&transform.sample)?;
     let bench = Bench { dir: dir.path(), sample: &sample };
@@ -80,6 +99,13 @@ fn checked(transform: &Transform, report: &mut DataReport) -> anyhow::Result<()>
     let whole = bench.run(&transform.command, &all)?;
     report.rows = whole.rows as u64;
     report.columns = whole.names.len() as u64;
+    kept::keep(&transform.name, &sample, &whole)?;
+    if let Some(wanted) = &transform.diff {
+        let compared = kept::compare(wanted, base, &sample, &whole)?;
+        report.against = compared.note;
+        report.features = compared.features;
+        report.findings.extend(compared.findings);
+    }
     let has = |check: FeatureCheck| transform.checks.contains(&check);
     if has(FeatureCheck::Deterministic) {
         let again = bench.run(&transform.command, &all)?;
@@ -131,7 +157,10 @@ fn checked(transform: &Transform, report: &mut DataReport) -> anyhow::Result<()>
         report.findings.extend(late(&whole, &sample, feature, label)?);
     }
     if let Some(serve) = transform.serve.as_ref().filter(|_| has(FeatureCheck::ServeParity)) {
-        let served = bench.run(serve, &all)?;
+        let served = match serve {
+            Serve::Command(command) => bench.run(command, &all)?,
+            Serve::Endpoint(endpoint) => bench.served(endpoint)?.in_order_of(&whole),
+        };
         let why = "is another one as it serves";
         report.findings.extend(differences("serve_parity", why, &whole, &served, &all, 1e-6));
     }
@@ -185,6 +214,10 @@ impl Sample {
     }
 
     fn write(&self, path: &Path, order: &[usize]) -> anyhow::Result<()> {
+        Ok(std::fs::write(path, self.bytes(order)?)?)
+    }
+
+    fn bytes(&self, order: &[usize]) -> anyhow::Result<Vec<u8>> {
         let mut out = Vec::new();
         if let Some(header) = &self.header {
             let mut table = csv::Writer::from_writer(&mut out);
@@ -203,7 +236,7 @@ impl Sample {
                 }
             }
         }
-        Ok(std::fs::write(path, out)?)
+        Ok(out)
     }
 }
 
@@ -235,16 +268,41 @@ impl Bench<'_> {
         if !ended.success() {
             bail!("its command failed on {} rows: {ended}", order.len());
         }
-        let place = output.to_string_lossy().into_owned();
         if !output.is_file() {
             bail!("its command wrote nothing to $OUT");
         }
+        Output::read(&output, order.len())
+    }
+
+    /// What the endpoint gives for all rows of the sample.
+    fn served(&self, endpoint: &Endpoint) -> anyhow::Result<Output> {
+        let output = self.dir.join("served.jsonl");
+        let rows = served::rows(self.sample, self.dir)?;
+        served::ask(endpoint, &rows, &output).context("its endpoint")?;
+        Output::read(&output, rows.len())
+    }
+}
+
+impl Output {
+    fn read(path: &Path, sample: usize) -> anyhow::Result<Self> {
+        let place = path.to_string_lossy().into_owned();
         let table = Source::open(&place, &source::Options::default())?;
         let names: Vec<String> = table.fields.iter().map(|f| f.name.clone()).collect();
         let wanted: Vec<&str> = names.iter().map(String::as_str).collect();
         let columns = cells::read(&table, &wanted, 1_000_000)?;
         let rows = columns.first().map_or(0, Cells::len);
-        Ok(Output { place, names, columns, rows, sample: order.len() })
+        Ok(Self { place, names, columns, rows, sample })
+    }
+
+    /// JSON has no order of names: with the columns in that of another output, where both have the same.
+    fn in_order_of(mut self, other: &Self) -> Self {
+        let at = |name: &String| self.names.iter().position(|n| n == name);
+        let order: Option<Vec<usize>> = other.names.iter().map(at).collect();
+        if let Some(order) = order.filter(|o| o.len() == self.names.len()) {
+            self.columns = order.iter().map(|i| self.columns[*i].clone()).collect();
+            self.names.clone_from(&other.names);
+        }
+        self
     }
 }
 

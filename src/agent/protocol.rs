@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::data::DataSpec;
+use super::features::FeatureBase;
 use crate::model::plan::{Predictions, Transform};
 use crate::model::{DataReport, EndClass, LEADER, MetricPoint, MetricSource, Sha};
 
@@ -175,6 +176,9 @@ pub struct Spec {
     /// Transforms to check: the commands run our own check of them.
     #[serde(default)]
     pub transforms: Vec<Transform>,
+    /// By transform: what its features are held against.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub feature_bases: BTreeMap<String, FeatureBase>,
     /// The table of predictions that some step leaves.
     #[serde(default)]
     pub predictions: Option<Predictions>,

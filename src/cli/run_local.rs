@@ -246,7 +246,7 @@ impl Here<'_> {
             out.clear();
         };
         let (command, report) = if !step.transforms.is_empty() {
-            env.extend(features::prepare(&dir, &step.transforms)?);
+            env.extend(features::prepare(&dir, &step.transforms, &features::alone(&step.transforms))?);
             (self.command(step, &places, &env), Some(dir.join(data::REPORT)))
         } else if step.data.is_empty() {
             (self.command(step, &places, &env), None)

@@ -113,7 +113,8 @@ pub fn build(
         transforms: step.transforms.clone(),
         predictions: view.run.plan.metrics.predictions.clone(),
         ranks: attempt.ranks,
-        data: Vec::new(), // `start` knows the baseline
+        data: Vec::new(),               // `start` knows the baseline
+        feature_bases: BTreeMap::new(), // so with these
     })
 }
 

@@ -4,6 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::metric::Tolerance;
+
 /// Reports of one attempt that are kept.
 pub const MAX_REPORTS: usize = 50;
 /// Findings and compared columns of one report that are kept.
@@ -24,6 +26,14 @@ pub fn profile_path(name: &str) -> String {
     format!("{PROFILES}/{name}.profile.json")
 }
 
+/// Where the features step leaves a transform's output on its sample.
+pub const FEATURES: &str = ".trainyard/features";
+
+/// Path of the artifact that holds a transform's output.
+pub fn features_path(name: &str) -> String {
+    format!("{FEATURES}/{name}.output.json")
+}
+
 /// One data set, checked.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct DataReport {
@@ -41,6 +51,9 @@ pub struct DataReport {
     pub findings: Vec<DataFinding>,
     /// Columns that were compared.
     pub drift: Vec<ColumnShift>,
+    /// Features beside those of the baseline's transform.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub features: Vec<FeatureChange>,
     /// Findings and columns beyond what is kept.
     #[serde(default)]
     pub left_out: u64,
@@ -96,6 +109,68 @@ pub struct ColumnShift {
     pub shares: Vec<f64>,
 }
 
+/// One feature beside the baseline's, on the same raw rows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FeatureChange {
+    pub feature: String,
+    pub state: FeatureState,
+    /// Rows in which it differs by more than its tolerance, and their share.
+    pub rows: u64,
+    pub share: f64,
+    /// The largest difference of two finite numbers, and that relative to the baseline's; None: there is none.
+    pub largest: Option<f64>,
+    pub relative: Option<f64>,
+    /// As it was declared; empty: rounding alone.
+    pub tolerance: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FeatureState {
+    Equal,
+    Changed,
+    /// Numbers in one, words in the other.
+    Retyped,
+    Added,
+    Removed,
+}
+
+impl FeatureState {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Equal => "equal",
+            Self::Changed => "changed",
+            Self::Retyped => "of another kind",
+            Self::Added => "added",
+            Self::Removed => "removed",
+        }
+    }
+}
+
+impl FeatureChange {
+    pub fn new(feature: &str, state: FeatureState, tolerance: Option<Tolerance>) -> Self {
+        Self {
+            feature: feature.to_owned(),
+            state,
+            rows: 0,
+            share: 0.0,
+            largest: None,
+            relative: None,
+            tolerance: tolerance.map_or_else(String::new, |t| t.to_string()),
+        }
+    }
+}
+
+/// `2 changed, 1 added, 4 equal`.
+pub fn feature_counts(features: &[FeatureChange]) -> String {
+    use FeatureState::{Added, Changed, Equal, Removed, Retyped};
+    let part = |state: FeatureState| {
+        let n = features.iter().filter(|f| f.state == state).count();
+        (n > 0).then(|| format!("{n} {}", state.word()))
+    };
+    [Changed, Retyped, Added, Removed, Equal].into_iter().filter_map(part).collect::<Vec<_>>().join(", ")
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Shift {
@@ -147,14 +222,17 @@ impl DataReport {
             }
         };
         let share = |x: f64| if x.is_finite() { x.clamp(0.0, 1.0) } else { 0.0 };
-        let beyond =
-            self.findings.len().saturating_sub(MAX_FINDINGS) + self.drift.len().saturating_sub(MAX_COLUMNS);
+        let beyond = self.findings.len().saturating_sub(MAX_FINDINGS)
+            + self.drift.len().saturating_sub(MAX_COLUMNS)
+            + self.features.len().saturating_sub(MAX_COLUMNS);
         self.left_out = self.left_out.saturating_add(beyond as u64);
         self.findings.sort_by_key(|f| f.severity);
         self.findings.truncate(MAX_FINDINGS);
         // What drifted is never what is left out.
         self.drift.sort_by_key(|c| c.verdict != Shift::Drifted);
         self.drift.truncate(MAX_COLUMNS);
+        self.features.sort_by_key(|f| f.state == FeatureState::Equal);
+        self.features.truncate(MAX_COLUMNS);
         cut(&mut self.name);
         cut(&mut self.against);
         for finding in &mut self.findings {
@@ -164,6 +242,14 @@ impl DataReport {
                 cut(column);
             }
             finding.share = share(finding.share);
+        }
+        for feature in &mut self.features {
+            cut(&mut feature.feature);
+            cut(&mut feature.tolerance);
+            feature.share = share(feature.share);
+            for value in [&mut feature.largest, &mut feature.relative] {
+                *value = value.filter(|x| x.is_finite());
+            }
         }
         for column in &mut self.drift {
             cut(&mut column.column);

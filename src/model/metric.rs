@@ -85,6 +85,9 @@ impl fmt::Display for Tolerance {
 
 fn trim(x: f64) -> String {
     let text = format!("{x:.6}");
+    if x != 0.0 && x.abs() < 1e-6 {
+        return format!("{x:e}");
+    }
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 

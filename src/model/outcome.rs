@@ -266,6 +266,9 @@ pub struct GateOutcome {
     /// It was held against the interval of the change, not against the change alone.
     #[serde(default)]
     pub by_interval: bool,
+    /// Of the first rule about the change: what the change must be above, in the direction that is better.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bound: Option<f64>,
     /// Seeds (or folds) of a side that would probably settle an inconclusive verdict.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub needed: Option<u64>,

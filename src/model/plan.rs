@@ -109,11 +109,54 @@ pub struct Transform {
     pub sample: String,
     pub checks: Vec<FeatureCheck>,
     /// The transform as it serves.
-    pub serve: Option<String>,
+    pub serve: Option<Serve>,
     /// Columns: the time of the features, and of the label.
     pub time: Option<(String, String)>,
     /// For the output, in the words of `trainyard-data`.
     pub rules: serde_json::Value,
+    /// Holds the output against that of the baseline run's transform.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diff: Option<FeatureDiff>,
+}
+
+/// How a transform serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Serve {
+    /// A command like the transform's own.
+    Command(String),
+    Endpoint(Endpoint),
+}
+
+/// A server of the user's that answers for features.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Starts it, and is it.
+    pub command: String,
+    /// On the loopback address.
+    pub url: String,
+    /// Until it answers, in milliseconds.
+    pub timeout_ms: i64,
+    /// Rows of one request.
+    pub batch: u32,
+}
+
+/// How the features of two commits are compared, on the same rows.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct FeatureDiff {
+    /// By feature; `*` for all others. A feature within its tolerance is equal.
+    pub tolerance: Vec<(String, Tolerance)>,
+    pub on_change: OnChange,
+}
+
+/// What a changed or removed feature is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnChange {
+    #[default]
+    Show,
+    Warn,
+    Fail,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

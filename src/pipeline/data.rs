@@ -6,11 +6,14 @@ use serde_json::{Map, Value, json};
 
 use super::build::{Builder, flag};
 use super::diagnostic::{code, quoted};
-use super::node::{Node, first_line};
+use super::node::{Entry, Node, first_line};
 use super::steps::Draft;
 use super::values;
-use crate::model::data::{FEATURES_COMMAND, profile_path};
-use crate::model::plan::{DataBaseline, DataSet, FeatureCheck, Resources, Retry, Reuse, StepSpec, Transform};
+use crate::model::data::{FEATURES_COMMAND, features_path, profile_path};
+use crate::model::plan::{
+    DataBaseline, DataSet, Endpoint, FeatureCheck, FeatureDiff, OnChange, Resources, Retry, Reuse, Serve,
+    StepSpec, Transform,
+};
 
 /// None without the section. `base`: what every step begins with.
 pub(super) fn draft<'n>(b: &mut Builder<'_, '_>, root: &'n Node, base: &StepSpec) -> Option<Draft<'n>> {
@@ -46,20 +49,23 @@ pub(super) fn draft<'n>(b: &mut Builder<'_, '_>, root: &'n Node, base: &StepSpec
 
 /// The step `features`; None without the section. Its setup is that of every step: the transform needs what a training needs.
 pub(super) fn features<'n>(
-    b: &Builder<'_, '_>,
+    b: &mut Builder<'_, '_>,
     root: &'n Node,
     base: &StepSpec,
     after_data: bool,
 ) -> Option<Draft<'n>> {
     let entry = root.entry("features")?;
-    let transforms: Vec<Transform> = entry.value.items().into_iter().filter_map(transform).collect();
+    let transforms: Vec<Transform> =
+        entry.value.items().into_iter().filter_map(|node| transform(b, node)).collect();
     if transforms.is_empty() {
         return None;
     }
+    let kept = transforms.iter().map(|t| features_path(&t.name)).collect::<Vec<_>>();
     let spec = StepSpec {
         commands: vec![FEATURES_COMMAND.to_owned()],
         resources: Resources { gpu: 0, shm_bytes: None, ..base.resources.clone() },
         retry: Retry::default(),
+        artifacts: base.artifacts.iter().cloned().chain(kept).collect(),
         reuse: Reuse::default(),
         transforms,
         ..base.clone()
@@ -76,9 +82,12 @@ pub(super) fn features<'n>(
     })
 }
 
-fn transform(node: &Node) -> Option<Transform> {
+fn transform(b: &mut Builder<'_, '_>, node: &Node) -> Option<Transform> {
     let text = |key| node.get(key).and_then(Node::text).map(str::to_owned);
-    let serve = text("serve");
+    let serve = node.get("serve").and_then(|serve| match serve.text() {
+        Some(command) => Some(Serve::Command(command.to_owned())),
+        None => endpoint(b, serve).map(Serve::Endpoint),
+    });
     let words = super::build::texts(node.get("checks"));
     let asked = |c: &FeatureCheck| {
         if words.is_empty() {
@@ -102,7 +111,42 @@ fn transform(node: &Node) -> Option<Transform> {
             Some(schema) => json!({"schema": columns(schema)}),
             None => json!({}),
         },
+        diff: node.get("diff").map(diff),
     })
+}
+
+fn endpoint(b: &mut Builder<'_, '_>, node: &Node) -> Option<Endpoint> {
+    let text = |key| node.get(key).and_then(Node::text);
+    let url = text("url")?;
+    // A server elsewhere is not what this commit would serve.
+    let local = url.strip_prefix("http://").is_some_and(|rest| {
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let host = authority.rsplit_once(':').filter(|(_, port)| port.parse::<u16>().is_ok_and(|p| p > 0));
+        host.is_some_and(|(host, _)| matches!(host, "127.0.0.1" | "localhost" | "[::1]"))
+    });
+    if let (false, Some(at)) = (local, node.get("url")) {
+        let message = format!("{} is no address on this machine with a port", quoted(url));
+        b.add(code::ENDPOINT, at, message, Some("write `http://127.0.0.1:8080/features`".to_owned()));
+    }
+    Some(Endpoint {
+        command: text("command")?.to_owned(),
+        url: url.to_owned(),
+        timeout_ms: text("timeout").and_then(|t| values::duration_ms(t).ok()).unwrap_or(60_000),
+        batch: text("batch").and_then(|t| t.parse().ok()).unwrap_or(1),
+    })
+}
+
+fn diff(node: &Node) -> FeatureDiff {
+    let tolerance = node.get("tolerance").map(Node::entries).unwrap_or_default();
+    let read = |entry: &Entry| Some((entry.key.clone(), values::tolerance(entry.value.text()?).ok()?));
+    FeatureDiff {
+        tolerance: tolerance.iter().filter_map(read).collect(),
+        on_change: match node.get("on_change").and_then(Node::text) {
+            Some("warn") => OnChange::Warn,
+            Some("fail") => OnChange::Fail,
+            _ => OnChange::Show,
+        },
+    }
 }
 
 fn columns(schema: &Node) -> Map<String, Value> {

@@ -269,6 +269,7 @@ codes! {
     UNKNOWN_STEP = "TY042", Error, "A section refers to a step that does not exist.", "The nearest step is in the help.";
     DATA_EVENT = "TY043", Error, "`event: data` without `prefix`, or `prefix` without it.", "Write both: `{event: data, prefix: s3://bucket/raw/}`.";
     BENCHMARK = "TY044", Error, "A gate names a benchmark that says nothing of its metric.", "Give `benchmarks` a value for it.";
+    ENDPOINT = "TY045", Error, "`serve` has an address that is not on the step's own machine, or without a port.", "Write `http://127.0.0.1:8080/features`: the server that `command` starts.";
     WORD_LOOKS_BOOLEAN = "TY050", Warning, "`yes`, `no`, `on` or `off` stands unquoted where a text is expected.", "Quote it: other YAML readers make true or false of it.";
     MAY_OVERLAP = "TY051", Warning, "Two steps' artifacts may hold the same path for the step that needs both.", "Make the globs narrower, or use `as`.";
     NOT_RUN_YET = "TY060", Note, "A section is checked, but this version does not run it yet.", "Nothing to do; it has no effect for now.";

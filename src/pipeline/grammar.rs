@@ -569,9 +569,55 @@ static FEATURE: Section = Section {
             ])),
             "What must hold. Default: all, `serve_parity` only with `serve`.",
         ),
-        f("serve", Shape::Text(Text::Command), "The transform as it serves, for `serve_parity`."),
+        f(
+            "serve",
+            Shape::Either(&[Shape::Text(Text::Command), Shape::Map(&ENDPOINT)]),
+            "The transform as it serves, for `serve_parity`: a command like the other, or a server.",
+        ),
         f("time", Shape::Map(&POINT_IN_TIME), "No feature may be of a later time than its label."),
         f("schema", Shape::Open(Text::Any, &Shape::Map(&COLUMN)), "Rules for the columns of the output."),
+        f("diff", Shape::Map(&FEATURE_DIFF), "Holds the output against that of the baseline's transform."),
+    ],
+};
+
+static ENDPOINT: Section = Section {
+    title: "`serve`",
+    one_of: &[],
+    fields: &[
+        req("command", Shape::Text(Text::Command), "Starts the server, and runs as long as it does."),
+        req(
+            "url",
+            ANY,
+            "Where it answers on this machine: `http://127.0.0.1:8080/features`. `{\"instances\": [row, …]}` is posted there.",
+        ),
+        f("timeout", Shape::Duration, "How long it may take to answer the first time. Default: `1m`."),
+        f(
+            "batch",
+            Shape::Int { min: 1, max: 2_000 },
+            "Rows of one request. Default: 1, as most rows are served.",
+        ),
+    ],
+};
+
+static FEATURE_DIFF: Section = Section {
+    title: "`diff`",
+    one_of: &[],
+    fields: &[
+        req(
+            "against",
+            Shape::Word(&["baseline"]),
+            "The run that metrics are held against, by what its own `features` step left.",
+        ),
+        f(
+            "tolerance",
+            Shape::Open(Text::Any, &Shape::Tolerance),
+            "By feature, what is still equal: `1%` of the baseline's value, or `0.001`. `\"*\"` for all others; default: rounding.",
+        ),
+        f(
+            "on_change",
+            Shape::Word(&["show", "warn", "fail"]),
+            "What a feature that changed or is gone does to the run. Default: `show`.",
+        ),
     ],
 };
 

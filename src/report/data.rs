@@ -3,7 +3,9 @@
 use std::fmt::Write as _; // to a String, which never fails
 
 use super::escape;
-use crate::model::data::{ColumnShift, DataFinding, DataReport, Severity, Shift};
+use crate::model::data::{
+    ColumnShift, DataFinding, DataReport, FeatureChange, FeatureState, Severity, Shift, feature_counts,
+};
 use crate::model::outcome::grouped;
 
 const NAME: usize = 60;
@@ -46,6 +48,9 @@ pub(super) fn folded(reports: &[DataReport]) -> Option<String> {
         if !report.drift.is_empty() {
             let _ = write!(text, "\n\n{}", drift(report));
         }
+        if !report.features.is_empty() {
+            let _ = write!(text, "\n\n{}", features(report));
+        }
     }
     let passed = reports.iter().filter(|r| r.passed).count();
     let compared: usize = reports.iter().map(|r| r.drift.len()).sum();
@@ -55,9 +60,19 @@ pub(super) fn folded(reports: &[DataReport]) -> Option<String> {
         n if n == passed => format!("{n} sets, all good"),
         n => format!("{passed} of {n} sets good"),
     };
-    let moved =
+    let mut moved =
         if compared > 0 { format!(", {drifted} of {compared} columns drifted") } else { String::new() };
-    Some(super::comment::fold(&format!("<b>Data</b>: {count}{moved}"), &text))
+    let all: Vec<FeatureChange> = reports.iter().flat_map(|r| r.features.clone()).collect();
+    let of_features = |r: &DataReport| r.kind == "features";
+    let (title, what) = match (reports.iter().any(of_features), reports.iter().all(of_features)) {
+        (_, true) => ("Features", ""),
+        (true, false) => ("Data and features", "features: "),
+        (false, false) => ("Data", ""),
+    };
+    if !all.is_empty() {
+        let _ = write!(moved, ", {what}{}", feature_counts(&all));
+    }
+    Some(super::comment::fold(&format!("<b>{title}</b>: {count}{moved}"), &text))
 }
 
 fn open(report: &DataReport) -> String {
@@ -141,6 +156,56 @@ fn drift(report: &DataReport) -> String {
         let _ = write!(text, "\n| and {} more | | | | | | |", columns.len() - MAX_COLUMNS);
     }
     text
+}
+
+/// What differs from the baseline's transform on the same rows; how many are equal.
+fn features(report: &DataReport) -> String {
+    let (equal, other): (Vec<&FeatureChange>, Vec<&FeatureChange>) =
+        report.features.iter().partition(|f| f.state == FeatureState::Equal);
+    let told = format!("On the same rows as the baseline's transform: {}.", feature_counts(&report.features));
+    // Equal ones are listed where a tolerance was declared: how much of it is used up.
+    let within = equal.into_iter().filter(|f| !f.tolerance.is_empty() && f.largest.is_some());
+    let shown: Vec<&FeatureChange> = other.into_iter().chain(within).collect();
+    if shown.is_empty() {
+        return told;
+    }
+    let mut text = format!(
+        "{told}\n\n| feature | | rows that differ | largest difference | relative | tolerance |\n|:--|:--|--:|--:|--:|--:|"
+    );
+    for f in shown.iter().take(MAX_COLUMNS) {
+        let word = match f.state {
+            FeatureState::Equal => "within tolerance".to_owned(),
+            state => format!("**{}**", state.word()),
+        };
+        let rows =
+            if f.rows > 0 { format!("{} ({})", grouped(f.rows), percent(f.share)) } else { "–".to_owned() };
+        let number = |x: Option<f64>| x.map_or("–".to_owned(), magnitude);
+        let _ = write!(
+            text,
+            "\n| {} | {word} | {rows} | {} | {} | {} |",
+            escape::code(&f.feature, NAME),
+            number(f.largest),
+            f.relative.map_or("–".to_owned(), percent),
+            if f.tolerance.is_empty() { "–".to_owned() } else { escape::text(&f.tolerance, NAME) },
+        );
+    }
+    if shown.len() > MAX_COLUMNS {
+        let _ = write!(text, "\n| and {} more | | | | | |", shown.len() - MAX_COLUMNS);
+    }
+    text
+}
+
+/// `0.25`, `31.4`, `4.0e−7`.
+fn magnitude(x: f64) -> String {
+    if (1e-4..1e6).contains(&x) {
+        let text = format!("{x:.*}", (3 - x.log10().floor() as i32).clamp(0, 7) as usize);
+        return if text.contains('.') {
+            text.trim_end_matches('0').trim_end_matches('.').to_owned()
+        } else {
+            text
+        };
+    }
+    format!("{x:.1e}").replace('-', "−")
 }
 
 /// `0.31`, `2e-12`, `<1e-300`.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::data::{ColumnShift, DataFinding, Severity, Shift};
+use crate::model::data::{ColumnShift, DataFinding, FeatureChange, FeatureState, Severity, Shift};
 use crate::model::outcome::{
     Aggregate, Change, Evidence, GateOutcome, GroupKind, Grouping, MemberValue, Method, MetricOutcome,
     Number, Unit,
@@ -42,6 +42,7 @@ fn metric(name: &str, goal: Goal, this: &[f64], base: &[f64], rules: &[&str]) ->
         no_evidence: String::new(),
         benchmarks: Vec::new(),
         gate: (!rules.is_empty()).then(|| GateOutcome {
+            bound: None,
             verdict: Verdict::Pass,
             warn_only: false,
             rules: rules.iter().map(|r| (*r).to_owned()).collect(),
@@ -284,6 +285,52 @@ fn benchmarks_stand_under_the_table() {
     insta::assert_snapshot!(line, @r"accuracy beside benchmarks: published 0.8300 (+0.0312), people \| experts 0.9500 (−0.0888)");
 }
 
+#[test]
+fn features_beside_the_baselines_fold_away() {
+    let mut section = churn();
+    let feature = |name: &str, state, rows: u64, largest, tolerance: &str| FeatureChange {
+        feature: name.into(),
+        state,
+        rows,
+        share: rows as f64 / 2_000.0,
+        largest,
+        relative: largest.map(|x: f64| x / 10.0),
+        tolerance: tolerance.into(),
+    };
+    section.data = vec![DataReport {
+        name: "encode".into(),
+        kind: "features".into(),
+        rows: 2_000,
+        columns: 5,
+        passed: true,
+        against: "main at 9f1c2ab, the merge-base".into(),
+        features: vec![
+            feature("log_amount", FeatureState::Changed, 1_999, Some(0.25), ""),
+            feature("@team | <b>", FeatureState::Added, 0, None, ""),
+            feature("age", FeatureState::Removed, 0, None, ""),
+            feature("scaled", FeatureState::Equal, 0, Some(0.0004), "0.1%"),
+            feature("city", FeatureState::Equal, 0, None, ""),
+        ],
+        ..DataReport::default()
+    }];
+    let body = comment::render_full(&view(vec![section]));
+    let from = body.find("<details><summary><b>Features").unwrap_or_else(|| panic!("{body}"));
+    insta::assert_snapshot!(body[from..].split("</details>").next().unwrap(), @r"
+    <details><summary><b>Features</b>: 1 set, good, 1 changed, 1 added, 1 removed, 2 equal</summary>
+
+    `encode` passed: 2,000 rows, 5 columns, against main at 9f1c2ab, the merge-base
+
+    On the same rows as the baseline's transform: 1 changed, 1 added, 1 removed, 2 equal.
+
+    | feature | | rows that differ | largest difference | relative | tolerance |
+    |:--|:--|--:|--:|--:|--:|
+    | `log_amount` | **changed** | 1,999 (99.95 %) | 0.25 | 2.50 % | – |
+    | `@team ∣ <b>` | **added** | – | – | – | – |
+    | `age` | **removed** | – | – | – | – |
+    | `scaled` | within tolerance | – | 0.0004 | <0.01 % | 0\.1% |
+    ");
+}
+
 /// A run that its data stopped.
 fn refused() -> Section {
     let mut section = failing();
@@ -339,6 +386,7 @@ fn refused() -> Section {
             column("tenure_months", Shift::Stable, 0.97, Some(0.0), [0.25; 4]),
             column("monthly_charge", Shift::Drifted, 2.1e-200, Some(0.431), [0.1, 0.2, 0.3, 0.4]),
         ],
+        features: Vec::new(),
         left_out: 0,
     }];
     section

@@ -305,6 +305,10 @@ impl<'a> Side<'a> {
             rules,
             reasons: found.reasons,
             by_interval,
+            bound: self
+                .baseline
+                .filter(|b| b.is_finite() && self.unlike.is_none())
+                .and_then(|b| self.rules(b.value()).first().map(|rule| rule.bound)),
             needed: found.needed,
         }
     }

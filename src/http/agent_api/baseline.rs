@@ -1,12 +1,15 @@
-//! What a `data` step is held against: the profiles that the baseline run left.
+//! What a `data` step is held against: the profiles that the baseline run left; and a `features` step: the outputs of its transforms.
+
+use std::collections::BTreeMap;
 
 use super::Answer;
 use super::error::CallError;
 use crate::agent::data::DataSpec;
+use crate::agent::features::FeatureBase;
 use crate::agent::protocol::Input;
 use crate::forge::ForgeError;
 use crate::http::App;
-use crate::model::data::{PROFILES, profile_path};
+use crate::model::data::{FEATURES, PROFILES, features_path, profile_path};
 use crate::model::plan::DataBaseline;
 use crate::model::{AttemptUid, RunState, StepSpec};
 use crate::results::{Choice, ChooseError, Chooser};
@@ -36,7 +39,7 @@ pub(super) async fn sets(
             "no baseline: an untrusted run may not read profiles of the repository's data".into(),
             Vec::new(),
         ),
-        (true, true) => run_baseline(app, view, repo).await?,
+        (true, true) => run_baseline(app, view, repo, PROFILES).await?,
     };
     let mut inputs = Vec::new();
     let mut specs = Vec::new();
@@ -52,14 +55,7 @@ pub(super) async fn sets(
             Some(DataBaseline::Run) => match profiles.iter().find(|a| a.path == path) {
                 Some(artifact) => {
                     let place = format!("{PLACE}/{}.profile.json", set.name);
-                    inputs.push(Input {
-                        attempt: artifact.attempt_uid.to_string(),
-                        path: artifact.path.clone(),
-                        place: place.clone(),
-                        bytes: artifact.bytes,
-                        sha256: artifact.sha256.clone(),
-                        executable: false,
-                    });
+                    inputs.push(brought(artifact, &place));
                     (Some(place), note.clone())
                 }
                 None if note.starts_with("no baseline") => (None, note.clone()),
@@ -71,8 +67,59 @@ pub(super) async fn sets(
     Ok((specs, inputs))
 }
 
-/// The baseline run in a sentence, with the profiles of its data step.
-async fn run_baseline(app: &App, view: &RunView, repo: &RepoRow) -> Answer<(String, Vec<ArtifactRow>)> {
+/// What the transforms of a features step are held against, and the outputs to bring along. As for data.
+///
+/// # Errors
+/// As [`sets`].
+pub(super) async fn features(
+    app: &App,
+    view: &RunView,
+    repo: &RepoRow,
+    step: &StepSpec,
+) -> Answer<(BTreeMap<String, FeatureBase>, Vec<Input>)> {
+    let (note, outputs) = if view.run.trusted {
+        run_baseline(app, view, repo, FEATURES).await?
+    } else {
+        ("no baseline: an untrusted run may not read features of the repository's data".into(), Vec::new())
+    };
+    let (mut bases, mut inputs) = (BTreeMap::new(), Vec::new());
+    for transform in step.transforms.iter().filter(|t| t.diff.is_some()) {
+        let path = features_path(&transform.name);
+        let base = match outputs.iter().find(|a| a.path == path) {
+            Some(artifact) => {
+                let place = format!("{PLACE}/{}.features.json", transform.name);
+                inputs.push(brought(artifact, &place));
+                FeatureBase { output: Some(place), note: note.clone() }
+            }
+            None if note.starts_with("no baseline") => FeatureBase { output: None, note: note.clone() },
+            None => FeatureBase {
+                output: None,
+                note: format!("no baseline: {note} has no features of {}", transform.name),
+            },
+        };
+        bases.insert(transform.name.clone(), base);
+    }
+    Ok((bases, inputs))
+}
+
+fn brought(artifact: &ArtifactRow, place: &str) -> Input {
+    Input {
+        attempt: artifact.attempt_uid.to_string(),
+        path: artifact.path.clone(),
+        place: place.to_owned(),
+        bytes: artifact.bytes,
+        sha256: artifact.sha256.clone(),
+        executable: false,
+    }
+}
+
+/// The baseline run in a sentence, with what it left below `folder`.
+async fn run_baseline(
+    app: &App,
+    view: &RunView,
+    repo: &RepoRow,
+    folder: &str,
+) -> Answer<(String, Vec<ArtifactRow>)> {
     let run = &view.run;
     let Some(forge) = app.forges.get(&repo.forge) else {
         return Ok((format!("no baseline: forge {} is not configured", repo.forge), Vec::new()));
@@ -84,26 +131,28 @@ async fn run_baseline(app: &App, view: &RunView, repo: &RepoRow) -> Answer<(Stri
         Err(ChooseError::Store(error)) => return Err(error.into()),
         Err(ChooseError::Forge(error)) => {
             let wait = if let ForgeError::Limited { wait_ms, .. } = &error { *wait_ms } else { 0 };
-            tracing::warn!(run.id = %run.id, %error, wait_ms = wait, "cannot choose the data's baseline; the agent asks again");
+            tracing::warn!(run.id = %run.id, %error, wait_ms = wait, "cannot choose the baseline of a check; the agent asks again");
             return Err(CallError::unavailable());
         }
     };
     Ok(match choice {
-        Choice::Use { run, note } => (note, profiles(app, &run).await?),
+        Choice::Use { run, note } => (note, left(app, &run, folder).await?),
         Choice::Wait { note, state, .. } => (format!("no baseline: {note}, is still {state}"), Vec::new()),
         Choice::None { note } => (note, Vec::new()),
     })
 }
 
-async fn profiles(app: &App, run: &crate::model::RunId) -> Answer<Vec<ArtifactRow>> {
-    let all = app.store.run_artifacts(run).await?;
-    Ok(all
-        .into_iter()
-        .filter(|a| a.path.strip_prefix(PROFILES).is_some_and(|r| r.starts_with('/')))
-        .collect())
+fn is_below(path: &str, folder: &str) -> bool {
+    path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// May this attempt read that one's profiles? A trusted data step may read those of trusted, good runs of its own pipeline.
+async fn left(app: &App, run: &crate::model::RunId, folder: &str) -> Answer<Vec<ArtifactRow>> {
+    let all = app.store.run_artifacts(run).await?;
+    Ok(all.into_iter().filter(|a| is_below(&a.path, folder)).collect())
+}
+
+/// May this attempt read what that one left? A trusted data step may read the profiles, and a trusted features step the features, of
+/// trusted, good runs of its own pipeline.
 pub(super) async fn may_read(
     app: &App,
     view: &RunView,
@@ -111,8 +160,9 @@ pub(super) async fn may_read(
     producer: &AttemptUid,
     path: &str,
 ) -> Answer<bool> {
-    let profile = path.strip_prefix(PROFILES).is_some_and(|rest| rest.starts_with('/'));
-    if step.data.is_empty() || !profile || !view.run.trusted {
+    let profile = !step.data.is_empty() && is_below(path, PROFILES);
+    let features = step.transforms.iter().any(|t| t.diff.is_some()) && is_below(path, FEATURES);
+    if !(profile || features) || !view.run.trusted {
         return Ok(false);
     }
     let Some(attempt) = app.store.attempt(producer).await? else { return Ok(false) };

@@ -105,11 +105,18 @@ pub(super) async fn start(
             return Err(CallError::new(StatusCode::GONE, why.to_string()));
         }
     };
-    if let Some(step) = spec::step_of(&view, &row).ok().filter(|s| !s.data.is_empty() && !start.preparing) {
+    if let Some(step) = spec::step_of(&view, &row).ok().filter(|_| !start.preparing) {
         let step = pipeline::resolve_step(step, &view.run.variables).unwrap_or_else(|_| step.clone());
-        let (sets, profiles) = baseline::sets(&app, &view, &repo, &step).await?;
-        spec.data = sets;
-        spec.inputs.extend(profiles);
+        if !step.data.is_empty() {
+            let (sets, profiles) = baseline::sets(&app, &view, &repo, &step).await?;
+            spec.data = sets;
+            spec.inputs.extend(profiles);
+        }
+        if step.transforms.iter().any(|t| t.diff.is_some()) {
+            let (bases, outputs) = baseline::features(&app, &view, &repo, &step).await?;
+            spec.feature_bases = bases;
+            spec.inputs.extend(outputs);
+        }
     }
     let token = if start.preparing {
         spec.secrets.clear();
@@ -152,6 +159,10 @@ fn hidden(mut report: DataReport, hide: &impl Fn(String) -> String) -> DataRepor
     }
     for column in &mut report.drift {
         column.column = hide(std::mem::take(&mut column.column));
+    }
+    for feature in &mut report.features {
+        feature.feature = hide(std::mem::take(&mut feature.feature));
+        feature.tolerance = hide(std::mem::take(&mut feature.tolerance));
     }
     report
 }

@@ -1,7 +1,9 @@
 //! What the `data` step found, as the run's page shows it. Columns, counts and shares; there is no value of the data to show.
 
 use crate::http::text::{Shown, shown, shown_cut};
-use crate::model::data::{ColumnShift, DataReport, Severity, Shift};
+use crate::model::data::{
+    ColumnShift, DataReport, FeatureChange, FeatureState, Severity, Shift, feature_counts,
+};
 
 const FINDINGS: usize = 100;
 const COLUMNS: usize = 60;
@@ -19,6 +21,9 @@ pub struct Set {
     pub against: Shown,
     pub findings: Vec<Row>,
     pub columns: Vec<Column>,
+    /// `2 changed, 4 equal`; empty without features.
+    pub feature_counts: String,
+    pub features: Vec<Feature>,
     /// More than is shown.
     pub cut: usize,
 }
@@ -28,6 +33,36 @@ pub struct Row {
     pub column: Shown,
     pub message: Shown,
     pub rows: String,
+}
+
+/// A feature beside the baseline's.
+pub struct Feature {
+    pub name: Shown,
+    pub word: &'static str,
+    pub other: bool,
+    pub rows: String,
+    pub largest: String,
+    pub relative: String,
+    pub tolerance: Shown,
+}
+
+impl Feature {
+    fn new(feature: &FeatureChange) -> Self {
+        let number = |x: Option<f64>| x.map_or("–".to_owned(), |x| format!("{x:.2e}"));
+        Self {
+            name: shown_cut(&feature.feature, 80),
+            word: feature.state.word(),
+            other: feature.state != FeatureState::Equal,
+            rows: if feature.rows > 0 {
+                format!("{} ({:.3} %)", feature.rows, 100.0 * feature.share)
+            } else {
+                "–".into()
+            },
+            largest: number(feature.largest),
+            relative: feature.relative.map_or("–".to_owned(), |x| format!("{:.3} %", 100.0 * x)),
+            tolerance: shown_cut(if feature.tolerance.is_empty() { "–" } else { &feature.tolerance }, 40),
+        }
+    }
 }
 
 pub struct Column {
@@ -61,7 +96,9 @@ impl Set {
             message: shown_cut(&f.message, 300),
             rows: if f.count > 0 { format!("{} ({:.3} %)", f.count, 100.0 * f.share) } else { "–".into() },
         };
-        let cut = report.findings.len().saturating_sub(FINDINGS) + report.drift.len().saturating_sub(COLUMNS);
+        let cut = report.findings.len().saturating_sub(FINDINGS)
+            + report.drift.len().saturating_sub(COLUMNS)
+            + report.features.len().saturating_sub(COLUMNS);
         Self {
             title: if report.kind == "features" { "Features" } else { "Data" },
             name: shown_cut(&report.name, 80),
@@ -70,6 +107,8 @@ impl Set {
             against: shown(&report.against),
             findings: report.findings.iter().take(FINDINGS).map(row).collect(),
             columns: report.drift.iter().take(COLUMNS).map(Column::new).collect(),
+            feature_counts: feature_counts(&report.features),
+            features: report.features.iter().take(COLUMNS).map(Feature::new).collect(),
             cut: cut.saturating_add(usize::try_from(report.left_out).unwrap_or(usize::MAX)),
         }
     }

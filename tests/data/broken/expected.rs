@@ -93,6 +93,10 @@ const EXPECTED: &[Row] = &[
         ("2:5 TY043", "`event: data` needs `prefix`", "add `prefix: s3://bucket/raw/`: where new data is looked for"),
         ("3:27 TY043", "`prefix` is read with `event: data` only", "add `data` to `event`, or remove it"),
     ]),
+    ("serve_elsewhere", &[
+        ("5:44 TY045", "`https://features.example/v1` is no address on this machine with a port", "write `http://127.0.0.1:8080/features`"),
+        ("9:44 TY045", "`http://127.0.0.1/v1` is no address on this machine with a port", "write `http://127.0.0.1:8080/features`"),
+    ]),
     ("version_two", &[("1:10 TY039", "version `2` of the pipeline file is not known", "this trainyard reads `version: 1`")]),
     ("wrong_type_list_for_mapping", &[("2:9 TY015", "`report` must be a mapping, found a list", "its keys are `comment`, `plots`")]),
     ("wrong_type_number_for_text", &[("1:7 TY015", "`name` must be a text, found the number `12`", "quote it: \"12\"")]),

@@ -108,6 +108,7 @@ pub fn spec(sha: &Sha, commands: &[&str]) -> Spec {
         transforms: Vec::new(),
         predictions: None,
         ranks: 1,
+        feature_bases: BTreeMap::new(),
     }
 }
 

@@ -62,6 +62,7 @@ pub fn data_report(name: &str, passed: bool) -> DataReport {
             baseline_shares: vec![0.5, 0.5],
             shares: vec![0.1, 0.9],
         }],
+        features: Vec::new(),
         left_out: 0,
     }
 }

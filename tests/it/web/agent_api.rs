@@ -115,7 +115,7 @@ impl<'a> Agent<'a> {
         }
     }
 
-    async fn artifact(&self, path: &str, bytes: &[u8]) -> StatusCode {
+    pub async fn artifact(&self, path: &str, bytes: &[u8]) -> StatusCode {
         let digest = hex::encode(Sha256::digest(bytes));
         self.put(path, &digest, bytes).await
     }

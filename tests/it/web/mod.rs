@@ -4,6 +4,7 @@
 
 pub mod agent_api;
 mod caches;
+mod features;
 mod git_proxy;
 mod hooks;
 mod ops;
