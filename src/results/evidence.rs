@@ -122,8 +122,8 @@ pub(super) fn together(seeds: &Tested, examples: &Tested) -> Option<Tested> {
     Some(Tested { evidence: Evidence { unit: seeds.evidence.unit, ..evidence }, test, sd, more: unit })
 }
 
-/// The interval of one side's mean, for floors and ceilings that must hold beyond doubt.
-pub(super) fn of_mean(side: &Aggregate) -> Option<stats::Interval> {
+/// The interval of one side's mean, for floors and ceilings that must hold beyond doubt; None where its values are no repeats.
+pub fn of_mean(side: &Aggregate) -> Option<stats::Interval> {
     let values = values(side);
     let repeated = side.values.iter().all(|v| has_key(&v.member, REPEATS));
     (values.len() >= 2 && repeated)

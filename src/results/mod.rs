@@ -15,6 +15,7 @@ mod summary;
 pub use baseline::{Choice, ChooseError, Chooser};
 pub use compare::{RULES, compare};
 pub use comparer::Comparer;
+pub use evidence::of_mean;
 pub use examples::Sheets;
 pub use summary::{Summary, summarise};
 

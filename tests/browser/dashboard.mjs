@@ -96,9 +96,25 @@ try {
   await look(page, `/runs/${given.hostile}`, null);
   result.hostileLog = await page.locator("#lines").textContent();
   result.hostileImages = await page.locator("main img, main script, main iframe").count();
+  result.hostileIntervals = await page.locator("#results .forest").textContent();
+  result.hostileData = await page.locator("#data").textContent();
+  result.hostileBasis = await page.locator("#results small").last().textContent();
   result.hostileBranch = await page.locator("#header .branch").textContent();
   await look(page, `/runs/${given.candidate}`, null);
   result.gates = await page.locator("#results tbody tr").count();
+  result.intervals = await page.locator("#results .forest g").count();
+  result.intervalWords = await page.locator("#results .forest g title").allTextContents();
+  result.cleared = await page.locator("#results .forest g.worse").count();
+  result.drawnWithin = await page.evaluate(() => {
+    const box = document.querySelector(".forest svg").getBoundingClientRect();
+    return [...document.querySelectorAll(".forest rect, .forest circle")].every((e) => {
+      const r = e.getBoundingClientRect();
+      return r.width > 0 && r.left >= box.left - 1 && r.right <= box.right + 1 && r.top >= box.top && r.bottom <= box.bottom;
+    });
+  });
+  result.histograms = await page.locator("#data svg.shares").count();
+  result.tallest = await page.evaluate(() => Math.max(...[...document.querySelectorAll("#data svg.shares rect.is")].map((r) => r.getBoundingClientRect().height)));
+  result.data = await page.locator("#data").textContent();
   result.report = await page.locator(".markdown").textContent();
   result.reportChart = await page.locator(".markdown .chart svg").count();
   await page.locator("#steps-detail > summary").click();
@@ -196,6 +212,7 @@ try {
       await look(phone, path, `${name}-${theme}-phone`);
     }
     result[`trendCharts`] = await wide.goto(`${given.base}/repos/ada/churn`).then(() => wide.locator("#trend .chart").count());
+    result[`trendBands`] = await wide.locator("#trend path.band").count();
     result[`trendTicks`] = await wide.locator(".strip li").count();
     await wide.goto(`${given.base}/pulls/7/ada/churn`);
     result[`pullCurves`] = await wide.locator(".chart").first().locator(".curve:not(.baseline)").count();

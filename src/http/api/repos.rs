@@ -117,14 +117,22 @@ pub struct TrendMetricJson {
     pub name: String,
     /// Null when it is not finite.
     pub value: Option<f64>,
+    /// Ends of the 95 % interval of the mean over seeds; absent without seeds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub low: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub high: Option<f64>,
 }
 
-/// The finite values of one run of a trend.
+/// The finite values of one run of a trend, with their intervals.
 pub fn trend_values(item: &TrendItem) -> Vec<TrendMetricJson> {
     let Some(outcome) = outcome(&item.result) else { return Vec::new() };
     let value = |m: crate::model::outcome::MetricOutcome| {
-        let value = m.candidate.as_ref()?.value();
-        Some(TrendMetricJson { name: m.name, value: value.is_finite().then_some(value) })
+        let mean = m.candidate.as_ref()?;
+        let value = Some(mean.value()).filter(|x| x.is_finite());
+        let interval = crate::results::of_mean(mean).filter(|i| i.low.is_finite() && i.high.is_finite());
+        let (low, high) = interval.map_or((None, None), |i| (Some(i.low), Some(i.high)));
+        Some(TrendMetricJson { name: m.name, value, low, high })
     };
     outcome.metrics.into_iter().filter_map(value).collect()
 }

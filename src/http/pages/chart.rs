@@ -24,6 +24,8 @@ pub struct Series {
     pub colour: Option<usize>,
     /// By x. A y that is not finite breaks the curve.
     pub points: Vec<(f64, f64)>,
+    /// Around the curve, as (x, low, high), all finite; empty: none.
+    pub band: Vec<(f64, f64, f64)>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -56,6 +58,8 @@ pub struct Curve {
     /// `baseline`, or `s0`…`s7`.
     pub class: String,
     pub path: String,
+    /// The band around it, as an area; empty: none.
+    pub band: String,
     /// Space-separated values, for the crosshair.
     pub xs: String,
     pub ys: String,
@@ -80,6 +84,9 @@ impl Chart {
     pub fn view_box(&self) -> String {
         format!("0 0 {WIDTH} {HEIGHT}")
     }
+    pub fn banded(&self) -> bool {
+        self.curves.iter().any(|c| !c.band.is_empty())
+    }
     pub fn several(&self) -> bool {
         self.curves.len() > 1
     }
@@ -94,6 +101,11 @@ pub fn draw(name: &str, x_name: &'static str, mut series: Vec<Series>) -> Option
     }
     let (x0, x1) = range(finite().map(|p| p.0));
     let (mut y0, mut y1) = range(finite().map(|p| p.1));
+    // Bands have their room, but a very wide one does not flatten the curve: it is cut at the edge.
+    let span = if y1 > y0 { y1 - y0 } else { y0.abs().max(1.0) * 0.1 };
+    let bands = || series.iter().flat_map(|s| &s.band);
+    y0 = bands().map(|b| b.1).fold(y0, f64::min).max(y0 - span);
+    y1 = bands().map(|b| b.2).fold(y1, f64::max).min(y1 + span);
     let room = if y1 > y0 { (y1 - y0) * 0.06 } else { y0.abs().max(1.0) * 0.1 };
     (y0, y1) = (y0 - room, y1 + room);
     let x1 = if x1 > x0 { x1 } else { x0 + 1.0 };
@@ -121,6 +133,17 @@ pub fn draw(name: &str, x_name: &'static str, mut series: Vec<Series>) -> Option
                 }
                 pen_down = y.is_finite();
             }
+            let mut band = String::new();
+            let there = s.band.iter().map(|b| (b.0, b.2));
+            for (x, y) in there.chain(s.band.iter().rev().map(|b| (b.0, b.1))) {
+                let _ = write!(
+                    band,
+                    "{}{:.1} {:.1}",
+                    if band.is_empty() { 'M' } else { 'L' },
+                    at_x(x),
+                    at_y(y.clamp(y0, y1))
+                );
+            }
             let last = points.iter().rev().find(|p| p.1.is_finite());
             let join = |part: fn(&(f64, f64)) -> f64| {
                 points
@@ -134,6 +157,7 @@ pub fn draw(name: &str, x_name: &'static str, mut series: Vec<Series>) -> Option
                 label: shown_cut(&s.label, 40),
                 class,
                 path,
+                band,
                 xs: join(|p| p.0),
                 ys: join(|p| p.1),
                 last: last.map(|p| text::number(p.1)).unwrap_or_default(),
@@ -229,7 +253,13 @@ mod tests {
     use super::*;
 
     fn series(points: &[(f64, f64)]) -> Series {
-        Series { label: "train".into(), baseline: false, colour: None, points: points.to_vec() }
+        Series {
+            label: "train".into(),
+            baseline: false,
+            colour: None,
+            points: points.to_vec(),
+            band: Vec::new(),
+        }
     }
 
     #[test]
@@ -244,6 +274,21 @@ mod tests {
         assert_eq!(chart.curves[0].xs, "0 2 3");
         assert!(draw("loss", "step", vec![series(&[(0.0, 1.0)])]).is_none());
         assert!(draw("flat", "step", vec![series(&[(0.0, 0.0), (1.0, 0.0)])]).is_some());
+    }
+
+    #[test]
+    fn a_band_lies_within_the_chart() {
+        let mut one = series(&[(1.0, 0.80), (2.0, 0.82), (3.0, 0.81)]);
+        one.band = vec![(1.0, 0.75, 0.85), (2.0, 0.80, 0.84)];
+        let chart = draw("accuracy", "run", vec![one]).unwrap();
+        assert!(chart.banded());
+        let band = &chart.curves[0].band;
+        assert_eq!((band.matches('M').count(), band.matches('L').count()), (1, 3), "{band}");
+        let ys: Vec<f64> =
+            band[1..].split('L').map(|p| p.split(' ').nth(1).unwrap().parse().unwrap()).collect();
+        assert!(ys.iter().all(|y| (TOP..=HEIGHT - BOTTOM).contains(y)), "{ys:?}");
+        assert!(ys[0] < ys[3], "the upper end is higher up");
+        assert!(!draw("a", "run", vec![series(&[(1.0, 0.80), (2.0, 0.82)])]).unwrap().banded());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::chart::{self, Chart, Series};
+use super::intervals::{self, Forest};
 use crate::http::api::trend_values;
 use crate::http::summary::outcome;
 use crate::http::text::{self, Shown, shown, shown_cut};
@@ -25,6 +26,7 @@ pub struct Table {
     pub baseline: Option<RunRef>,
     pub compared: bool,
     pub rows: Vec<Row>,
+    pub forest: Option<Forest>,
 }
 
 pub struct RunRef {
@@ -41,7 +43,7 @@ pub struct Row {
     pub value: String,
     pub delta: String,
     /// The interval of the change and what it rests on; empty without one.
-    pub interval: String,
+    pub interval: Shown,
     /// The interval as a picture: where zero and both ends lie, in per cent of its width.
     pub plot: Option<Plot>,
     /// `better`, `worse` or empty.
@@ -139,7 +141,7 @@ fn compared_row(metric: &MetricOutcome) -> Row {
         baseline: value(&metric.baseline),
         value: value(&metric.candidate),
         delta,
-        interval: interval(metric),
+        interval: shown_cut(&interval(metric), 240),
         plot: metric.evidence.as_ref().map(Plot::of),
         tone: match metric.better {
             Some(_) if metric.evidence.as_ref().is_some_and(|e| !e.is_clear()) => "",
@@ -174,7 +176,7 @@ fn own_rows(own: &[StoredMetric]) -> Vec<Row> {
         baseline: String::new(),
         value: text::number(m.point.value),
         delta: String::new(),
-        interval: String::new(),
+        interval: Shown::default(),
         plot: None,
         tone: "",
         verdict: "",
@@ -208,6 +210,7 @@ pub fn tables(comparisons: &[ComparisonRow], own: &[StoredMetric]) -> Vec<Table>
                     .as_ref()
                     .map(|id| RunRef { id: id.to_string(), short: id.as_str().chars().take(13).collect() }),
                 compared: true,
+                forest: result.as_ref().and_then(intervals::forest),
                 rows: result.map_or(Vec::new(), |r| r.metrics.iter().take(ROWS).map(compared_row).collect()),
             }
         })
@@ -219,6 +222,7 @@ pub fn tables(comparisons: &[ComparisonRow], own: &[StoredMetric]) -> Vec<Table>
             note: Shown::default(),
             baseline: None,
             compared: false,
+            forest: None,
             rows: own_rows(own),
         });
     }
@@ -261,7 +265,7 @@ fn series(curves: &Curves<'_>, by_step: bool, of: &Drawn<'_>) -> Vec<Series> {
                 .collect();
             points.sort_by(|a, b| a.0.total_cmp(&b.0));
             let label = if of.label.is_empty() { (*step).to_owned() } else { format!("{} {step}", of.label) };
-            Series { label, baseline: of.baseline, colour: of.colour, points }
+            Series { label, baseline: of.baseline, colour: of.colour, points, band: Vec::new() }
         })
         .collect()
 }
@@ -312,12 +316,16 @@ pub fn against<'a>(own: &'a [StoredMetric], base: &'a [StoredMetric]) -> [Drawn<
 pub fn trends(items: &[TrendItem]) -> (Vec<Chart>, usize) {
     let mut order: Vec<String> = Vec::new();
     let mut points: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
+    let mut bands: BTreeMap<String, Vec<(f64, f64, f64)>> = BTreeMap::new();
     for (at, item) in items.iter().rev().enumerate() {
         for metric in trend_values(item) {
             if !points.contains_key(&metric.name) {
                 order.push(metric.name.clone());
             }
             let value = metric.value.unwrap_or(f64::NAN);
+            if let (Some(low), Some(high)) = (metric.low, metric.high) {
+                bands.entry(metric.name.clone()).or_default().push((at as f64 + 1.0, low, high));
+            }
             points.entry(metric.name).or_default().push((at as f64 + 1.0, value));
         }
     }
@@ -326,8 +334,13 @@ pub fn trends(items: &[TrendItem]) -> (Vec<Chart>, usize) {
     let mut charts = Vec::new();
     for name in order {
         let label = shown_cut(&name, 40).to_string();
-        let series =
-            Series { label, baseline: false, colour: None, points: points.remove(&name).unwrap_or_default() };
+        let series = Series {
+            label,
+            baseline: false,
+            colour: None,
+            points: points.remove(&name).unwrap_or_default(),
+            band: bands.remove(&name).unwrap_or_default(),
+        };
         charts.extend(chart::draw(&name, "run", vec![series]).map(|chart| Chart {
             names: names.join(" "),
             runs: runs.join(" "),

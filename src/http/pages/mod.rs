@@ -9,6 +9,7 @@ pub mod data;
 pub mod deliveries;
 pub mod graph;
 pub mod icons;
+pub mod intervals;
 pub mod log;
 pub mod metrics;
 pub mod pools;

@@ -183,6 +183,7 @@ fn xychart(source: &str) -> Option<Chart> {
                 baseline: false,
                 colour: None,
                 points,
+                band: Vec::new(),
             });
         }
     }

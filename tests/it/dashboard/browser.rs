@@ -70,14 +70,25 @@ async fn pages_live_in_a_browser_and_run_nobody_elses_script() {
     assert!(string("readout").contains("step"), "{}", string("readout"));
 
     let shown = "<img src=x onerror=alert(1)>⟨U+202E⟩";
-    for key in ["hostileTitle", "hostileBranch", "hostileLog"] {
+    for key in
+        ["hostileTitle", "hostileBranch", "hostileLog", "hostileIntervals", "hostileData", "hostileBasis"]
+    {
         assert!(string(key).contains(shown), "{key}: {}", string(key));
     }
     assert!(string("hostileLog").contains("<script>alert(3)</script>"));
     assert!(string("report").contains("<script>alert(4)</script>"));
     assert_eq!(number("hostileImages"), 0);
     assert_eq!(number("reportChart"), 1);
-    assert_eq!(number("gates"), 4);
+    assert_eq!(number("gates"), 5);
+    // Changes on one scale, whatever a metric is called; columns beside the baseline's; features.
+    assert_eq!((number("intervals"), number("cleared")), (3, 2));
+    assert_eq!(saw["drawnWithin"], true);
+    let words = saw["intervalWords"].to_string();
+    assert!(words.contains("accuracy: −1.74 % (−2.03 % to −1.45 %)"), "{words}");
+    assert!(number("histograms") == 3 && saw["tallest"].as_f64().unwrap() > 50.0, "{}", saw["tallest"]);
+    for told in ["monthly_charge", "1 changed, 1 added, 1 equal", "1412 (70.600 %)"] {
+        assert!(string("data").contains(told), "{told}: {}", string("data"));
+    }
     assert_eq!(string("firstFocus"), "Skip to content");
     assert!(string("wrongLogin").contains("not valid"));
     assert!(string("cancelled").contains("cancelled by token runner"));
@@ -93,7 +104,7 @@ async fn pages_live_in_a_browser_and_run_nobody_elses_script() {
     assert!(number("windowRows") < 120, "only a window is in the page: {} rows", number("windowRows"));
     assert_eq!(string("foldedNext"), "+ python train.py --batch 4096");
     assert_eq!(saw["keyboard"], json!(["runs", "filter", "help", "list"]));
-    assert!(number("trendCharts") == 2 && number("trendTicks") == 16);
+    assert!(number("trendCharts") == 2 && number("trendTicks") == 16 && number("trendBands") == 2);
     assert!(number("pullCurves") >= 9, "three runs over each other: {}", number("pullCurves"));
     assert_eq!(string("filteredTo"), "1");
     assert_eq!(saw["axe"], json!([]), "accessibility, serious or critical");

@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use serde_json::json;
 use trainyard::clock::{Clock, Millis};
 use trainyard::http::logs;
+use trainyard::model::data::{ColumnShift, FeatureChange, FeatureState, Shift};
 use trainyard::model::plan::Need;
 use trainyard::model::{
-    AttemptUid, ComparisonId, ComparisonState, EndClass, MetricPoint, MetricSource, Plan, RepoId, RepoName,
-    RepoRef, RunId, RunState, Sha, StepState, Verdict,
+    AttemptUid, ComparisonId, ComparisonState, DataReport, EndClass, MetricPoint, MetricSource, Plan, RepoId,
+    RepoName, RepoRef, RunId, RunState, Sha, StepState, Tolerance, Verdict,
 };
 use trainyard::store::attempts::{ArtifactRow, Finish, Placement};
 use trainyard::store::comparisons::ComparisonRow;
@@ -147,7 +148,11 @@ impl Dashboard {
             ],
             log_lost_bytes: 0,
             ended_ms: None,
-            data: Vec::new(),
+            data: match (position, good, reason == HOSTILE) {
+                (0, true, _) => checked("support_calls"),
+                (_, _, true) => checked(HOSTILE),
+                _ => Vec::new(),
+            },
         };
         assert!(self.app.store.agent_finish(uid, finish, self.clock.now_ms()).await.unwrap());
         self.app.live.tell(trainyard::http::Hint::Log(uid.into()));
@@ -192,6 +197,59 @@ impl Dashboard {
         let made = self.app.store.commit_intake(commit, now + 40).await.unwrap().unwrap();
         (made[0].clone(), id.to_string())
     }
+}
+
+/// What a data and a features step say: one column that drifted, two that did not, three features.
+fn checked(name: &str) -> Vec<DataReport> {
+    let bins = |at: f64| -> Vec<f64> {
+        let raw: Vec<f64> = (0..16).map(|i| (-((f64::from(i) - at) / 3.5).powi(2)).exp()).collect();
+        raw.iter().map(|x| x / raw.iter().sum::<f64>()).collect()
+    };
+    let column = |name: &str, verdict, p, at: f64| ColumnShift {
+        column: name.into(),
+        verdict,
+        p: Some(p),
+        shift: Some((at - 7.0) / 3.5),
+        psi: Some(0.02 + (at - 7.0).powi(2) / 20.0),
+        v: None,
+        baseline_shares: bins(7.0),
+        shares: bins(at),
+    };
+    let feature = |name: &str, state, rows: u64, largest: Option<f64>| FeatureChange {
+        rows,
+        share: rows as f64 / 2_000.0,
+        largest,
+        relative: largest.map(|x| x / 8.0),
+        ..FeatureChange::new(name, state, Some(Tolerance::Relative(0.001)))
+    };
+    let customers = DataReport {
+        name: "customers".into(),
+        rows: 20_000,
+        columns: 4,
+        passed: true,
+        against: "main at 0a1b2c3, the merge-base".into(),
+        drift: vec![
+            column("monthly_charge", Shift::Drifted, 2e-40, 9.5),
+            column("tenure_months", Shift::Stable, 0.44, 7.1),
+            column(name, Shift::Stable, 0.91, 7.0),
+        ],
+        ..DataReport::default()
+    };
+    let encode = DataReport {
+        name: "encode".into(),
+        kind: "features".into(),
+        rows: 2_000,
+        columns: 5,
+        passed: true,
+        against: "main at 0a1b2c3, the merge-base".into(),
+        features: vec![
+            feature("log_charge", FeatureState::Changed, 1_412, Some(0.25)),
+            feature(name, FeatureState::Added, 0, None),
+            feature("usage", FeatureState::Equal, 0, Some(0.0004)),
+        ],
+        ..DataReport::default()
+    };
+    vec![customers, encode]
 }
 
 /// test, then three seeds of train, then eval.
@@ -341,7 +399,8 @@ impl Dashboard {
             .await;
         let ended = self.trained(&candidate, 0.847, "0.1", 88_000).await;
         self.finish(&candidate, RunState::Succeeded, "").await;
-        self.compare(&repo, &candidate, &base).await;
+        self.compare(&candidate, &base, "pr:7", "recall", "customer").await;
+        self.posted(&repo).await;
         self.clock.advance(900_000);
 
         let mut hostile = make(&repo, 4, HOSTILE, HOSTILE, HOSTILE, queued);
@@ -358,6 +417,7 @@ impl Dashboard {
         self.clock.advance(1_500);
         self.end(&bad, 0, &uid, EndClass::Failed, HOSTILE).await;
         self.finish(&bad, RunState::Failed, HOSTILE).await;
+        self.compare(&bad, &base, HOSTILE, HOSTILE, HOSTILE).await;
         self.clock.advance(400_000);
 
         let (held, _) = self
@@ -461,9 +521,18 @@ impl Dashboard {
 
     async fn judged(&self, run: &RunId, target: &str, verdict: Verdict, accuracy: f64, latency: f64) {
         let now = self.clock.now_ms();
+        let repeated = |value: f64| {
+            json!(
+                [-0.004, 0.001, 0.003]
+                    .iter()
+                    .enumerate()
+                    .map(|(i, off)| json!({"member": format!("seed={i}"), "value": value + off}))
+                    .collect::<Vec<_>>()
+            )
+        };
         let metric = |name: &str, goal: &str, value: f64, primary: bool| {
             json!({"name": name, "goal": goal, "assumed": false, "primary": primary,
-                "candidate": {"step": "eval", "mean": value, "values": [{"member": "", "value": value}]},
+                "candidate": {"step": "eval", "mean": value, "values": repeated(value)},
                 "baseline": null, "delta": null, "relative": null, "better": null, "gate": null})
         };
         let metrics =
@@ -501,26 +570,34 @@ impl Dashboard {
         self.clock.advance(1_000);
     }
 
-    async fn compare(&self, repo: &RepoId, candidate: &RunId, base: &RunId) {
+    /// `name`: of one of the metrics; `by`: the column that its examples are clustered by.
+    async fn compare(&self, candidate: &RunId, base: &RunId, target: &str, name: &str, by: &str) {
         let now = self.clock.now_ms();
         let seeds = |mean: f64| json!({"step": "train", "mean": mean, "values": [{"member": "seed=1", "value": mean - 0.001}, {"member": "seed=2", "value": mean}, {"member": "seed=3", "value": mean + 0.001}]});
         let one =
             |mean: f64| json!({"step": "eval", "mean": mean, "values": [{"member": "", "value": mean}]});
-        let result = json!({"rules": "point-1", "verdict": "fail", "reasons": ["accuracy is 1.7% worse; at most 0.5% is allowed"], "metrics": [
-            {"name": "accuracy", "goal": "max", "assumed": false, "primary": true, "candidate": seeds(0.847), "baseline": seeds(0.862), "delta": -0.015, "relative": -0.0174, "better": "worse",
-             "gate": {"verdict": "fail", "warn_only": false, "rules": ["≥ 0.8", "at most 0.5% worse"], "reasons": ["accuracy is 1.7% worse; at most 0.5% is allowed"]}},
+        let sure = |low: f64, high: f64| json!({"method": "paired_t", "unit": "seeds", "count": 3, "baseline_count": 3, "level": 0.95, "low": low, "high": high, "p": 0.003});
+        let clustered = |by: &str, low: f64, high: f64| {
+            json!({"method": "cluster_t", "unit": "examples", "count": 4000, "baseline_count": 4000, "level": 0.95, "low": low, "high": high, "p": 0.4,
+            "groups": {"kind": "clusters", "by": by, "count": 12}})
+        };
+        let result = json!({"rules": "interval-1", "verdict": "fail", "reasons": ["accuracy is 1.7% worse; at most 0.5% is allowed"], "metrics": [
+            {"name": "accuracy", "goal": "max", "assumed": false, "primary": true, "candidate": seeds(0.847), "baseline": seeds(0.862), "delta": -0.015, "relative": -0.0174, "better": "worse", "evidence": sure(-0.0175, -0.0125),
+             "gate": {"verdict": "fail", "warn_only": false, "bound": -0.0043, "by_interval": true, "rules": ["≥ 0.8", "at most 0.5% worse"], "reasons": ["accuracy is 1.7% worse; at most 0.5% is allowed"]}},
             {"name": "latency_ms", "goal": "min", "assumed": false, "primary": false, "candidate": one(31.4), "baseline": one(33.0), "delta": -1.6, "relative": -0.048, "better": "better",
              "gate": {"verdict": "pass", "warn_only": false, "rules": ["≤ 40"], "reasons": []}},
             {"name": "f1/by/plan=pro", "goal": "max", "assumed": true, "primary": false, "candidate": one(0.837), "baseline": null, "delta": null, "relative": null, "better": null, "gate": {"verdict": "inconclusive", "warn_only": true, "rules": ["at most 2% worse"], "reasons": ["the baseline has no f1/by/plan=pro"]}},
-            {"name": "loss", "goal": "min", "assumed": true, "primary": false, "candidate": seeds(0.34), "baseline": seeds(0.325), "delta": 0.015, "relative": 0.046, "better": "worse", "gate": null}]});
+            {"name": "loss", "goal": "min", "assumed": true, "primary": false, "candidate": seeds(0.34), "baseline": seeds(0.325), "delta": 0.015, "relative": 0.046, "better": "worse", "evidence": sure(0.008, 0.022), "gate": null},
+            {"name": name, "goal": "max", "assumed": true, "primary": false, "candidate": one(0.702), "baseline": one(0.7), "delta": 0.002, "relative": 0.0029, "better": "better",
+             "evidence": clustered(by, -0.004, 0.008), "gate": null}]});
         let row = ComparisonRow {
             id: ComparisonId::generate(now),
             candidate: candidate.clone(),
             baseline: Some(base.clone()),
             baseline_note: "main at 0a1b2c3, the merge-base".into(),
-            target: "pr:7".into(),
+            target: target.into(),
             gates_digest: "g".into(),
-            rules: "point-1".into(),
+            rules: "interval-1".into(),
             state: ComparisonState::Final,
             verdict: Some(Verdict::Fail),
             result,
@@ -529,6 +606,10 @@ impl Dashboard {
             updated_ms: now,
         };
         self.app.store.put_comparison(row, vec![], now).await.unwrap();
+    }
+
+    async fn posted(&self, repo: &RepoId) {
+        let now = self.clock.now_ms();
         let body = "<!-- trainyard:0123 -->\n### ❌ churn: accuracy fell by 0.015 (−1.7%)\n\n| metric | baseline | this | delta | gate |\n|---|---:|---:|---:|---|\n| accuracy ↑ | 0.862 | 0.847 | −0.015 (−1.7%) | ❌ at most 0.5% worse |\n| latency_ms ↓ | 33 | 31.4 | −1.6 | ✅ ≤ 40 |\n\n<details><summary>Curves</summary>\n\n```mermaid\nxychart-beta\n    title \"loss\"\n    x-axis \"step\" 0 --> 40\n    y-axis \"loss\"\n    line [0.9, 0.7, 0.55, 0.47, 0.42, 0.39, 0.37, 0.355, 0.345, 0.34]\n```\n\n</details>\n\nChanged parameters: `learning_rate` 0.01 → 0.1 <script>alert(4)</script>\n\n<sub>point comparison of 3 seeds · [run](http://dash.test/runs/x)</sub>\n";
         let desire = Desire {
             credential: "github".into(),
