@@ -1,4 +1,4 @@
-//! Deliveries on their way to the disk. Those that arrive while others are being committed share the next commit, in two statements
+//! Deliveries on their way to the disk. Those that arrive while others are being committed share the next commit, in a statement or two
 //! for all of them: beyond a few thousand a second it is statements that bound the intake, not the sync.
 //!
 //! Must not: let the end of a caller decide. A group is written by a task of the store, and every caller that still waits hears
