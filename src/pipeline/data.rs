@@ -180,6 +180,19 @@ fn set(b: &mut Builder<'_, '_>, node: &Node) -> Option<DataSet> {
             }
         },
     };
+    let drift = match (node.get("drift").and_then(|d| d.get("compat")), drift) {
+        (Some(_), Some(DataBaseline::File(path))) if !path.ends_with(".json") => {
+            rules.insert("drift".into(), json!({"compat": "evidently", "reference": path}));
+            None
+        }
+        (Some(at), drift) => {
+            let message = "`compat` needs the raw values of a table".to_owned();
+            let help = "write `against: file:PATH` with a table of the repository".to_owned();
+            b.add(code::EXCLUSIVE, at, message, Some(help));
+            drift
+        }
+        (None, drift) => drift,
+    };
     Some(DataSet { name: name.to_owned(), path: path.to_owned(), rules: Value::Object(rules), drift })
 }
 

@@ -543,6 +543,11 @@ static DATA_DRIFT: Section = Section {
     one_of: &[],
     fields: &[
         req("against", ANY, "`baseline`, `file:PATH` or `model:ALIAS`."),
+        f(
+            "compat",
+            Shape::Word(&["evidently"]),
+            "Decides as Evidently 0.7 does by default; needs `against: file:PATH`, a table. Default: the calibrated rule.",
+        ),
         later("test", Shape::Word(DRIFT_TESTS), "The measure. Default: by the type of the column."),
         later("max", Shape::Number, "The most it may be."),
     ],

@@ -8,6 +8,7 @@ mod budget;
 mod crash_points;
 mod daemon;
 mod demo;
+mod features;
 mod kill;
 #[path = "../common/postgres.rs"]
 mod postgres;

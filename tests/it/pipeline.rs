@@ -789,6 +789,19 @@ proptest! {
 }
 
 #[test]
+fn drift_as_evidently_decides_it_needs_a_table() {
+    let text = |drift: &str| format!("data:\n  - {{name: d, path: d.csv, drift: {{{drift}}}}}\ntrain: x\n");
+    let plan = plan(&text("against: \"file:ref.csv\", compat: evidently"));
+    let set = &plan.steps[0].data[0];
+    assert_eq!(set.rules["drift"], serde_json::json!({"compat": "evidently", "reference": "ref.csv"}));
+    assert!(set.drift.is_none());
+    for drift in ["against: baseline, compat: evidently", "against: \"file:p.json\", compat: evidently"] {
+        let found = pipeline::parse(".trainyard.yaml", text(drift).as_bytes()).err().unwrap_or_default();
+        assert_eq!(found.iter().map(|f| f.code).collect::<Vec<_>>(), ["TY036"], "{drift}");
+    }
+}
+
+#[test]
 fn predictions_name_their_columns_and_what_follows_from_them() {
     let text =
         |rest: &str| format!("train: x\nmetrics:\n  predictions: {{path: p.csv, id: i, label: t, {rest}}}\n");

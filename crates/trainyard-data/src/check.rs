@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use crate::compat;
 use crate::drift::{self, ColumnDrift, Verdict};
 use crate::error::{Error, Result};
 use crate::findings::{Example, Finding, Severity, shown};
 use crate::profile::{ColumnProfile, Profile};
-use crate::rules::{ColumnRule, OnFail, Range, Rules, Stage};
+use crate::rules::{ColumnRule, Compat, OnFail, Range, Rules, Stage};
 use crate::scan::{self, KeySet, Options, Scanned, settled_row};
 use crate::schema::{Field, Kind};
 use crate::sets::Matches;
@@ -88,7 +89,23 @@ pub fn check(
     }
     cells(&rules, &scanned, &mut findings)?;
     let mut drift = Vec::new();
-    if let Some(baseline) = baseline {
+    match (rules.drift.compat, &rules.drift.reference) {
+        (Some(Compat::Evidently), Some(reference)) => {
+            like_evidently(&Source::open(reference, reading)?, source, &rules, &mut findings)?;
+        }
+        (Some(_), None) => {
+            return Err(Error::usage(
+                "drift: compat needs `reference`, a table: it decides from raw values, which no profile has",
+            ));
+        }
+        (None, Some(_)) => {
+            return Err(Error::usage(
+                "drift: `reference` is read with `compat` only; give the baseline by --baseline",
+            ));
+        }
+        (None, None) => {}
+    }
+    if let Some(baseline) = baseline.filter(|_| rules.drift.compat.is_none()) {
         against_baseline(baseline, &scanned.profile, &rules, &mut findings);
         drift = drift::compare(baseline, &scanned.profile, &rules);
         told(&drift, &rules, &mut findings);
@@ -643,6 +660,63 @@ fn told(drift: &[ColumnDrift], rules: &Rules, findings: &mut Vec<Finding>) {
             ),
         ));
     }
+}
+
+/// Drift as Evidently decides it, column by column and for the table.
+fn like_evidently(
+    reference: &Source,
+    current: &Source,
+    rules: &Rules,
+    findings: &mut Vec<Finding>,
+) -> Result<()> {
+    let severity = match rules.drift.on_fail {
+        OnFail::Fail => Severity::Fail,
+        OnFail::Warn => Severity::Warn,
+    };
+    let ignored = |name: &str| {
+        rules.drift.ignore.iter().any(|i| i == name) || rules.schema.get(name).is_some_and(|r| r.no_drift)
+    };
+    let mut left_out = BTreeSet::new();
+    for field in reference.fields.iter().filter(|f| !ignored(&f.name)) {
+        let kind = current.index(&field.name).and_then(|at| current.fields.get(at)).map(|f| f.kind);
+        let (rule, why) = match kind {
+            None => ("missing_column", "the reference has this column and the table has not"),
+            Some(kind) if (kind == Kind::Text) != (field.kind == Kind::Text) => {
+                ("retyped_column", "is of another type than in the reference")
+            }
+            Some(_) => continue,
+        };
+        left_out.insert(field.name.as_str());
+        findings.push(Finding::new(Severity::Fail, rule, Some(&field.name), why));
+    }
+    let wanted = |name: &str| !ignored(name) && !left_out.contains(name);
+    let found = compat::evidently_on(reference, current, &wanted)?;
+    for column in &found.columns {
+        let sign = if column.test.ends_with("p_value") { "at most" } else { "at least" };
+        if column.drifted {
+            let label = rules.schema.get(&column.column).is_some_and(|r| r.label);
+            findings.push(Finding::new(
+                severity,
+                if label { "label_drift" } else { "drift" },
+                Some(&column.column),
+                format!(
+                    "{} {:.4}, drift at {sign} {} as Evidently decides",
+                    column.test, column.score, column.threshold
+                ),
+            ));
+        } else if let Some(reason) = &column.reason {
+            findings.push(Finding::new(Severity::Info, "not_compared", Some(&column.column), reason.clone()));
+        }
+    }
+    let drifted = found.columns.iter().filter(|c| c.drifted).count();
+    let word = if found.drifted { "the data set has drifted" } else { "the data set has not drifted" };
+    findings.push(Finding::new(
+        Severity::Info,
+        "dataset_drift",
+        None,
+        format!("{drifted} of {} columns drifted; by Evidently's half of them, {word}", found.columns.len()),
+    ));
+    Ok(())
 }
 
 /// The keys that set rules need, in one order for asking and answering.

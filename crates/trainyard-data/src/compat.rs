@@ -40,16 +40,29 @@ pub struct TableDrift {
 
 /// Compares two tables as Evidently's drift preset does. Times are left out.
 pub fn evidently(reference: &Source, current: &Source) -> Result<TableDrift> {
+    evidently_on(reference, current, &|_| true)
+}
+
+/// The same on the columns that are wanted.
+///
+/// # Errors
+/// A wanted column is absent, empty or of another type in one of them; or there is none to compare.
+pub fn evidently_on(
+    reference: &Source,
+    current: &Source,
+    wanted: &dyn Fn(&str) -> bool,
+) -> Result<TableDrift> {
     let (raw_reference, raw_current) = (values(reference)?, values(current)?);
     let mut columns = Vec::new();
     for (i, field) in reference.fields.iter().enumerate() {
-        if matches!(field.kind, Kind::Time | Kind::Other) {
+        if matches!(field.kind, Kind::Time | Kind::Other) || !wanted(&field.name) {
             continue;
         }
         let at = current.index(&field.name).ok_or_else(|| {
             Error::data(&current.name, format!("lacks the column {:?} of the reference", field.name))
         })?;
-        columns.push(column(&field.name, field.kind, &raw_reference[i], &raw_current[at])?);
+        let found = column(&field.name, field.kind, &raw_reference[i], &raw_current[at]);
+        columns.push(found.map_err(|what| Error::data(&current.name, what))?);
     }
     if columns.is_empty() {
         return Err(Error::usage("compat: evidently has no column to compare"));
@@ -127,9 +140,13 @@ fn values(source: &Source) -> Result<Vec<Raw>> {
     Ok(out.into_iter().map(|r| r.unwrap_or(Raw::Numbers(Vec::new()))).collect())
 }
 
-fn column(name: &str, kind: Kind, reference: &Raw, current: &Raw) -> Result<ColumnDrift> {
-    let empty =
-        || Error::usage(format!("compat: evidently refuses the column {name:?}: one side has no values"));
+fn column(
+    name: &str,
+    kind: Kind,
+    reference: &Raw,
+    current: &Raw,
+) -> std::result::Result<ColumnDrift, String> {
+    let empty = || format!("compat: evidently refuses the column {name:?}: one side has no values");
     match (reference, current) {
         (Raw::Numbers(r), Raw::Numbers(c)) => {
             if r.is_empty() || c.is_empty() {
@@ -164,9 +181,7 @@ fn column(name: &str, kind: Kind, reference: &Raw, current: &Raw) -> Result<Colu
             }
             Ok(by_counts(name, "cat", r.len(), &counts))
         }
-        _ => Err(Error::usage(format!(
-            "compat: evidently cannot compare the column {name:?}: its type has changed"
-        ))),
+        _ => Err(format!("compat: evidently cannot compare the column {name:?}: its type has changed")),
     }
 }
 

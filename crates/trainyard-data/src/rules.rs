@@ -297,6 +297,18 @@ pub struct DriftRules {
     pub times: bool,
     pub ignore: Vec<String>,
     pub on_fail: OnFail,
+    /// Decide as another tool does, from the raw values of `reference`. The other rules of drift do not count then.
+    pub compat: Option<Compat>,
+    /// A table to compare with, for `compat` alone.
+    pub reference: Option<String>,
+}
+
+/// A tool whose verdicts are given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Compat {
+    /// The drift preset of Evidently 0.7.
+    Evidently,
 }
 
 impl Default for DriftRules {
@@ -312,6 +324,8 @@ impl Default for DriftRules {
             times: false,
             ignore: Vec::new(),
             on_fail: OnFail::Fail,
+            compat: None,
+            reference: None,
         }
     }
 }

@@ -214,6 +214,58 @@ fn unseen_categories_constants_and_labels_have_names_of_their_own() {
     assert_eq!(unseen.examples[0].value, "new × 1");
 }
 
+/// The verdicts of `compat: evidently` as findings of a check; the scores themselves are compared in `agreement`.
+#[test]
+fn drift_can_be_decided_as_evidently_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str, seed, change| write_parquet(&dir.path().join(name), &table(800, seed, change), 400);
+    let reference = at("reference.parquet", 1, Change::default());
+    let same = at("same.parquet", 2, Change::default());
+    let moved = at("moved.parquet", 6, Change { shift: 0.5, mix: 0.5, ..Change::default() });
+    let asked = |more: &str| {
+        rules(&format!(
+            r#"{{"drift": {{"compat": "evidently", "reference": {:?}{more}}}}}"#,
+            reference.display()
+        ))
+    };
+    let of = |path: &std::path::Path, more: &str| check(path, &asked(more), None).unwrap();
+    let found = of(&moved, r#", "ignore": ["id"]"#);
+    let mut names = failed(&found);
+    names.sort();
+    assert_eq!(names, ["drift:f0", "drift:plan"]);
+    let told = &found.findings.iter().find(|f| f.column.as_deref() == Some("plan")).unwrap().message;
+    assert!(
+        told.starts_with("chi-square p_value 0.0000, drift at most 0.05") || told.contains("at most 0.05"),
+        "{told}"
+    );
+    let last = found.findings.iter().find(|f| f.rule == "dataset_drift").unwrap();
+    assert!(last.message.starts_with("2 of 6 columns drifted"), "{}", last.message);
+    assert!(!of(&moved, r#", "ignore": ["id"], "on_fail": "warn""#).findings.is_empty());
+    assert!(of(&moved, r#", "ignore": ["id"], "on_fail": "warn""#).passed);
+    let good = of(&same, r#", "ignore": ["id"]"#);
+    assert!(failed(&good).is_empty(), "{:?}", good.findings);
+
+    // Numbers that become words, and a column that is gone, are findings; without a reference nothing is decided.
+    let words = csv(&table(800, 4, Change::default()), ',').replace("f0,f1,", "f0,gone,");
+    let words = words.lines().enumerate().fold(String::new(), |all, (i, line)| {
+        let mut cells: Vec<&str> = line.split(',').collect();
+        if i > 0 {
+            cells[4] = "many";
+        }
+        all + &cells.join(",") + "\n"
+    });
+    let found = of(&write(&dir.path().join("words.csv"), words), r#", "ignore": ["id"]"#);
+    let names = failed(&found);
+    assert!(
+        names.contains(&"retyped_column:count".into()) && names.contains(&"missing_column:f1".into()),
+        "{names:?}"
+    );
+    for bad in [r#"{"drift": {"compat": "evidently"}}"#, r#"{"drift": {"reference": "x.csv"}}"#] {
+        assert!(matches!(check(&same, &rules(bad), None), Err(trainyard_data::Error::Usage(_))), "{bad}");
+    }
+    println!("FIGURE data.compat_option verdicts=4 wrong=0");
+}
+
 fn rules_of_label() -> trainyard_data::Rules {
     rules(r#"{"schema": {"label": {"label": true}}}"#)
 }
