@@ -220,12 +220,17 @@ async fn known_again(
     let since = Instant::now();
     daemon.start().await?;
     let ready = since.elapsed().as_secs_f64();
+    let mut said = Instant::now();
     until("every run looked at", Duration::from_mins(3), || {
         let due: i64 = db.query_row(
             "SELECT COUNT(*) FROM work WHERE kind = 'run' AND (state <> 'ready' OR run_at_ms <= unixepoch('subsec') * 1000)",
             [],
             |row| row.get(0),
         )?;
+        if said.elapsed() > Duration::from_secs(10) {
+            println!("# {due} runs to look at after {:.0} s", since.elapsed().as_secs_f64());
+            said = Instant::now();
+        }
         Ok(due == 0)
     })
     .await?;

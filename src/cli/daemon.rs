@@ -143,7 +143,10 @@ impl Daemon {
         // Each handler with the number of items it looks at together.
         let handlers: Vec<(Arc<dyn Handler>, usize)> = vec![
             (Arc::new(Intake::new(store.clone(), clock.clone(), config.clone(), (*forges).clone())), 16),
-            (Arc::new(Reconciler::new(store.clone(), clock.clone(), config.clone(), settings, executors)), 8),
+            (
+                Arc::new(Reconciler::new(store.clone(), clock.clone(), config.clone(), settings, executors)),
+                16,
+            ),
             (Arc::new(Scheduler::new(store.clone(), clock.clone(), config.clone(), instance.clone())), 1),
             (Arc::new(Looker::new(store.clone(), forges.clone(), clock.clone(), config.clone())), 2),
             (

@@ -295,6 +295,7 @@ impl Executor for Kubernetes {
         handle: &serde_json::Value,
     ) -> Result<Observation, ExecutorError> {
         let now = self.clock.now_ms();
+        self.picture.listed().await;
         let (job, pods) = match self.picture.of(uid.as_str()) {
             Some(seen) => seen,
             None => match self.job(uid, handle).await? {
@@ -303,7 +304,9 @@ impl Executor for Kubernetes {
             },
         };
         let first = observe::read(Some(&job), &pods, &[], now);
+        // Of what waits in a queue the events say nothing more.
         let unclear = matches!(first, Observation::Pending { .. })
+            && job.spec.as_ref().is_none_or(|spec| spec.suspend != Some(true))
             && !pods.iter().any(|pod| pod.spec.as_ref().is_some_and(|s| s.node_name.is_some()));
         if !unclear {
             return Ok(first);

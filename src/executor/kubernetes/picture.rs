@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, ListParams, WatchEvent, WatchParams};
 use kube::{Resource, ResourceExt as _};
 use rand::Rng as _;
+use tokio::sync::watch;
 
 use super::manifest::{LABEL_ATTEMPT, run_of};
 use crate::model::RunId;
@@ -21,7 +22,11 @@ const PAGE: u32 = 500;
 const CALL: Duration = Duration::from_secs(30);
 
 #[derive(Default)]
-pub struct Picture(Mutex<Seen>);
+pub struct Picture {
+    seen: Mutex<Seen>,
+    /// The first list of this process is under way.
+    first_list: watch::Sender<bool>,
+}
 
 #[derive(Default)]
 struct Seen {
@@ -32,7 +37,14 @@ struct Seen {
 
 impl Picture {
     fn lock(&self) -> MutexGuard<'_, Seen> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns once the first list has come or failed; at once when there is none to wait for. After a start over thousands of
+    /// Jobs one list tells what as many calls would.
+    pub async fn listed(&self) {
+        let mut first_list = self.first_list.subscribe();
+        let _ = tokio::time::timeout(CALL, first_list.wait_for(|under_way| !under_way)).await;
     }
 
     /// The Job and pods of an attempt, if the picture is fresh and has them.
@@ -68,9 +80,11 @@ impl Picture {
         wake: &(dyn Fn(RunId) + Send + Sync),
     ) {
         let mut pause = Duration::from_millis(800);
+        self.first_list.send_replace(true);
         loop {
             let began = Instant::now();
             if let Err(error) = self.round(jobs, pods, selector, relist_s, wake).await {
+                self.first_list.send_replace(false);
                 self.lock().good_until = None;
                 tracing::warn!(error = format!("{error:#}"), "the cluster is not watched for the moment");
                 let jitter = rand::rng().random_range(0..=pause.as_millis() as u64 / 4);
@@ -131,6 +145,7 @@ impl Picture {
             seen.good_until = Some(until + CALL);
             changed
         };
+        self.first_list.send_replace(false);
         changed.into_iter().for_each(wake);
         let watching = async {
             tokio::try_join!(
