@@ -270,7 +270,10 @@ fn clusters_of_examples_are_told_and_harmless() {
     (evidence.method, evidence.unit, evidence.count) = (Method::ClusterT, Unit::Examples, 4_000);
     evidence.groups = Some(Grouping { kind: GroupKind::Clusters, by: "@site <b>".into(), count: 12 });
     let body = comment::render_full(&view(vec![section]));
-    insta::assert_snapshot!(body.lines().find(|line| line.starts_with("###")).unwrap(), @"### ✅ churn: passed both gates · accuracy 0.8481 → 0.8612 (+0.0131, 95 % CI +0.0125 … +0.0138, 4,000 examples, paired, clustered by @​site &lt;b&gt;, only 12 clusters)");
+    assert_eq!(
+        body.lines().find(|line| line.starts_with("###")).unwrap(),
+        "### ✅ churn: passed both gates · accuracy 0.8481 → 0.8612 (+0.0131, 95 % CI +0.0125 … +0.0138, 4,000 examples, paired, clustered by @\u{200b}site &lt;b&gt;, only 12 clusters)"
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@ use trainyard::sandbox::{NewPull, WRITER};
 
 use super::yard::{Yard, until};
 
-const PIPELINE: &str = r#"version: 1
+const PIPELINE: &str = "version: 1
 name: churn
 features:
   - name: encode
@@ -13,7 +13,7 @@ features:
     sample: sample.csv
     diff: {against: baseline, tolerance: {share: 1%}}
 train: echo trained
-"#;
+";
 
 /// `more`: assignments into the features `f` of a row `r`.
 fn transform(more: &str) -> String {

@@ -215,9 +215,8 @@ fn apart(name: &str, before: &KeptCells, now: &KeptCells, tolerance: Option<Tole
                 let distance = (is - was).abs();
                 let near = tolerance.map_or(ROUNDING * was.abs().max(is.abs()).max(1.0), |t| t.amount(was));
                 // Of what is not finite no distance is small.
-                if !(distance <= near) {
-                    change.rows += 1;
-                }
+                let within = distance <= near;
+                change.rows += u64::from(!within);
                 if distance.is_finite() {
                     largest = largest.max(distance);
                     if was != 0.0 {

@@ -1,6 +1,6 @@
 //! The serving endpoint of the user's own: started, waited for, asked for the features of raw rows as JSON, and ended.
 //!
-//! The protocol is version 1 of KServe and TensorFlow Serving: `{"instances": [row, …]}` is posted, and answered by an array of objects, or
+//! The protocol is version 1 of `KServe` and TensorFlow Serving: `{"instances": [row, …]}` is posted, and answered by an array of objects, or
 //! by an object that holds one, `{"predictions": [features, …]}`. It runs inside of the step, so whatever outlives it is ended with
 //! the step's process tree.
 

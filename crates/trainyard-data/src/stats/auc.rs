@@ -77,23 +77,19 @@ fn areas(
     };
     let (auc_a, v10_a, v01_a) = averaged(scores_a);
     let (auc_b, v10_b, v01_b) = averaged(scores_b);
-    let (variance_a, variance_b, shared) = match clusters {
-        Some(clusters) => {
-            let a = Summed::of(labels, clusters, &v10_a, &v01_a, auc_a)?;
-            let b = Summed::of(labels, clusters, &v10_b, &v01_b, auc_b)?;
-            (a.covariance(&a, m, n), b.covariance(&b, m, n), a.covariance(&b, m, n))
-        }
-        None => {
-            let covariance = |x: &[f64], y: &[f64]| {
-                let (mx, my) = (mean(x), mean(y));
-                x.iter().zip(y).map(|(a, b)| (a - mx) * (b - my)).sum::<f64>() / (x.len() as f64 - 1.0)
-            };
-            let both = |x: (&[f64], &[f64]), y: (&[f64], &[f64])| {
-                covariance(x.0, y.0) / m + covariance(x.1, y.1) / n
-            };
-            let (a, b) = ((v10_a.as_slice(), v01_a.as_slice()), (v10_b.as_slice(), v01_b.as_slice()));
-            (both(a, a), both(b, b), both(a, b))
-        }
+    let (variance_a, variance_b, shared) = if let Some(clusters) = clusters {
+        let a = Summed::of(labels, clusters, &v10_a, &v01_a, auc_a)?;
+        let b = Summed::of(labels, clusters, &v10_b, &v01_b, auc_b)?;
+        (a.covariance(&a, m, n), b.covariance(&b, m, n), a.covariance(&b, m, n))
+    } else {
+        let covariance = |x: &[f64], y: &[f64]| {
+            let (mx, my) = (mean(x), mean(y));
+            x.iter().zip(y).map(|(a, b)| (a - mx) * (b - my)).sum::<f64>() / (x.len() as f64 - 1.0)
+        };
+        let both =
+            |x: (&[f64], &[f64]), y: (&[f64], &[f64])| covariance(x.0, y.0) / m + covariance(x.1, y.1) / n;
+        let (a, b) = ((v10_a.as_slice(), v01_a.as_slice()), (v10_b.as_slice(), v01_b.as_slice()));
+        (both(a, a), both(b, b), both(a, b))
     };
     let error = (variance_a + variance_b - 2.0 * shared).max(0.0).sqrt();
     let (z, p) = if error > 0.0 {

@@ -74,7 +74,7 @@ pub fn paired_bootstrap(
 }
 
 /// The t test of "the mean difference is zero" that goes with such a draw. Clusters: the jackknife over clusters with
-/// C - 1 degrees of freedom (CV3 of MacKinnon, Nielsen and Webb 2023), which is not too sure of few clusters of unequal sizes. Strata: the variances within them, weighted. `None` as
+/// C - 1 degrees of freedom (CV3 of `MacKinnon`, Nielsen and Webb 2023), which is not too sure of few clusters of unequal sizes. Strata: the variances within them, weighted. `None` as
 /// for the bootstrap, or where nothing varies.
 pub fn mean_test(differences: &[f64], resample: Resample<'_>) -> Option<TTest> {
     if differences.len() < 2 || differences.iter().any(|d| !d.is_finite()) {

@@ -144,7 +144,7 @@ fn scipy_and_statsmodels_agree() {
     assert!(t.cases >= 2_000 && t.outside.is_empty(), "{} of {} outside", t.outside.len(), t.cases);
 }
 
-/// Intervals of clusters of unequal sizes beside scipy's BCa over the clusters' sums: the ends differ by what 20,000 draws a side leave
+/// Intervals of clusters of unequal sizes beside scipy's `BCa` over the clusters' sums: the ends differ by what 20,000 draws a side leave
 /// to chance. Their standard errors beside a jackknife spelt out in numpy, and never below the sandwich of statsmodels.
 #[test]
 fn clusters_are_drawn_as_scipy_draws_them() {
