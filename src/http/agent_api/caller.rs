@@ -99,9 +99,10 @@ pub(super) fn equal(a: &str, b: &str) -> bool {
 async fn named(app: &App, uid: &str, token: &str) -> Answer<Caller> {
     let row = app.store.attempt(&AttemptUid::from_text(uid)).await?.ok_or_else(CallError::unauthorized)?;
     let of = AttemptRank::new(&row.uid, rank_of(token));
-    let rank = match of.leads() {
-        true => None,
-        false => Some(app.store.rank(&of).await?.ok_or_else(CallError::unauthorized)?),
+    let rank = if of.leads() {
+        None
+    } else {
+        Some(app.store.rank(&of).await?.ok_or_else(CallError::unauthorized)?)
     };
     let caller = Caller { row, rank };
     if caller.nonce().is_empty() { Err(CallError::unauthorized()) } else { Ok(caller) }
@@ -139,9 +140,8 @@ pub(super) async fn open_source(app: &App, uid: &str, headers: &HeaderMap) -> An
     let shown = bearer(headers)?;
     let caller = named(app, uid, shown).await?;
     let prepares = !caller.sealed() && equal(shown, &source_token_of(app, &caller.of(), caller.nonce()));
-    match caller.ended() {
-        true if prepares => Err(CallError::gone()),
-        false if prepares => Ok(caller.row),
-        _ => Ok(open(app, uid, headers, rank_of(shown)).await?.row),
+    if !prepares {
+        return Ok(open(app, uid, headers, rank_of(shown)).await?.row);
     }
+    if caller.ended() { Err(CallError::gone()) } else { Ok(caller.row) }
 }

@@ -230,9 +230,10 @@ pub struct FoundLog {
 pub async fn log_for(web: &Web, who: &Who, text: &str) -> Result<FoundLog, Problem> {
     let of = AttemptRank::from_text(text);
     let found = attempt_for(web, who, of.uid.as_str()).await?;
-    let bytes = match of.leads() {
-        true => found.attempt.log_bytes,
-        false => web.app.store.rank(&of).await?.ok_or_else(|| Problem::not_found("rank"))?.log_bytes,
+    let bytes = if of.leads() {
+        found.attempt.log_bytes
+    } else {
+        web.app.store.rank(&of).await?.ok_or_else(|| Problem::not_found("rank"))?.log_bytes
     };
     Ok(FoundLog { of, bytes, ended: found.attempt.state == AttemptState::Ended })
 }
