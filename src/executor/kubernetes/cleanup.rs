@@ -17,7 +17,7 @@ use super::{Fault, call};
 pub struct Dropped {
     /// Jobs that carried our finalizer.
     pub finalizers: usize,
-    /// Jobs that were deleted, with their Secrets, Services and NetworkPolicies.
+    /// Jobs that were deleted, with their Secrets, Services and network policies.
     pub deleted: usize,
 }
 

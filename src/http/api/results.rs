@@ -24,6 +24,8 @@ use crate::store::runs::RunView;
 
 /// Metric points in one answer.
 pub const POINTS_MAX: i64 = 20_000;
+/// A step has at most 512 pods.
+const RANK_MAX: u32 = 511;
 /// Points of one curve, where nobody asked for a single metric; of a longer one, every nth.
 pub const CURVE_POINTS: i64 = 1000;
 
@@ -60,6 +62,7 @@ pub struct MetricsQuery {
     name: Option<String>,
     /// Of steps of several pods: another pod's points than the first one's, which are the step's.
     #[serde(default)]
+    #[param(minimum = 0, maximum = 511)]
     rank: Option<u32>,
 }
 
@@ -74,6 +77,9 @@ pub async fn metrics(
     Query(query): Query<MetricsQuery>,
 ) -> Answer<MetricsJson> {
     let view = run_for(&web, &who, &id).await?.view;
+    if query.rank.is_some_and(|rank| rank > RANK_MAX) {
+        return Err(Problem::bad_request(format!("rank must be 0 to {RANK_MAX}")));
+    }
     if let Some(rank) = query.rank.filter(|rank| *rank != LEADER) {
         return rank_points(&web, &view, rank, query.name.as_deref()).await;
     }
