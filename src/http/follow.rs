@@ -232,11 +232,8 @@ impl Follow {
             let store = &self.web.app.store;
             let gone = || Problem::not_found("attempt");
             let attempt = store.attempt(&self.of.uid).await?.ok_or_else(gone)?;
-            let rank = if self.of.leads() {
-                None
-            } else {
-                Some(store.rank(&self.of).await?.ok_or_else(gone)?)
-            };
+            let rank =
+                if self.of.leads() { None } else { Some(store.rank(&self.of).await?.ok_or_else(gone)?) };
             let stored = rank.as_ref().map_or(attempt.log_bytes, |rank| rank.log_bytes);
             let bytes = logs::read(&self.web.app, &self.of, self.offset, PIECE).await?;
             let ended = attempt.state == AttemptState::Ended;

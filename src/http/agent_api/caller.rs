@@ -99,11 +99,8 @@ pub(super) fn equal(a: &str, b: &str) -> bool {
 async fn named(app: &App, uid: &str, token: &str) -> Answer<Caller> {
     let row = app.store.attempt(&AttemptUid::from_text(uid)).await?.ok_or_else(CallError::unauthorized)?;
     let of = AttemptRank::new(&row.uid, rank_of(token));
-    let rank = if of.leads() {
-        None
-    } else {
-        Some(app.store.rank(&of).await?.ok_or_else(CallError::unauthorized)?)
-    };
+    let rank =
+        if of.leads() { None } else { Some(app.store.rank(&of).await?.ok_or_else(CallError::unauthorized)?) };
     let caller = Caller { row, rank };
     if caller.nonce().is_empty() { Err(CallError::unauthorized()) } else { Ok(caller) }
 }

@@ -9,7 +9,6 @@ use trainyard::model::{AttemptRank, AttemptUid, EndClass, RunState};
 use super::chart::{dial, field, pods_of};
 use super::cluster::HEALTH;
 use super::release::{processes, signal};
-use super::verbs;
 use super::yard::Yard;
 
 const STEPS: u32 = 100;
@@ -217,7 +216,6 @@ async fn a_two_rank_training_survives_a_dead_rank() {
         isolated.len(),
         isolated.iter().filter(|(_, w, g)| w != g).count()
     );
-    verbs::of_the_daemon(&yard.release).await;
 }
 
 /// Pods of one attempt reach each other; those of another attempt, though of several pods as well, do not, and nobody else does.

@@ -4,12 +4,13 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use trainyard::model::RunState;
+use trainyard::model::{AttemptRank, RunState};
 use trainyard::sandbox::{NewPull, WRITER};
 use trainyard::store::attempts::AttemptRow;
 use trainyard::store::runs::RunView;
 
 use super::cluster::{HEALTH, cluster};
+use super::verbs;
 use super::yard::{Yard, example};
 
 const RESUMING: &str = r#"version: 1
@@ -25,6 +26,15 @@ steps:
         mkdir -p ckpt
         trap 'echo $i > ckpt/step; echo "saved $i"; exit 75' TERM
         while [ $i -lt 40 ]; do i=$((i+1)); echo "step $i"; sleep 0.3 || true; done
+"#;
+
+const PAIR: &str = r#"version: 1
+name: churn
+defaults: {pool: gpu}
+steps:
+  - name: pair
+    distributed: {workers: 2}
+    commands: ['echo "rank $TRAINYARD_RANK of $PET_NNODES"']
 "#;
 
 fn trainings(view: &RunView) -> impl Iterator<Item = &AttemptRow> {
@@ -180,7 +190,16 @@ async fn a_push_trains_on_the_cluster_and_a_killed_daemon_restarts_nothing() {
     );
     assert!(saved > 0 && saved == resumed && steps as u32 == 40 - saved, "{first}\n---\n{second}");
 
-    // Nothing stays.
+    // Two pods of one attempt, which need a Service and a policy.
+    yard.pipeline(PAIR);
+    let sha = yard.push("rate").await;
+    let view = yard.until(&sha, "the end of a pair", |v| v.run.state == RunState::Succeeded).await;
+    for rank in 0..2 {
+        let log = yard.whole_log(AttemptRank::new(&view.attempts[0].uid, rank)).await;
+        assert!(log.contains(&format!("rank {rank} of 2")), "{log}");
+    }
+
+    // Nothing stays, and the Role of the chart is what was used, no less and no more (S20).
     let began = Instant::now();
     while !yard.release.runs.left().is_empty() {
         assert!(began.elapsed() < Duration::from_secs(90), "{:?}\n{}", yard.release.runs.left(), yard.tail());
@@ -201,4 +220,5 @@ async fn a_push_trains_on_the_cluster_and_a_killed_daemon_restarts_nothing() {
     }
     println!("FIGURE kubernetes_gpu_time pods=3 held_ms={held_ms} ran_ms={ran_ms}");
     assert!(held_ms > 0);
+    verbs::of_the_daemon(&yard.release).await;
 }
