@@ -210,9 +210,10 @@ async fn commit_group(conn: &mut Conn, group: &mut [Box<dyn Request>]) -> Result
         && request.allows().alone
     {
         // A connection on which such a statement failed is not trusted either: its commit may be what failed.
-        return match request.run(conn, true).await {
-            true => Ok(()),
-            false => Err(StoreError::Unavailable("the database refused the write".into())),
+        return if request.run(conn, true).await {
+            Ok(())
+        } else {
+            Err(StoreError::Unavailable("the database refused the write".into()))
         };
     }
     execute!(conn, dialect::BEGIN_SQLITE)?;

@@ -153,7 +153,6 @@ impl Collector for Runs {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use std::collections::BTreeMap;
     use std::sync::{Arc, Mutex};

@@ -93,7 +93,7 @@ steps:
 fn weight() -> f64 {
     (0..STEPS).fold(0.0, |weight: f64, _| {
         let (one, two) = (weight - 1.0, weight - 2.0);
-        weight - 0.1 * ((one + two) / 2.0)
+        weight - 0.1 * f64::midpoint(one, two)
     })
 }
 
