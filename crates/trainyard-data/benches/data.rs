@@ -150,7 +150,7 @@ fn child_of(args: &[String]) -> Any<()> {
             let rules: Rules = match what.as_str() {
                 "unique" => serde_json::from_str(r#"{"unique": [["key"]]}"#)?,
                 _ => serde_json::from_str(
-                    r#"{"schema": {"f0": {"min": -100, "nulls": 0}, "c0": {"regex": "^c"}}}"#,
+                    r#"{"schema": {"f0": {"min": -100, "nulls": 0.05}, "c0": {"regex": "^c"}}}"#,
                 )?,
             };
             let baseline: Option<&Profile> = None;
