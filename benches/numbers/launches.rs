@@ -10,6 +10,7 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, PostParams};
 use rusqlite::Connection;
+use trainyard::clock::{Clock, SystemClock};
 use trainyard::config::KubernetesPool;
 use trainyard::executor::external_name;
 use trainyard::executor::kubernetes::{self, manifest};
@@ -220,11 +221,13 @@ async fn known_again(
     let since = Instant::now();
     daemon.start().await?;
     let ready = since.elapsed().as_secs_f64();
+    // All open runs were asked for before it was ready; one that was looked at has a later time to look again.
+    let asked_ms = SystemClock.now_ms();
     let mut said = Instant::now();
     until("every run looked at", Duration::from_mins(3), || {
         let due: i64 = db.query_row(
-            "SELECT COUNT(*) FROM work WHERE kind = 'run' AND (state <> 'ready' OR run_at_ms <= unixepoch('subsec') * 1000)",
-            [],
+            "SELECT COUNT(*) FROM work WHERE kind = 'run' AND run_at_ms <= ?1",
+            [asked_ms],
             |row| row.get(0),
         )?;
         if said.elapsed() > Duration::from_secs(10) {
