@@ -2,13 +2,15 @@
 //!
 //! The daemon may go away and come back at any point; nothing here ends because of that.
 
+mod keep;
+
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -16,21 +18,17 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::caches::Caches;
-use super::checkpoint::{Saved, Saver};
+use super::checkpoint::Saver;
 use super::client::{Backoff, Client, Fault};
 use super::collect::{Collectors, Found, Wanted};
 use super::mask::Masker;
 use super::outcome::{Outcome, Signs};
 use super::process::{self, Limits, Output, Stop};
-use super::protocol::{
-    Bootstrap, Finished, Heartbeat, HeartbeatAnswer, PROTOCOL, Prepared, Spec, Start, Started, rank_bootstrap,
-};
+use super::protocol::{Finished, Heartbeat, HeartbeatAnswer, Prepared, Spec};
 use super::script::{self, Places};
 use super::source::{Fetch, NoSource};
 use super::spool::Spool;
-use super::{
-    artifacts, data, features, inputs, logs, metrics, mlflow, outcome, paths, predictions, proc, sheet,
-};
+use super::{begin, data, features, inputs, logs, metrics, mlflow, outcome, paths, predictions, proc};
 use crate::clock::SystemClock;
 use crate::model::{EndClass, LEADER};
 
@@ -40,8 +38,6 @@ pub const RESULT: &str = "result.json";
 pub const BOOTSTRAP: &str = "bootstrap.json";
 /// Made by the executor before it sends SIGTERM, to tell a cancellation from a machine that goes down.
 pub const CANCEL: &str = "cancel";
-/// In the environment of a pod of several: which one it is.
-const RANK: &str = "TRAINYARD_RANK";
 /// In the environment of every process of an attempt: its uid.
 pub const MARK: &str = "TRAINYARD_ATTEMPT_UID";
 
@@ -74,34 +70,12 @@ fn locked(spool: &SharedSpool) -> std::sync::MutexGuard<'_, Spool> {
     spool.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Reads the file that an executor left. One that several pods share becomes that of this pod.
-///
-/// # Errors
-/// Unreadable, not a bootstrap, of another protocol, or shared in a pod without a number.
-pub fn read_bootstrap(path: &Path) -> anyhow::Result<Bootstrap> {
-    let bytes =
-        std::fs::read(path).with_context(|| format!("cannot read the bootstrap file {}", path.display()))?;
-    let mut bootstrap: Bootstrap = serde_json::from_slice(&bytes)
-        .with_context(|| format!("{} is not a bootstrap file", path.display()))?;
-    if bootstrap.protocol != PROTOCOL {
-        bail!("the daemon speaks protocol {}, this agent speaks {PROTOCOL}", bootstrap.protocol);
-    }
-    if bootstrap.ranks > 1 && bootstrap.prepared.is_none() {
-        let text = std::env::var(RANK).unwrap_or_default();
-        let rank = text.parse().ok().filter(|rank| *rank < bootstrap.ranks);
-        bootstrap.rank =
-            rank.with_context(|| format!("{RANK} is {text:?}, and this is one of {} pods", bootstrap.ranks))?;
-        bootstrap.token = rank_bootstrap(&bootstrap.token, bootstrap.rank);
-    }
-    Ok(bootstrap)
-}
-
 /// Runs the attempt to its end and says how it ended. Returns None at once when another agent of the same attempt is at work.
 ///
 /// # Errors
 /// The bootstrap cannot be used, or the daemon did not accept it: nothing was run then.
 pub async fn run(bootstrap_path: &Path) -> anyhow::Result<Option<ResultFile>> {
-    let bootstrap = read_bootstrap(bootstrap_path)?;
+    let bootstrap = begin::read_bootstrap(bootstrap_path)?;
     let dir = PathBuf::from(&bootstrap.dir);
     let lock = std::fs::File::create(dir.join("agent.lock"))
         .with_context(|| format!("cannot lock {}", dir.display()))?;
@@ -133,7 +107,7 @@ pub async fn run(bootstrap_path: &Path) -> anyhow::Result<Option<ResultFile>> {
         }
     });
 
-    let Some((client, spec)) = start(bootstrap_path, &bootstrap, stopped.clone()).await? else {
+    let Some((client, spec)) = begin::start(bootstrap_path, &bootstrap, stopped.clone()).await? else {
         let outcome = Outcome::of(EndClass::Cancelled, "ended before it began");
         write_result(&dir, &outcome);
         return Ok(Some(result_of(&outcome)));
@@ -141,7 +115,7 @@ pub async fn run(bootstrap_path: &Path) -> anyhow::Result<Option<ResultFile>> {
     let _ = std::fs::remove_file(bootstrap_path);
     started.send_replace(Some(client.clone()));
     let (prepared, leads) = (bootstrap.prepared, bootstrap.rank == LEADER);
-    let ca = ca_file(&dir, bootstrap.ca.as_deref())?;
+    let ca = begin::ca_file(&dir, bootstrap.ca.as_deref())?;
     let attempt = Attempt {
         dir,
         uid: bootstrap.uid,
@@ -171,143 +145,12 @@ async fn was_cancelled(client: &Client) -> bool {
     }
 }
 
-/// The bootstrap's CAs as a file, which git needs.
-fn ca_file(dir: &Path, ca: Option<&str>) -> anyhow::Result<Option<PathBuf>> {
-    let Some(pem) = ca else { return Ok(None) };
-    let path = dir.join("ca.pem");
-    if std::fs::read(&path).ok().as_deref() != Some(pem.as_bytes()) {
-        std::fs::write(&path, pem).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(Some(path))
-}
-
-/// What the preparing container of a pod does: brings the agent and the source into the directory that both containers
-/// share, and leaves a bootstrap bound to its nonce for the one that runs the step. It never sees a secret.
-///
-/// # Errors
-/// What the pod's status shall say, with its class.
-pub async fn prepare(bootstrap_path: &Path, dir: &Path) -> Result<(), ResultFile> {
-    let failed = |class: EndClass, error: String| ResultFile { class, exit_code: None, reason: error };
-    let ours = |error: anyhow::Error| failed(EndClass::Internal, format!("{error:#}"));
-    let bootstrap = read_bootstrap(bootstrap_path).map_err(ours)?;
-    let (stop, stopped) = watch::channel(None);
-    let mut terminated = signal(SignalKind::terminate()).map_err(|e| ours(e.into()))?;
-    tokio::spawn(async move {
-        while terminated.recv().await.is_some() {
-            request(&stop, Stop::Preempted);
-        }
-    });
-    let begun = Instant::now();
-    let install = || -> anyhow::Result<()> {
-        let bin = dir.join("bin");
-        std::fs::create_dir_all(&bin)?;
-        let place = bin.join("trainyard");
-        std::fs::copy("/proc/self/exe", &place)?;
-        std::fs::set_permissions(&place, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-        Ok(())
-    };
-    install().context("cannot put the agent into the workspace").map_err(ours)?;
-    let places = Places::below(dir, dir.join("src"));
-    places.make().context("cannot make the attempt's directories").map_err(ours)?;
-    let ca = ca_file(dir, bootstrap.ca.as_deref()).map_err(ours)?;
-    let nonce = hex::encode(rand::random::<[u8; 16]>());
-    let client = Client::new(&bootstrap).map_err(ours)?;
-    let asked = ask(client, bootstrap_path, &start_of(nonce.clone(), true), stopped.clone()).await;
-    let Some((client, spec)) = asked.map_err(ours)? else {
-        return Err(failed(EndClass::Preempted, "ended before it began".into()));
-    };
-    let fetch = Fetch {
-        client: &client,
-        sha: &spec.sha,
-        into: &places.source,
-        home: &places.home,
-        ca: ca.as_deref(),
-        deadline: begun + Duration::from_millis(spec.timeout_ms.max(0) as u64),
-        stop: stopped,
-    };
-    fetch.run().await.map_err(|error| match error {
-        NoSource::Stopped(stop) => {
-            failed(Outcome::stopped(stop, spec.timeout_ms).class, "stopped while fetching the source".into())
-        }
-        NoSource::Failed(why) => {
-            let class = if why.contains("No space left") { EndClass::StorageFull } else { EndClass::Source };
-            failed(class, format!("the source could not be fetched: {}", client.hide_token(&why)))
-        }
-    })?;
-    let left = Bootstrap {
-        dir: dir.to_string_lossy().into_owned(),
-        prepared: Some(Prepared { nonce, source_ms: begun.elapsed().as_millis() as u64 }),
-        ..bootstrap
-    };
-    let leave = || -> anyhow::Result<()> {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        let mut file =
-            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(dir.join(BOOTSTRAP))?;
-        Ok(file.write_all(&serde_json::to_vec(&left)?)?)
-    };
-    leave().context("cannot leave the bootstrap").map_err(ours)
-}
-
-fn start_of(nonce: String, preparing: bool) -> Start {
-    let (pid, pid_started) = proc::myself();
-    Start { nonce, preparing, version: env!("CARGO_PKG_VERSION").into(), pid, pid_started }
-}
-
 fn result_of(outcome: &Outcome) -> ResultFile {
     ResultFile { class: outcome.class, exit_code: outcome.exit_code, reason: outcome.reason.clone() }
 }
 
-/// Asks for the spec until the daemon answers. None: told to stop, or the attempt has ended.
-async fn start(
-    path: &Path,
-    bootstrap: &Bootstrap,
-    stopped: watch::Receiver<Option<Stop>>,
-) -> anyhow::Result<Option<(Client, Spec)>> {
-    let nonce = match &bootstrap.prepared {
-        Some(prepared) => prepared.nonce.clone(),
-        None => hex::encode(rand::random::<[u8; 16]>()),
-    };
-    let client = Client::new(bootstrap)?;
-    ask(client, path, &start_of(nonce, false), stopped).await
-}
-
-async fn ask(
-    mut client: Client,
-    path: &Path,
-    start: &Start,
-    mut stopped: watch::Receiver<Option<Stop>>,
-) -> anyhow::Result<Option<(Client, Spec)>> {
-    let mut backoff = Backoff::default();
-    let mut refused = 0;
-    loop {
-        let answer = tokio::select! {
-            answer = client.post::<Started>("start", start) => answer,
-            _ = stopped.wait_for(Option::is_some) => return Ok(None),
-        };
-        match answer {
-            Ok(started) => return Ok(Some((client.with_token(started.token), started.spec))),
-            Err(Fault::Gone) => return Ok(None),
-            Err(Fault::Unauthorized) if refused < 20 => {
-                // An executor that submits again leaves a fresh token.
-                refused += 1;
-                if let Ok(again) = read_bootstrap(path) {
-                    client = client.with_token(again.token);
-                }
-            }
-            Err(fault @ (Fault::Unauthorized | Fault::Refused(..) | Fault::Conflict(_))) => {
-                return Err(anyhow::Error::new(fault).context("cannot start the attempt"));
-            }
-            Err(fault) => tracing::warn!(%fault, "cannot start yet"),
-        }
-        tokio::select! {
-            () = backoff.wait() => {}
-            _ = stopped.wait_for(Option::is_some) => return Ok(None),
-        }
-    }
-}
-
 /// The first reason to stop stays, but a daemon that has ended the attempt outranks all.
-fn request(stop: &watch::Sender<Option<Stop>>, why: Stop) {
+pub(super) fn request(stop: &watch::Sender<Option<Stop>>, why: Stop) {
     stop.send_if_modified(|now| {
         let changes = now.is_none() || (why == Stop::Gone && *now != Some(Stop::Gone));
         if changes {
@@ -732,85 +575,6 @@ impl Attempt {
             .envs(work)
             .envs(tracking.map(|server| server.environment(&self.spec.env)).unwrap_or_default());
         Ok((command, report))
-    }
-
-    /// Uploads what was logged as MLflow artifacts. Nobody asked for them by name, so what cannot be kept is only noted.
-    async fn keep_logged(&self, server: &mlflow::Server, found: &mut Found) {
-        let mut stopped = self.stopped.clone();
-        for (file, path) in server.artifacts() {
-            let uploaded = tokio::select! {
-                uploaded = artifacts::upload_as(&self.client, &file, &path) => uploaded,
-                _ = stopped.wait_for(Option::is_some) => return,
-            };
-            if let Err(error) = uploaded {
-                found.note(format!("{error:#}"));
-            }
-        }
-    }
-
-    /// Keeps the checkpoint once more where there will be something to resume.
-    async fn keep_checkpoint(
-        &self,
-        saver: &mut Saver,
-        outcome: &Outcome,
-        found: &mut Found,
-        spool: &SharedSpool,
-    ) {
-        let saved = match outcome.class {
-            EndClass::Checkpointed => saver.save_last(true).await,
-            EndClass::Preempted => saver.save_last(false).await,
-            _ => return,
-        };
-        match saved {
-            Ok(Saved::Nothing) => {}
-            Ok(saved) => locked(spool).say(&saved.to_string()),
-            // It did end so; the next attempt begins from an older checkpoint.
-            Err(error) => found.notes.push(format!("the checkpoint could not be kept: {error:#}")),
-        }
-    }
-
-    /// Uploads artifacts after a success.
-    async fn keep(
-        &self,
-        places: &Places,
-        outcome: Outcome,
-        found: &mut Found,
-        spool: &SharedSpool,
-    ) -> Outcome {
-        if outcome.class != EndClass::Succeeded || !self.leads {
-            return outcome;
-        }
-        let sheet = places.source.join(sheet::PATH).is_file() && self.spec.predictions.is_some();
-        let sheet = sheet.then(|| sheet::PATH.to_owned());
-        let patterns: Vec<String> = self.spec.artifacts.iter().cloned().chain(sheet).collect();
-        let _ = std::fs::remove_dir_all(&places.tmp);
-        let files = match artifacts::find(&places.source, &patterns) {
-            Ok((files, notes)) => {
-                found.notes.extend(notes);
-                files
-            }
-            Err(why) => return Outcome { class: EndClass::Artifacts, reason: why, ..outcome },
-        };
-        let mut stopped = self.stopped.clone();
-        for file in &files {
-            let uploaded = tokio::select! {
-                uploaded = artifacts::upload(&self.client, &places.source, file) => uploaded,
-                _ = stopped.wait_for(Option::is_some) => {
-                    return Outcome::stopped(self.stopped.borrow().unwrap_or(Stop::Cancelled), self.spec.timeout_ms);
-                }
-            };
-            if let Err(error) = uploaded {
-                return Outcome { class: EndClass::Artifacts, reason: format!("{error:#}"), ..outcome };
-            }
-        }
-        if !files.is_empty() {
-            locked(spool).say(&format!(
-                "{} artifact{} stored",
-                files.len(),
-                if files.len() == 1 { "" } else { "s" }
-            ));
-        }
-        outcome
     }
 
     fn heartbeat(&self) -> JoinHandle<()> {

@@ -1,10 +1,11 @@
 //! The agent: the same binary as the first process of every attempt, and the protocol it speaks with the daemon.
 //!
-//! `attempt` is its whole life; the other files hold one part each, and `trainyard run` uses them without a daemon.
+//! `attempt` is its whole life, after `begin`; the other files hold one part each, and `trainyard run` uses them without a daemon.
 //! Must not: hold a forge's credential, or need anything from the user's image but `/bin/sh` and git.
 
 pub mod artifacts;
 pub mod attempt;
+pub mod begin;
 pub mod caches;
 pub mod checkpoint;
 pub mod client;

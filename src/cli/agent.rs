@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::agent::attempt::ResultFile;
-use crate::agent::{attempt, process};
+use crate::agent::{attempt, begin, process};
 use crate::model::EndClass;
 
 #[derive(Debug, clap::Args)]
@@ -31,6 +32,7 @@ const TERMINATION_BYTES: usize = 4096;
 /// cluster, by exit code and termination message.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let _ = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).try_init();
+    give_up_capabilities().context("cannot give up the daemon's capabilities")?;
     // The daemon's files are for itself alone; what a training writes is for whoever the user says.
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     // Fails when it leads a session already, which is as good.
@@ -45,7 +47,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .build()
         .context("cannot start the agent's threads")?;
     let ended = match &args.prepare {
-        Some(dir) => match runtime.block_on(attempt::prepare(&args.bootstrap, dir)) {
+        Some(dir) => match runtime.block_on(begin::prepare(&args.bootstrap, dir)) {
             Ok(()) => return Ok(ExitCode::SUCCESS),
             Err(result) => {
                 tracing::error!(class = %result.class, "{}", result.reason);
@@ -60,6 +62,21 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Some(result) if in_pod => tell_the_cluster(result),
         _ => ExitCode::SUCCESS,
     })
+}
+
+/// A daemon that is not root has ambient capabilities, which outlive the change of user and the exec: with them a step could become
+/// root. Called while this is the only thread, since each thread has sets of its own. Root keeps its own.
+fn give_up_capabilities() -> std::io::Result<()> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    let none = CapabilitySet::empty();
+    // The ambient set cannot hold what the permitted one lacks.
+    rustix::thread::set_capabilities(
+        None,
+        CapabilitySets { effective: none, permitted: none, inheritable: none },
+    )?;
+    Ok(())
 }
 
 /// The class and sentence as the termination message, and an exit code that agrees with them.

@@ -97,7 +97,7 @@ pub struct ExecutorConfig {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LocalConfig {
-    /// Unix user that attempts run as; needs root or SETUID, SETGID, CHOWN, KILL.
+    /// Unix user that attempts run as; needs root or the capabilities of `deploy/systemd`.
     pub user: Option<String>,
     /// Directory of the workspaces, readable by that user. Default: `<data_dir>-work`.
     pub workspace: Option<PathBuf>,

@@ -3,6 +3,7 @@
 //! The agent is started detached and found again by pid and start time, so trainings outlive the daemon. What lies in an
 //! attempt's directory belongs to the step's user and is not believed: notes that decide whom to signal are the daemon's own.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
 use nix::sys::signal::Signal;
+use rustix::thread::CapabilitySet;
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -72,6 +74,9 @@ struct Note {
     pid: u32,
     #[serde(default)]
     started: u64,
+    /// Of a run that nobody vouched for.
+    #[serde(default)]
+    untrusted: bool,
 }
 
 /// After SIGTERM and the grace, the agent gets so long to send logs and the result before it is killed too.
@@ -103,8 +108,9 @@ impl Local {
             let me = nix::unistd::geteuid();
             if !me.is_root() && me.as_raw() != user.uid && !may_change_user() {
                 bail!(
-                    "executor.local.user = {:?} needs a daemon with the capabilities SETUID, SETGID, CHOWN and KILL (or root)",
-                    user.name
+                    "executor.local.user = {:?} needs a daemon with the capabilities {} (or root)",
+                    user.name,
+                    capability_names()
                 );
             }
             reachable(&root, user)?;
@@ -171,6 +177,46 @@ impl Local {
             .collect()
     }
 
+    /// Ends every process of the steps' user that is not below a living agent: code that nobody vouched for may have cleared its
+    /// environment, left its directory and killed its agent, to wait for the processes of others. That user is trainyard's alone.
+    async fn end_strays(&self) {
+        let Some(user) = self.user.as_ref().filter(|user| user.uid != nix::unistd::geteuid().as_raw()) else {
+            return;
+        };
+        // No agent is between its start and its note meanwhile.
+        let _nobody_starts = self.submitting.lock().await;
+        for _ in 0..200 {
+            let mut ours = BTreeSet::new();
+            for file in std::fs::read_dir(self.root.join("notes")).into_iter().flatten().flatten() {
+                let note =
+                    std::fs::read(file.path()).ok().and_then(|b| serde_json::from_slice::<Note>(&b).ok());
+                let uid = hex::decode(file.file_name().as_encoded_bytes())
+                    .ok()
+                    .and_then(|b| String::from_utf8(b).ok());
+                let (Some(note), Some(uid)) = (note, uid) else { continue };
+                if let Some(agent) = self.agent(&AttemptUid::from_text(uid), &note) {
+                    ours.extend(proc::descendants(agent.pid).iter().map(|s| s.pid));
+                    ours.insert(agent.pid);
+                }
+            }
+            let strays: Vec<proc::Stat> = proc::all()
+                .into_iter()
+                .filter(|s| s.pid > 1 && !s.dead() && !ours.contains(&s.pid))
+                .filter(|s| proc::user_of(s.pid) == Some(user.uid))
+                .collect();
+            if strays.is_empty() {
+                return;
+            }
+            tracing::warn!(
+                processes = strays.len(),
+                user = user.name,
+                "ended what an untrusted step left running"
+            );
+            kill_now(strays);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     fn start(&self, launch: &Launch, dir: &Path) -> anyhow::Result<Note> {
         match std::fs::DirBuilder::new().mode(0o700).create(dir) {
             Ok(()) => {}
@@ -235,7 +281,7 @@ impl Local {
         // Nobody waits for the attempt; this only takes the dead child off the process table.
         std::thread::Builder::new().name("reaper".into()).spawn(move || drop(child.wait()))?;
         let name = launch.name.clone();
-        Ok(Note { name, pid, started })
+        Ok(Note { name, pid, started, untrusted: !launch.trusted })
     }
 }
 
@@ -246,6 +292,13 @@ impl Executor for Local {
             return Err(ExecutorError::Refused(
                 "this repository may not run on the daemon's machine: set `executor.local.user` to a Unix user for steps, or \
                  `trusted = true` for the repository"
+                    .into(),
+            ));
+        }
+        if self.user.is_none() && !launch.trusted {
+            return Err(ExecutorError::Refused(
+                "a released run of somebody else's code may not run as the daemon's own user, who can read its secrets: set \
+                 `executor.local.user` to a Unix user for steps"
                     .into(),
             ));
         }
@@ -260,7 +313,7 @@ impl Executor for Local {
         }
         let _one_at_a_time = self.submitting.lock().await;
         let transient = |e: anyhow::Error| ExecutorError::Transient(format!("{e:#}"));
-        let first = Note { name: launch.name.clone(), pid: 0, started: 0 };
+        let first = Note { name: launch.name.clone(), pid: 0, started: 0, untrusted: !launch.trusted };
         let note = self.note(&launch.uid, &launch.handle).unwrap_or(first);
         let dir = self.dir(&note);
         let path = self.note_path(&launch.uid);
@@ -372,6 +425,9 @@ impl Executor for Local {
             kill_now(left);
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        if note.untrusted {
+            self.end_strays().await;
+        }
         let target = dir.clone();
         tokio::task::spawn_blocking(move || remove_tree(&target))
             .await
@@ -426,14 +482,24 @@ fn last_line(log: &Path) -> Option<String> {
     text.lines().rev().find(|l| !l.trim().is_empty()).map(|l| l.chars().take(300).collect())
 }
 
-/// Does this process hold CHOWN (bit 0), KILL (bit 5), SETGID (bit 6) and SETUID (bit 7)? capabilities(7), `CapEff` of
-/// `/proc/self/status`.
+/// What a daemon that is not root needs for steps of another user: to start them (`SETUID`, `SETGID`), to give them their files
+/// (`CHOWN`), to read, write and remove what is theirs (`DAC_OVERRIDE`, `FOWNER`), to find what they left running by its
+/// environment (`SYS_PTRACE`, see proc(5)) and to end it (`KILL`).
+const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::KILL)
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SYS_PTRACE);
+
+/// The capabilities for steps of another user, as capabilities(7) names them, without `CAP_`.
+pub fn capability_names() -> String {
+    CAPABILITIES.iter_names().map(|(name, _)| name).collect::<Vec<_>>().join(", ")
+}
+
 fn may_change_user() -> bool {
-    const NEEDED: u64 = 0b1110_0001;
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
-    let bits = effective.and_then(|t| u64::from_str_radix(t.trim(), 16).ok()).unwrap_or(0);
-    bits & NEEDED == NEEDED
+    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(CAPABILITIES))
 }
 
 /// # Errors

@@ -26,6 +26,8 @@ pub struct Daemon {
     postgres: Option<OpenOptions>,
     /// Set for the next start.
     pub env: Vec<(&'static str, String)>,
+    /// A command that starts it, before its own.
+    pub under: String,
     dir: tempfile::TempDir,
 }
 
@@ -83,7 +85,18 @@ impl Daemon {
         );
         let config = PathBuf::from(write("trainyard.toml", &text));
         let http = reqwest::Client::builder().timeout(Duration::from_secs(10)).build().unwrap();
-        Self { hooks, ops, app, http, config, child: None, postgres: None, env: Vec::new(), dir }
+        Self {
+            hooks,
+            ops,
+            app,
+            http,
+            config,
+            child: None,
+            postgres: None,
+            env: Vec::new(),
+            under: String::new(),
+            dir,
+        }
     }
 
     /// How to open its database beside it.
@@ -108,6 +121,16 @@ impl Daemon {
     #[allow(dead_code, reason = "used where this file is shared")]
     pub async fn api(&self, path: &str) -> serde_json::Value {
         serde_json::from_slice(&self.bytes(path).await).unwrap()
+    }
+
+    /// Posts to the API as its administrator; the answer.
+    #[allow(dead_code, reason = "used where this file is shared")]
+    pub async fn post(&self, path: &str) -> serde_json::Value {
+        let token = std::fs::read_to_string(self.dir.path().join("data/admin.token")).unwrap();
+        let url = format!("http://{}{path}", self.app);
+        let answer = self.http.post(&url).bearer_auth(token.trim()).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+        answer.json().await.unwrap()
     }
 
     /// The same; nothing where a log was compacted meanwhile.
@@ -141,7 +164,7 @@ impl Daemon {
         let limit = files.map_or(String::new(), |n| format!("ulimit -n {n} && "));
         let child = Command::new("sh")
             .arg("-c")
-            .arg(format!("{limit}exec \"$0\" serve --config \"$1\""))
+            .arg(format!("{limit}exec {} \"$0\" serve --config \"$1\"", self.under))
             .arg(env!("CARGO_BIN_EXE_trainyard"))
             .arg(&self.config)
             .envs(self.env.drain(..))

@@ -16,4 +16,5 @@ mod replicas;
 mod restart;
 mod resume;
 mod starve;
+mod unit;
 mod yard;

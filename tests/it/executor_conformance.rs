@@ -258,6 +258,9 @@ async fn without_a_user_only_trusted_repositories_run() {
     let refused = local(root.path(), None).submit(&Launch { repo_trusted: false, ..launch(&daemon) }).await;
     let Err(ExecutorError::Refused(why)) = refused else { panic!("{refused:?}") };
     assert!(why.contains("executor.local.user") && why.contains("trusted = true"), "{why}");
+    let refused = local(root.path(), None).submit(&Launch { trusted: false, ..launch(&daemon) }).await;
+    let Err(ExecutorError::Refused(why)) = refused else { panic!("{refused:?}") };
+    assert!(why.contains("executor.local.user") && why.contains("somebody else's code"), "{why}");
     assert!(StepUser::lookup("root").is_err() && StepUser::lookup("no-such-user-here").is_err());
     let closed = dir_with(0o700);
     let user = User::make();
@@ -321,6 +324,36 @@ async fn a_step_cannot_read_what_is_not_its_own() {
     assert_eq!(finished.class, EndClass::Succeeded, "{finished:?} {log}");
     assert!(log.contains(&format!("\n{}\n", user.0)));
     executor.remove(&one.name, &one.uid, &handle).await.unwrap();
+}
+
+/// Untrusted code that clears its environment, leaves its directory and kills its agent is ended with its attempt all the same; what
+/// runs below another living agent goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_untrusted_code_hides_ends_with_its_attempt() {
+    let (root, user) = (open_dir(), User::make());
+    let executor = local(root.path(), Some(StepUser::lookup(&user.0).unwrap()));
+    let running = |what: &str| {
+        Command::new("pgrep").args(["-u", &user.0, "-f", what]).output().unwrap().status.success()
+    };
+    let submit = async |commands: &str| {
+        let daemon = Daemon::start().await;
+        daemon.will_run(spec(&daemon.sha, &[commands]));
+        let one = Launch { trusted: false, ..launch(&daemon) };
+        let handle = executor.submit(&one).await.unwrap();
+        (daemon, one, handle)
+    };
+    let (_honest_daemon, honest, honest_handle) = submit("exec sleep 612").await;
+    until("the honest step runs", || running("^sleep 612")).await;
+    let (_daemon, one, handle) =
+        submit("setsid env -i sh -c 'cd /; exec sleep 611' & sleep 0.3; kill -9 $PPID; sleep 0.2").await;
+    observed(&executor, &one, &handle, "its agent is dead", gone).await;
+    assert!(running("^sleep 611"), "it hid");
+    executor.remove(&one.name, &one.uid, &handle).await.unwrap();
+    assert_eq!((running("^sleep 611"), running("^sleep 612")), (false, true));
+    executor.cancel(&honest.uid, &honest_handle, 0).await.unwrap();
+    observed(&executor, &honest, &honest_handle, "it ends", gone).await;
+    executor.remove(&honest.name, &honest.uid, &honest_handle).await.unwrap();
+    assert!(!running("."), "nothing of the user is left");
 }
 
 /// A step may write what it likes into its own directory; the executor believes none of it.

@@ -14,7 +14,7 @@ use super::style::{colours, word};
 use crate::blob::Blobs;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, ForgeConfig, ForgeKind};
-use crate::executor::local::StepUser;
+use crate::executor::local::{StepUser, capability_names};
 use crate::forge::{self, ForgeError, Permission};
 use crate::http::text::{ago, bytes, shown_cut};
 use crate::model::RepoName;
@@ -413,7 +413,7 @@ fn step_user(report: &mut Report, config: &Config) {
         ),
         Some(user) => match StepUser::lookup(user) {
             Ok(_) if nix::unistd::geteuid().is_root() => report.ok("step user", user),
-            Ok(_) => report.ok("step user", format!("{user}; the daemon needs SETUID, SETGID, CHOWN and KILL")),
+            Ok(_) => report.ok("step user", format!("{user}; a daemon that is not root needs {}", capability_names())),
             Err(error) => report.fail("step user", format!("{error:#}"), format!("useradd --system {user}")),
         },
     }
