@@ -1,15 +1,16 @@
 //! The daemon: opens the store, connects the forges, binds the four listeners and keeps the worker going. `serve` and `demo`
 //! start it; nothing else does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -109,11 +110,11 @@ impl Daemon {
         daemon.tasks.spawn(http::hooks::serve_hooks(hooks, app(), stopping.clone()));
         if let Some(cluster) = cluster {
             daemon.tasks.spawn(super::orphans::sweep(cluster.clone(), daemon.app.clone(), stopping.clone()));
-            let (wake, stop) = (wake_runs(app()), stopping.clone());
+            let (watching, stop) = (cluster.watch(wake_runs(app())), stopping.clone());
             daemon.tasks.spawn(async move {
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    () = cluster.watch(wake) => {}
+                    () = watching => {}
                 }
             });
         }
@@ -263,22 +264,38 @@ fn agent_tls(config: &Config, daemon: &Daemon) -> anyhow::Result<Option<AgentTls
     http::agent_tls::agent_tls(&daemon.app.instance, &names).map(Some)
 }
 
-/// Tells the worker to look at runs that the cluster has news of. A hint: lost ones are found by looking anyway.
+/// Tells the worker to look at runs that the cluster has news of. What is told while a write is under way goes with the next one.
 fn wake_runs(app: App) -> Wake {
-    let (sender, mut told) = tokio::sync::mpsc::channel(1024);
+    /// Of one transaction: a long one would hold up everyone's writes.
+    const AT_ONCE: usize = 256;
+    let told: Arc<Mutex<BTreeSet<RunId>>> = Arc::default();
+    let news = Arc::new(Notify::new());
+    let (inbox, bell) = (told.clone(), news.clone());
     tokio::spawn(async move {
-        let mut runs: Vec<RunId> = Vec::new();
-        while told.recv_many(&mut runs, 256).await > 0 {
-            runs.sort();
-            runs.dedup();
-            let now = app.clock.now_ms();
-            let asks = runs.drain(..).map(|run| WorkAsk::run(&run, now)).collect();
-            if let Err(error) = app.store.ask(asks, now).await {
-                tracing::debug!(%error, "a hint of the cluster is lost");
+        loop {
+            bell.notified().await;
+            loop {
+                let some: Vec<RunId> = {
+                    let mut told = inbox.lock().unwrap_or_else(PoisonError::into_inner);
+                    std::iter::from_fn(|| told.pop_first()).take(AT_ONCE).collect()
+                };
+                if some.is_empty() {
+                    break;
+                }
+                let now = app.clock.now_ms();
+                let asks = some.iter().map(|run| WorkAsk::run(run, now)).collect();
+                if let Err(error) = app.store.ask(asks, now).await {
+                    tracing::warn!(%error, "the cluster's news of {} runs cannot be stored yet", some.len());
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    inbox.lock().unwrap_or_else(PoisonError::into_inner).extend(some);
+                }
             }
         }
     });
-    Arc::new(move |run| drop(sender.try_send(run)))
+    Arc::new(move |run| {
+        told.lock().unwrap_or_else(PoisonError::into_inner).insert(run);
+        news.notify_one();
+    })
 }
 
 type Executors = (BTreeMap<String, Arc<dyn Executor>>, Option<Arc<Kubernetes>>);

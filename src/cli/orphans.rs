@@ -24,13 +24,13 @@ pub async fn sweep(cluster: Arc<Kubernetes>, app: App, stop: CancellationToken) 
             left.clone(),
         );
     });
-    let (mut known, mut said) = (BTreeSet::new(), BTreeSet::new());
+    let mut said = BTreeSet::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(EVERY) => {}
         }
-        match cluster.sweep_orphans(&app.store, &mut known).await {
+        match cluster.sweep_orphans(&app.store).await {
             Ok(found) => {
                 left.set(found.iter().filter(|orphan| orphan.fate == Fate::List).count() as i64);
                 found.iter().filter(|orphan| said.insert(orphan.job.clone())).for_each(say);
@@ -43,7 +43,7 @@ pub async fn sweep(cluster: Arc<Kubernetes>, app: App, stop: CancellationToken) 
 fn say(orphan: &Orphan) {
     let run = orphan.run.as_ref().map_or("", RunId::as_str);
     if orphan.fate == Fate::Delete {
-        tracing::warn!(job = orphan.job, run.id = run, "a Job that no row knows was deleted");
+        tracing::warn!(job = orphan.job, run.id = run, "a Job that nothing waits for was deleted");
     } else {
         tracing::warn!(
             job = orphan.job,

@@ -33,6 +33,9 @@ pub struct KubernetesConfig {
     /// Between two looks at everything, in seconds; watching is quicker, but only a hint.
     #[serde(default = "relist_s")]
     pub relist_s: u32,
+    /// Base URL of a Prometheus that scrapes NVIDIA's DCGM exporter: reports then say how idle a step's GPUs were.
+    #[serde(default)]
+    pub prometheus: Option<String>,
 }
 
 fn relist_s() -> u32 {
@@ -121,6 +124,7 @@ impl KubernetesConfig {
             context: None,
             image_pull_secrets: Vec::new(),
             relist_s: relist_s(),
+            prometheus: None,
         }
     }
 
@@ -146,6 +150,13 @@ impl KubernetesConfig {
         {
             return refuse(format!(
                 "executor.kubernetes.agent_url {url:?} must start with https://: tokens and sources travel there"
+            ));
+        }
+        if let Some(url) = &self.prometheus
+            && !(url.starts_with("http://") || url.starts_with("https://"))
+        {
+            return refuse(format!(
+                "executor.kubernetes.prometheus {url:?} must start with http:// or https://, e.g. http://prometheus.monitoring.svc:9090"
             ));
         }
         if agents.ip().is_loopback() {

@@ -294,6 +294,20 @@ impl Config {
         }
     }
 
+    /// The pool of a step: the one it names, else `default`, else the only one.
+    pub fn pool_of<'p>(
+        pools: &'p BTreeMap<String, PoolConfig>,
+        named: Option<&str>,
+    ) -> Option<(&'p str, &'p PoolConfig)> {
+        let found = match named {
+            Some(name) => pools.get_key_value(name),
+            None => pools
+                .get_key_value("default")
+                .or_else(|| pools.first_key_value().filter(|_| pools.len() == 1)),
+        };
+        found.map(|(name, pool)| (name.as_str(), pool))
+    }
+
     pub fn database_url(&self) -> String {
         self.database
             .clone()

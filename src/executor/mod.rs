@@ -84,7 +84,7 @@ pub trait Executor: Send + Sync + std::fmt::Debug {
         grace_ms: i64,
     ) -> Result<(), ExecutorError>;
     /// From when to when the attempt held its place outside, where the executor knows better than the agent. Asked before
-    /// `remove`; makes no call.
+    /// `remove`; makes no call but to a monitor, for two seconds at most.
     async fn held(&self, uid: &AttemptUid) -> Option<Held> {
         let _ = uid;
         None

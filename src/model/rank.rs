@@ -52,13 +52,15 @@ impl fmt::Display for AttemptRank {
 }
 
 /// How long an attempt held its places outside, in milliseconds since 1970.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Held {
     /// From the first pod's binding to the last one's end.
     pub from_ms: i64,
     pub to_ms: i64,
     /// Each pod's own time, added up.
     pub pods_ms: i64,
+    /// How busy its GPUs were, 0 to 1, where a monitor knew.
+    pub gpu_busy: Option<f64>,
 }
 
 #[cfg(test)]

@@ -567,7 +567,9 @@ fn footer(section: &Section) -> String {
                 let costs = costs.map(|c| numbers::money(c.amount, &escape::html(&c.currency, 8)));
                 let costs = costs.collect::<Vec<_>>().join(" and ");
                 let about = if costs.is_empty() { String::new() } else { format!(", about {costs}") };
-                format!("{}{about}", numbers::gpu_time(ms))
+                let idle =
+                    section.gpu_idle.map_or(String::new(), |share| format!(", {:.0} % idle", share * 100.0));
+                format!("{}{idle}{about}", numbers::gpu_time(ms))
             }
         });
     }

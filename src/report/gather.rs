@@ -1,5 +1,6 @@
 //! From rows to a [`Section`].
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context as _;
@@ -62,6 +63,7 @@ impl Gatherer<'_> {
             curves: Vec::new(),
             duration_ms: run.ended_ms.zip(run.started_ms).map(|(end, start)| end - start),
             gpu_ms: 0,
+            gpu_idle: None,
             costs: Vec::new(),
             budget: None,
             not_run: run.plan.not_run.clone(),
@@ -79,6 +81,7 @@ impl Gatherer<'_> {
         let now = run.ended_ms.unwrap_or(run.created_ms);
         section.steps = steps(&view, now);
         section.gpu_ms = section.steps.iter().map(|s| s.gpu_ms).sum();
+        section.gpu_idle = AttemptRow::gpu_idle(&view.attempts, now);
         section.costs = costs(&view.attempts, self.pools, now);
         section.budget = self.budget(run, now).await?;
         section.failed = self.failed_step(&view).await?;
@@ -225,14 +228,10 @@ impl Gatherer<'_> {
     }
 }
 
-/// The comparison that decides a status: one that waits, else the worst.
+/// The comparison that decides a status: a failure stands, whatever the others wait for; then one that waits, else the worst.
 pub fn worst(rows: &[ComparisonRow]) -> Option<&ComparisonRow> {
-    rows.iter().min_by_key(|row| match row.verdict {
-        Some(Verdict::Fail) => 0, // a failure stands, whatever the others wait for
-        None => 1,
-        Some(Verdict::Inconclusive) => 2,
-        Some(Verdict::Pass) => 3,
-    })
+    rows.iter()
+        .min_by_key(|row| Reverse((row.verdict == Some(Verdict::Fail), row.verdict.is_none(), row.verdict)))
 }
 
 fn steps(view: &RunView, now: Millis) -> Vec<StepLine> {

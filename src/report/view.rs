@@ -41,6 +41,8 @@ pub struct Section {
     pub duration_ms: Option<Millis>,
     /// Sum over ended attempts of their time times their GPUs.
     pub gpu_ms: Millis,
+    /// The share of it in which the GPUs did nothing, 0 to 1, where a monitor knew.
+    pub gpu_idle: Option<f64>,
     /// By currency; only pools with a price.
     pub costs: Vec<Cost>,
     /// What the repository's budget says, if anything.

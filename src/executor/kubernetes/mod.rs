@@ -8,6 +8,7 @@
 //! Must not: read a Secret, exec into a pod, or touch what does not carry this installation's label.
 
 pub mod access;
+pub mod busy;
 pub mod cleanup;
 pub mod manifest;
 pub mod observe;
@@ -27,6 +28,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, ResourceExt};
 use serde::{Deserialize, Serialize};
 
+use self::busy::Busy;
 use self::manifest::{ANNOTATION_CANCELLED, Cluster, FINALIZER, LABEL_ATTEMPT};
 use self::picture::Picture;
 use super::{Executor, ExecutorError, Launch, Observation};
@@ -53,6 +55,7 @@ pub struct Kubernetes {
     policies: Api<NetworkPolicy>,
     events: Api<Event>,
     picture: Picture,
+    busy: Option<Busy>,
 }
 
 impl std::fmt::Debug for Kubernetes {
@@ -173,16 +176,21 @@ impl Kubernetes {
             policies: Api::namespaced(client.clone(), &namespace),
             events: Api::namespaced(client, &namespace),
             picture: Picture::default(),
+            busy: cluster.config.prometheus.as_deref().and_then(monitor),
             cluster,
             pools,
             clock,
         }
     }
 
-    /// Watches until it is dropped: keeps the picture, wakes the runs of what changes.
-    pub async fn watch(self: Arc<Self>, wake: Wake) {
-        let selector = manifest::selector(&self.cluster.instance);
-        self.picture.keep(&self.jobs, &self.pods, &selector, self.cluster.config.relist_s, &*wake).await;
+    /// Watches until it is dropped: keeps the picture, wakes the runs of what changes. From this call on, even before the first poll,
+    /// whoever observes waits for the first list.
+    pub fn watch(self: Arc<Self>, wake: Wake) -> impl Future<Output = ()> + Send {
+        self.picture.begins();
+        async move {
+            let selector = manifest::selector(&self.cluster.instance);
+            self.picture.keep(&self.jobs, &self.pods, &selector, self.cluster.config.relist_s, &*wake).await;
+        }
     }
 
     /// The attempt's Job, by our note or by its label.
@@ -296,14 +304,20 @@ impl Executor for Kubernetes {
     ) -> Result<Observation, ExecutorError> {
         let now = self.clock.now_ms();
         self.picture.listed().await;
-        let (job, pods) = match self.picture.of(uid.as_str()) {
+        let (mut job, mut pods) = match self.picture.of(uid.as_str()) {
             Some(seen) => seen,
             None => match self.job(uid, handle).await? {
                 None => return Ok(Observation::Unknown),
                 Some(job) => (job, self.pods(uid).await?),
             },
         };
-        let first = observe::read(Some(&job), &pods, &[], now);
+        let mut first = observe::read(Some(&job), &pods, &[], now);
+        // The two halves of the picture come by two watches: a Job may be known before its pod, which is not lost then.
+        if pods.is_empty() && matches!(first, Observation::Gone { .. }) {
+            let Some(fresh) = self.job(uid, handle).await? else { return Ok(Observation::Unknown) };
+            (job, pods) = (fresh, self.pods(uid).await?);
+            first = observe::read(Some(&job), &pods, &[], now);
+        }
         // Of what waits in a queue the events say nothing more.
         let unclear = matches!(first, Observation::Pending { .. })
             && job.spec.as_ref().is_none_or(|spec| spec.suspend != Some(true))
@@ -340,7 +354,15 @@ impl Executor for Kubernetes {
 
     async fn held(&self, uid: &AttemptUid) -> Option<Held> {
         let (_, pods) = self.picture.of(uid.as_str())?;
-        observe::held(&pods, self.clock.now_ms())
+        let held = observe::held(&pods, self.clock.now_ms())?;
+        let gpu_busy = match &self.busy {
+            Some(busy) if pods.iter().any(holds_devices) => {
+                let names: Vec<String> = pods.iter().map(ResourceExt::name_any).collect();
+                busy.of(&self.cluster.config.namespace, &names, held).await
+            }
+            _ => None,
+        };
+        Some(Held { gpu_busy, ..held })
     }
 
     async fn remove(
@@ -381,6 +403,17 @@ impl Executor for Kubernetes {
             Err(fault) => Err(fault.into()),
         }
     }
+}
+
+fn monitor(url: &str) -> Option<Busy> {
+    Busy::new(url).inspect_err(|error| tracing::warn!(%error, "how busy GPUs are cannot be asked")).ok()
+}
+
+/// Does any container of it hold a device? Their names, unlike `cpu` and `memory`, have a domain.
+fn holds_devices(pod: &Pod) -> bool {
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let limits = containers.filter_map(|one| one.resources.as_ref()?.limits.as_ref());
+    limits.flat_map(|limits| limits.keys()).any(|name| name.contains('/'))
 }
 
 /// A pod whose container may still run.

@@ -13,6 +13,8 @@ use crate::model::{EndClass, Held};
 
 /// How long an image may fail to come, or a container to be made, before it is final.
 const HOPELESS_MS: Millis = 60_000;
+/// For so long the cluster may refuse a pod before that is final: it tries again by itself.
+const REFUSED_MS: Millis = 60_000;
 /// A pod that should have ended so long ago is on a node that no longer answers.
 const LOST_MS: Millis = 60_000;
 /// Longest sentence taken over from the cluster, in characters.
@@ -42,7 +44,7 @@ pub fn read(job: Option<&Job>, pods: &[Pod], events: &[Event], now: Millis) -> O
             gone(EndClass::Cancelled, None, "cancelled before it began")
         }
         Some(other) => other.clone(),
-        None => without_pod(job, cancelled, events),
+        None => without_pod(job, cancelled, events, now),
     }
 }
 
@@ -133,6 +135,7 @@ pub fn held(pods: &[Pod], now: Millis) -> Option<Held> {
         from_ms: held.iter().map(|(from, _)| *from).min()?,
         to_ms: held.iter().map(|(_, to)| *to).max()?,
         pods_ms: held.iter().map(|(from, to)| (to - from).max(0)).sum(),
+        gpu_busy: None,
     })
 }
 
@@ -178,7 +181,7 @@ fn with(prefix: &str, text: Option<&String>) -> String {
     if said.is_empty() { prefix.to_owned() } else { format!("{prefix}: {said}") }
 }
 
-fn without_pod(job: &Job, cancelled: bool, events: &[Event]) -> Observation {
+fn without_pod(job: &Job, cancelled: bool, events: &[Event], now: Millis) -> Observation {
     if cancelled {
         return gone(EndClass::Cancelled, None, "cancelled");
     }
@@ -197,8 +200,15 @@ fn without_pod(job: &Job, cancelled: bool, events: &[Event]) -> Observation {
     if job.metadata.deletion_timestamp.is_some() {
         return gone(EndClass::Cancelled, None, "its Job was deleted by someone else");
     }
-    if let Some(refused) = events.iter().rfind(|e| e.reason.as_deref() == Some("FailedCreate")) {
-        return gone(EndClass::Quota, None, with("the cluster refused its pod", refused.message.as_ref()));
+    let refusals = || events.iter().filter(|e| e.reason.as_deref() == Some("FailedCreate"));
+    if let Some(refused) = refusals().next_back() {
+        // The cluster itself tries again: a quota may be held by a pod that is ending, a webhook may be away for a moment.
+        let first = refusals().filter_map(|e| e.first_timestamp.as_ref()).map(millis).min();
+        let said = with("the cluster refused its pod", refused.message.as_ref());
+        if first.is_some_and(|first| now - first < REFUSED_MS) {
+            return pending(said);
+        }
+        return gone(EndClass::Quota, None, said);
     }
     if job.spec.as_ref().is_some_and(|s| s.suspend == Some(true)) {
         return pending("waits in its queue for quota");

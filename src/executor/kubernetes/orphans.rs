@@ -1,9 +1,7 @@
-//! Jobs of this installation that no row knows: what a database that was put back, or lost a row, has left in the cluster.
-//! They are listed; deleted only where nothing speaks for them.
+//! Jobs of this installation that no row waits for: what a database that was put back, or lost a row, has left in the cluster, and
+//! what a create made that was answered too late. They are listed; deleted only where nothing speaks for them.
 //!
 //! Must not: touch a Job that any row may still stand for.
-
-use std::collections::BTreeSet;
 
 use kube::ResourceExt as _;
 
@@ -50,29 +48,33 @@ pub struct Orphan {
 }
 
 impl Kubernetes {
-    /// Looks at every Job of this installation that watching has seen. `known` are uids that had a row before: a row outlives
-    /// its Job. What could not be deleted now is left for the next look.
+    /// Looks at every Job of this installation that watching has seen. What could not be deleted now is left for the next look.
     ///
     /// # Errors
     /// The store does not answer; nothing is lost by looking again later.
-    pub async fn sweep_orphans(
-        &self,
-        store: &Store,
-        known: &mut BTreeSet<String>,
-    ) -> Result<Vec<Orphan>, StoreError> {
+    pub async fn sweep_orphans(&self, store: &Store) -> Result<Vec<Orphan>, StoreError> {
         let now = self.clock.now_ms();
         let since_restore = store.restored_ms().await?.map(|at| now - at);
+        // In this order: a Job is made after its row.
         let jobs = self.picture.jobs();
-        let seen: BTreeSet<&String> = jobs.iter().filter_map(|job| job.labels().get(LABEL_ATTEMPT)).collect();
-        known.retain(|uid| seen.contains(uid));
+        let known = store.unremoved_attempts().await?;
         let mut found = Vec::new();
         for job in &jobs {
-            let Some(uid) = job.labels().get(LABEL_ATTEMPT).filter(|uid| !known.contains(*uid)) else {
+            let Some(uid) = job.labels().get(LABEL_ATTEMPT).map(|uid| AttemptUid::from_text(uid.as_str()))
+            else {
                 continue;
             };
-            let uid = AttemptUid::from_text(uid.as_str());
-            if store.attempt(&uid).await?.is_some() {
-                known.insert(uid.to_string());
+            if known.contains(&uid) {
+                continue;
+            }
+            if let Some(row) = store.attempt(&uid).await? {
+                // Over, and all of it removed as far as we knew: a create that was answered too late, or by a daemon that had lost
+                // its lease. Deleted like what no row speaks for, since nothing waits for it.
+                if row.removed_ms.is_some_and(|at| now - at >= GRACE_MS) {
+                    let orphan =
+                        Orphan { job: job.name_any(), uid, run: Some(row.run_id), fate: Fate::Delete };
+                    self.remove_orphan(orphan, &mut found).await;
+                }
                 continue;
             }
             let run = run_of(Some(job.labels()));
@@ -87,13 +89,17 @@ impl Kubernetes {
             match fate {
                 Fate::Wait => {}
                 Fate::List => found.push(orphan),
-                Fate::Delete => match self.remove(&orphan.job, &orphan.uid, &serde_json::Value::Null).await {
-                    Ok(()) => found.push(orphan),
-                    Err(error) => tracing::debug!(job = orphan.job, %error, "an orphan is deleted later"),
-                },
+                Fate::Delete => self.remove_orphan(orphan, &mut found).await,
             }
         }
         Ok(found)
+    }
+
+    async fn remove_orphan(&self, orphan: Orphan, found: &mut Vec<Orphan>) {
+        match self.remove(&orphan.job, &orphan.uid, &serde_json::Value::Null).await {
+            Ok(()) => found.push(orphan),
+            Err(error) => tracing::debug!(job = orphan.job, %error, "an orphan is deleted later"),
+        }
     }
 }
 

@@ -40,6 +40,11 @@ impl Picture {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The first list is under way from now on.
+    pub fn begins(&self) {
+        self.first_list.send_replace(true);
+    }
+
     /// Returns once the first list has come or failed; at once when there is none to wait for. After a start over thousands of
     /// Jobs one list tells what as many calls would.
     pub async fn listed(&self) {
@@ -79,14 +84,21 @@ impl Picture {
         relist_s: u32,
         wake: &(dyn Fn(RunId) + Send + Sync),
     ) {
+        /// A round that ends sooner than this is followed by a pause, even one that ended in good order.
+        const SHORT: Duration = Duration::from_secs(2);
         let mut pause = Duration::from_millis(800);
-        self.first_list.send_replace(true);
+        // Nothing was looked at before the first list, unless that failed: then it brings no news of anything.
+        let mut looked = false;
         loop {
             let began = Instant::now();
-            if let Err(error) = self.round(jobs, pods, selector, relist_s, wake).await {
+            let done = self.round(jobs, pods, selector, relist_s, looked, wake).await;
+            looked = true;
+            if let Err(error) = &done {
                 self.first_list.send_replace(false);
                 self.lock().good_until = None;
                 tracing::warn!(error = format!("{error:#}"), "the cluster is not watched for the moment");
+            }
+            if done.is_err() || began.elapsed() < SHORT {
                 let jitter = rand::rng().random_range(0..=pause.as_millis() as u64 / 4);
                 tokio::time::sleep(pause + Duration::from_millis(jitter)).await;
                 pause = (pause * 2).min(Duration::from_secs(30));
@@ -103,6 +115,7 @@ impl Picture {
         pods: &Api<Pod>,
         selector: &str,
         relist_s: u32,
+        looked: bool,
         wake: &(dyn Fn(RunId) + Send + Sync),
     ) -> anyhow::Result<()> {
         let (all_jobs, jobs_version) = everything(jobs, selector).await?;
@@ -146,29 +159,28 @@ impl Picture {
             changed
         };
         self.first_list.send_replace(false);
-        changed.into_iter().for_each(wake);
-        let watching = async {
-            tokio::try_join!(
-                self.follow(jobs, selector, &jobs_version, relist_s, wake, |seen, job, there| {
-                    let Some(uid) = job.labels().get(LABEL_ATTEMPT).cloned() else { return };
-                    let entry = seen.attempts.entry(uid).or_default();
-                    entry.0 = there.then_some(job);
-                }),
-                self.follow(pods, selector, &pods_version, relist_s, wake, |seen, pod, there| {
-                    let Some(uid) = pod.labels().get(LABEL_ATTEMPT).cloned() else { return };
-                    let entry = seen.attempts.entry(uid).or_default();
-                    if there {
-                        entry.1.insert(pod.name_any(), pod);
-                    } else {
-                        entry.1.remove(&pod.name_any());
-                    }
-                })
-            )
-        };
-        match tokio::time::timeout_at(until.into(), watching).await {
-            Ok(Err(error)) => Err(error),
-            // Time for the next relist, or the server ended both watches in good order.
-            Ok(Ok(_)) | Err(_) => Ok(()),
+        if looked {
+            changed.into_iter().for_each(wake);
+        }
+        let of_jobs = self.follow(jobs, selector, &jobs_version, relist_s, wake, |seen, job, there| {
+            let Some(uid) = job.labels().get(LABEL_ATTEMPT).cloned() else { return };
+            let entry = seen.attempts.entry(uid).or_default();
+            entry.0 = there.then_some(job);
+        });
+        let of_pods = self.follow(pods, selector, &pods_version, relist_s, wake, |seen, pod, there| {
+            let Some(uid) = pod.labels().get(LABEL_ATTEMPT).cloned() else { return };
+            let entry = seen.attempts.entry(uid).or_default();
+            if there {
+                entry.1.insert(pod.name_any(), pod);
+            } else {
+                entry.1.remove(&pod.name_any());
+            }
+        });
+        // Two connections: where one ends, even in good order, the other one's half of the picture must not be believed alone.
+        tokio::select! {
+            ended = of_jobs => ended,
+            ended = of_pods => ended,
+            () = tokio::time::sleep_until(until.into()) => Ok(()),
         }
     }
 

@@ -216,7 +216,13 @@ impl<'a> ForgeLinks<'a> {
     }
 }
 
-fn gpu_cost<'a>(web: &Web, attempts: impl IntoIterator<Item = &'a AttemptRow>, now: Millis) -> String {
+fn gpu_cost<'a>(
+    web: &Web,
+    attempts: impl IntoIterator<Item = &'a AttemptRow> + Clone,
+    now: Millis,
+) -> String {
+    let idle = AttemptRow::gpu_idle(attempts.clone(), now);
+    let idle = idle.map_or(String::new(), |share| format!(", {:.0} % idle", share * 100.0));
     let pools = web.app.config.pools();
     let (mut gpu_ms, mut price, mut currency) = (0i64, 0.0, String::new());
     for a in attempts {
@@ -229,8 +235,8 @@ fn gpu_cost<'a>(web: &Web, attempts: impl IntoIterator<Item = &'a AttemptRow>, n
     }
     match (gpu_ms, price > 0.0) {
         (0, _) => String::new(),
-        (ms, false) => format!("{} of GPU time", text::duration(ms)),
-        (ms, true) => format!("{} of GPU time · {price:.2} {currency}", text::duration(ms)),
+        (ms, false) => format!("{} of GPU time{idle}", text::duration(ms)),
+        (ms, true) => format!("{} of GPU time{idle} · {price:.2} {currency}", text::duration(ms)),
     }
 }
 

@@ -142,6 +142,7 @@ impl Namespace {
             context: None,
             image_pull_secrets: Vec::new(),
             relist_s: 15,
+            prometheus: None,
         }
     }
 

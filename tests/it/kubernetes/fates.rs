@@ -118,7 +118,20 @@ fn a_job_without_pods_says_why() {
         "deleted by someone else",
     );
     let refused = event("FailedCreate", "ty-x", "pods \"x\" is forbidden: exceeded quota: none");
-    gone(seen(json!({"metadata": {}}), vec![], vec![refused], 0), EndClass::Quota, "exceeded quota: none");
+    gone(
+        seen(json!({"metadata": {}}), vec![], vec![refused.clone()], 0),
+        EndClass::Quota,
+        "exceeded quota: none",
+    );
+    // The Job's controller tries again, so the first refusal is no end.
+    let mut timed = refused;
+    timed["firstTimestamp"] = "1970-01-01T00:00:00Z".into();
+    let still = seen(json!({"metadata": {}}), vec![], vec![timed.clone()], 59_000);
+    assert!(
+        matches!(&still, Observation::Pending { why } if why.contains("exceeded quota: none")),
+        "{still:?}"
+    );
+    gone(seen(json!({"metadata": {}}), vec![], vec![timed], 60_000), EndClass::Quota, "exceeded quota: none");
     let queued = seen(json!({"metadata": {}, "spec": {"suspend": true, "template": {}}}), vec![], vec![], 0);
     assert_eq!(queued, Observation::Pending { why: "waits in its queue for quota".into() });
 
@@ -165,8 +178,9 @@ fn a_pod_holds_its_node_from_its_binding_to_its_last_containers_end() {
         pod(json!({"phase": "Succeeded", "conditions": from(a), "containerStatuses": end(b)}))
     };
     let prepared = pod(json!({"phase": "Running", "conditions": from(5), "initContainerStatuses": end(7)}));
-    let held =
-        |from: i64, to: i64, pods: i64| Some(Held { from_ms: at(from), to_ms: at(to), pods_ms: pods * 1000 });
+    let held = |from: i64, to: i64, pods: i64| {
+        Some(Held { from_ms: at(from), to_ms: at(to), pods_ms: pods * 1000, gpu_busy: None })
+    };
     assert_eq!(of(vec![over(3, 9)]), held(3, 9, 6));
     assert_eq!(of(vec![over(3, 9), over(2, 8)]), held(2, 9, 12), "each pod's own time");
     assert_eq!(of(vec![prepared]), held(5, 59, 54), "it still runs");

@@ -68,6 +68,7 @@ pub fn cluster() -> Cluster {
             context: None,
             image_pull_secrets: vec!["registry".into()],
             relist_s: 60,
+            prometheus: None,
         },
         instance: "5f1c9a2b7d3e4f60".into(),
         agent_url: "https://trainyard-agents.trainyard.svc:8720".into(),

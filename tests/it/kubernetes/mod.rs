@@ -1,5 +1,6 @@
 //! The Kubernetes executor: its manifests as golden files, and what it does on a real cluster.
 
+mod busy;
 mod chart;
 pub mod cluster;
 mod ends;
