@@ -33,12 +33,7 @@ pub fn headline(row: &ComparisonRow) -> String {
 
 /// The worst verdict speaks for the run.
 pub fn worst<'a>(rows: impl IntoIterator<Item = &'a ComparisonRow>) -> Option<Summary> {
-    let rank = |v: Verdict| match v {
-        Verdict::Fail => 2,
-        Verdict::Inconclusive => 1,
-        Verdict::Pass => 0,
-    };
-    let row = rows.into_iter().filter(|r| r.verdict.is_some()).max_by_key(|r| r.verdict.map_or(0, rank))?;
+    let row = rows.into_iter().filter(|row| row.verdict.is_some()).max_by_key(|row| row.verdict)?;
     Some(Summary { verdict: row.verdict?, headline: headline(row) })
 }
 

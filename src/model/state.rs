@@ -151,12 +151,12 @@ states! {
 }
 
 states! {
-    /// What a gate, a comparison or a check says.
+    /// What a gate, a comparison or a check says; a worse one is greater.
     Verdict, "verdict" {
         Pass = "pass",
-        Fail = "fail",
         /// The evidence does not decide it (no baseline, too few seeds).
         Inconclusive = "inconclusive",
+        Fail = "fail",
     }
 }
 

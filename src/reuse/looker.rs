@@ -55,7 +55,7 @@ impl Looker {
             Err(why) => return never(why.to_string()),
         };
         let pools = self.config.pools();
-        let Some((pool, PoolConfig { executor, .. })) = pool(&step, &pools) else {
+        let Some((pool, PoolConfig { executor, .. })) = Config::pool_of(&pools, step.pool.as_deref()) else {
             return never("its pool is not configured".into());
         };
         let Some(forge) = self.forges.get(&repo.forge) else {
@@ -131,17 +131,6 @@ impl Looker {
         }
         Ok(WorkOutcome::Done)
     }
-}
-
-/// The pool that the step would get its place on: as the scheduler chooses it.
-fn pool<'p>(step: &StepSpec, pools: &'p BTreeMap<String, PoolConfig>) -> Option<(&'p str, &'p PoolConfig)> {
-    let found = match &step.pool {
-        Some(name) => pools.get_key_value(name),
-        None => pools
-            .get_key_value("default")
-            .or_else(|| if pools.len() == 1 { pools.first_key_value() } else { None }),
-    };
-    found.map(|(name, pool)| (name.as_str(), pool))
 }
 
 #[async_trait]

@@ -42,9 +42,9 @@ pub struct Contender<'a> {
     pub terms: Terms,
 }
 
-/// How long each repository held each pool, decayed to now, with what it holds at the moment.
+/// How long each repository held each pool, decayed to now, with what it holds at the moment. By pool, then repository.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Shares(BTreeMap<(RepoId, String), f64>);
+pub struct Shares(BTreeMap<String, BTreeMap<RepoId, f64>>);
 
 impl Shares {
     pub fn new(
@@ -69,12 +69,12 @@ impl Shares {
     }
 
     fn add(&mut self, repo: &RepoId, pool: &str, ms: f64) {
-        *self.0.entry((repo.clone(), pool.to_owned())).or_default() += ms;
+        *self.0.entry(pool.to_owned()).or_default().entry(repo.clone()).or_default() += ms;
     }
 
     /// Milliseconds of GPUs (or places) that count against a repository now.
     pub fn of(&self, repo: &RepoId, pool: &str) -> f64 {
-        self.0.get(&(repo.clone(), pool.to_owned())).copied().unwrap_or_default()
+        self.0.get(pool).and_then(|of_pool| of_pool.get(repo)).copied().unwrap_or_default()
     }
 }
 

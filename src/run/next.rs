@@ -15,12 +15,15 @@ use crate::store::work::WorkAsk;
 
 /// After a process tree is gone, its agent's last words may still be on their way.
 const LAST_WORDS_MS: Millis = 10_000;
-/// How often the executor is asked about an attempt that does not run yet, or is to stop.
+/// How often the executor is asked about an attempt that is to stop, or has just been handed over.
 const SOON_MS: Millis = 5_000;
+/// One that waits long for its place is asked about less and less often, up to this: thousands of them would fill the queue with
+/// looks that find nothing. What the executor hears by itself (a watch, the agent's `start`) brings a look at once.
+const SELDOM_MS: Millis = 60_000;
 /// The agent ends a step whose time is over by itself; this much later we do.
 const OVERDUE_SLACK_MS: Millis = 60_000;
 /// How often a run that waits for another of its group looks again; the other's end asks for it sooner.
-const GROUP_POLL_MS: Millis = 10_000;
+const GROUP_POLL_MS: Millis = 60_000;
 
 /// All that a decision is made from.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +33,8 @@ pub struct Situation<'a> {
     pub limits: &'a Limits,
     /// What executors said in this pass.
     pub observed: &'a BTreeMap<AttemptUid, Observed>,
+    /// Attempts about which an executor failed to do or say something in this pass, and why.
+    pub failed: &'a BTreeMap<AttemptUid, String>,
     /// The run of the same concurrency group that goes first, if any.
     pub ahead: Option<&'a RunId>,
 }
@@ -48,6 +53,13 @@ pub enum Effect {
     Observe(AttemptUid),
     Cancel(AttemptUid),
     Remove(AttemptUid),
+}
+
+impl Effect {
+    pub fn attempt(&self) -> &AttemptUid {
+        let (Self::Submit(uid) | Self::Observe(uid) | Self::Cancel(uid) | Self::Remove(uid)) = self;
+        uid
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -181,13 +193,62 @@ impl<'a> Deciding<'a> {
                         self.effects.insert(Effect::Cancel(attempt.uid.clone()));
                         self.end(attempt, EndClass::Cancelled, stop.why.clone(), None);
                     }
-                    None => {
-                        self.effects.insert(Effect::Submit(attempt.uid.clone()));
-                    }
+                    None => self.hand_over(attempt),
                 },
                 _ => self.watch_submitted(attempt, stop),
             }
         }
+    }
+
+    /// Submits an attempt. Where that cannot be done for now, people read why, and not for ever: it holds its place meanwhile.
+    fn hand_over(&mut self, attempt: &AttemptRow) {
+        let limit_ms = self.at.limits.pending_timeout_s * 1000;
+        let deadline = attempt.intended_ms + limit_ms;
+        let Some(why) = self.at.failed.get(&attempt.uid) else {
+            self.effects.insert(Effect::Submit(attempt.uid.clone()));
+            return;
+        };
+        if self.at.now >= deadline {
+            let reason = format!("it could not be started within {}: {why}", spell_span(limit_ms));
+            // The submit may have been carried out without an answer.
+            self.effects.insert(Effect::Cancel(attempt.uid.clone()));
+            self.end(attempt, EndClass::Unschedulable, reason, None);
+            return;
+        }
+        if attempt.reason != *why {
+            self.attempt_moves.push(AttemptMove {
+                uid: attempt.uid.clone(),
+                to: AttemptState::Intended,
+                class: None,
+                reason: why.clone(),
+                exit_code: None,
+                cancel: false,
+                handle: None,
+            });
+        }
+        self.look(deadline);
+    }
+
+    /// When an attempt is to stop and neither its executor can be asked nor its agent was heard for long, nobody will ever say that
+    /// it ended. True: it was ended here.
+    fn give_up(&mut self, attempt: &AttemptRow, stop: Option<&Stop>) -> bool {
+        let Some(why) = self.at.failed.get(&attempt.uid) else { return false };
+        let heard = attempt.heartbeat_ms.max(attempt.started_ms).max(attempt.submitted_ms);
+        let silent_since = heard.unwrap_or(attempt.intended_ms);
+        let lost_at = silent_since.saturating_add(self.at.limits.machine_silence_s * 1000);
+        if self.at.now < lost_at {
+            self.look(lost_at);
+            return false;
+        }
+        let (class, reason) = match stop {
+            Some(Stop { to: RunState::Failed, why }) => (EndClass::TimedOut, why.clone()),
+            Some(stop) => (EndClass::Cancelled, stop.why.clone()),
+            None => (EndClass::TimedOut, "its time limit passed".to_owned()),
+        };
+        let reason = format!("{reason}; whether it still runs is unknown: {why}");
+        self.effects.insert(Effect::Cancel(attempt.uid.clone()));
+        self.end(attempt, class, reason, None);
+        true
     }
 
     fn watch_submitted(&mut self, attempt: &AttemptRow, stop: Option<&Stop>) {
@@ -224,6 +285,9 @@ impl<'a> Deciding<'a> {
             return;
         }
         if stop.is_some() || overdue == Some(true) {
+            if self.give_up(attempt, stop) {
+                return;
+            }
             self.cancel(attempt);
             self.observe_soon(attempt);
             return;
@@ -261,7 +325,8 @@ impl<'a> Deciding<'a> {
                         handle: None,
                     });
                 }
-                self.observe_soon(attempt);
+                let waited = now - attempt.submitted_ms.unwrap_or(attempt.intended_ms);
+                self.observe_within(attempt, (waited / 4).clamp(SOON_MS, SELDOM_MS));
                 self.look(deadline);
             }
             _ => {
@@ -316,10 +381,15 @@ impl<'a> Deciding<'a> {
     }
 
     fn observe_soon(&mut self, attempt: &AttemptRow) {
+        self.observe_within(attempt, SOON_MS);
+    }
+
+    /// Asks the executor now if it was not asked in this pass, and again after `ms` at the latest.
+    fn observe_within(&mut self, attempt: &AttemptRow, ms: Millis) {
         if !self.at.observed.contains_key(&attempt.uid) {
             self.effects.insert(Effect::Observe(attempt.uid.clone()));
         }
-        self.look(self.at.now + SOON_MS);
+        self.look(self.at.now + ms);
     }
 
     fn overdue_at(&self, attempt: &AttemptRow, started: Millis) -> Millis {

@@ -11,8 +11,8 @@ use crate::clock::{Millis, SharedClock};
 use crate::config::Config;
 use crate::executor::{Executor, ExecutorError, Launch, Observation, external_name};
 use crate::failpoint;
-use crate::model::{AttemptState, AttemptUid, EndClass, RunId, RunState};
-use crate::queue::Handler;
+use crate::model::{AttemptState, AttemptUid, EndClass, RunId};
+use crate::queue::{Handler, backoff};
 use crate::store::attempts::{AttemptMove, AttemptRow};
 use crate::store::runs::{Applied, RunRow, RunView};
 use crate::store::work::{WorkAsk, WorkItem, WorkKind, WorkOutcome};
@@ -57,8 +57,9 @@ impl Reconciler {
 
     /// `ours_only`: this look was asked for because only this machine can act on some of the run's attempts; it leaves
     /// those of other machines alone. A look at the whole run asks their daemons.
-    async fn reconcile(&self, id: &RunId, ours_only: bool) -> anyhow::Result<WorkOutcome> {
+    async fn reconcile(&self, id: &RunId, ours_only: bool, tries: i64) -> anyhow::Result<WorkOutcome> {
         let mut observed = BTreeMap::new();
+        let mut failed: BTreeMap<AttemptUid, String> = BTreeMap::new();
         let mut asked: BTreeSet<String> = BTreeSet::new();
         let mut wrote = false;
         let mut acted: BTreeSet<Effect> = BTreeSet::new();
@@ -67,13 +68,14 @@ impl Reconciler {
             let Some(view) = self.store.run_view(id).await.context("cannot read the run")? else {
                 return Ok(WorkOutcome::Done);
             };
-            let ahead = self.ahead(&view.run).await?;
+            let ahead = self.store.run_ahead(&view.run).await.context("cannot read the concurrency group")?;
             let now = self.clock.now_ms();
             let situation = Situation {
                 view: &view,
                 now,
                 limits: &self.config.limits,
                 observed: &observed,
+                failed: &failed,
                 ahead: ahead.as_ref(),
             };
             let decision = next(&situation);
@@ -107,6 +109,7 @@ impl Reconciler {
                 }
                 changed = true;
                 if let Err(error) = self.act(&view, &effect, &mut observed).await {
+                    failed.insert(effect.attempt().clone(), format!("{error:#}"));
                     trouble.get_or_insert(error);
                 }
             }
@@ -116,27 +119,39 @@ impl Reconciler {
                     self.store.ask(asks, now).await.context("cannot ask for the whole run")?;
                 }
                 // Its other times to look are the whole look's.
-                return match (trouble, decision.look_again_ms) {
-                    (Some(error), _) => Err(error),
-                    (None, Some(at_ms)) if !observed.is_empty() => Ok(WorkOutcome::Again { at_ms }),
-                    (None, _) => Ok(WorkOutcome::Done),
-                };
+                let again = decision.look_again_ms.filter(|_| !observed.is_empty() || trouble.is_some());
+                return Ok(self.outcome(id, trouble, again, tries));
             }
             if !changed {
-                return match (trouble, decision.look_again_ms) {
-                    (Some(error), _) => Err(error),
-                    (None, Some(at_ms)) => Ok(WorkOutcome::Again { at_ms }),
-                    (None, None) => Ok(WorkOutcome::Done),
-                };
+                return Ok(self.outcome(id, trouble, decision.look_again_ms, tries));
             }
         }
         Ok(WorkOutcome::Again { at_ms: self.clock.now_ms() + 1000 })
     }
 
+    /// Trouble with one attempt is tried again with back-off, but the others are looked at when they are due.
+    fn outcome(
+        &self,
+        id: &RunId,
+        trouble: Option<anyhow::Error>,
+        again: Option<Millis>,
+        tries: i64,
+    ) -> WorkOutcome {
+        match (trouble, again) {
+            (Some(error), again) => {
+                let error = format!("{error:#}");
+                tracing::warn!(run.id = %id, work.tries = tries + 1, error, "a run cannot go on yet");
+                let at_ms = self.clock.now_ms() + backoff(tries);
+                WorkOutcome::Retry { at_ms: again.map_or(at_ms, |again| again.min(at_ms)), error }
+            }
+            (None, Some(at_ms)) => WorkOutcome::Again { at_ms },
+            (None, None) => WorkOutcome::Done,
+        }
+    }
+
     /// The machine whose daemon alone can carry this out, if that is not ours.
     fn elsewhere<'v>(&self, view: &'v RunView, effect: &Effect) -> Option<&'v str> {
-        let (Effect::Submit(uid) | Effect::Observe(uid) | Effect::Cancel(uid) | Effect::Remove(uid)) = effect;
-        let attempt = view.attempts.iter().find(|a| a.uid == *uid)?;
+        let attempt = view.attempts.iter().find(|a| a.uid == *effect.attempt())?;
         let machine = attempt.machine.as_str();
         (!machine.is_empty() && machine != self.store.machine()).then_some(machine)
     }
@@ -180,19 +195,16 @@ impl Reconciler {
         self.store.move_attempt(end, now).await.context("cannot note that an attempt was lost")
     }
 
-    /// The run of the same concurrency group that goes first: one that runs, else the oldest that waits.
-    async fn ahead(&self, run: &RunRow) -> anyhow::Result<Option<RunId>> {
-        let (RunState::Queued, Some(group)) = (run.state, &run.concurrency) else { return Ok(None) };
-        let open = self.store.open_runs_in_group(group).await.context("cannot read the concurrency group")?;
-        Ok(ahead(run, &open))
-    }
-
+    /// The one whose turn it is now looks at once.
     async fn wake_group(&self, run: &RunRow) -> anyhow::Result<()> {
-        let Some(group) = &run.concurrency else { return Ok(()) };
-        let now = self.clock.now_ms();
-        let open = self.store.open_runs_in_group(group).await.context("cannot read the concurrency group")?;
-        let asks = open.iter().map(|other| WorkAsk::run(&other.id, now)).collect();
-        self.store.ask(asks, now).await.context("cannot wake the concurrency group")
+        if let Some(next) =
+            self.store.next_of_group(run).await.context("cannot read the concurrency group")?
+        {
+            let now = self.clock.now_ms();
+            let asks = vec![WorkAsk::run(&next, now)];
+            self.store.ask(asks, now).await.context("cannot wake the concurrency group")?;
+        }
+        Ok(())
     }
 
     async fn act(
@@ -201,7 +213,7 @@ impl Reconciler {
         effect: &Effect,
         observed: &mut BTreeMap<AttemptUid, Observed>,
     ) -> anyhow::Result<()> {
-        let (Effect::Submit(uid) | Effect::Observe(uid) | Effect::Cancel(uid) | Effect::Remove(uid)) = effect;
+        let uid = effect.attempt();
         let attempt =
             view.attempts.iter().find(|a| a.uid == *uid).context("the attempt is not part of its run")?;
         let executor = self.executors.get(&attempt.executor).with_context(|| {
@@ -341,19 +353,6 @@ impl Reconciler {
     }
 }
 
-/// Which run of a concurrency group goes before this one. Ids sort by the time that they were made.
-pub fn ahead(run: &RunRow, open: &[RunRow]) -> Option<RunId> {
-    let others = || open.iter().filter(|other| other.id != run.id);
-    others()
-        .find(|other| other.state == RunState::Running)
-        .or_else(|| {
-            others()
-                .filter(|other| other.state == RunState::Queued && other.id < run.id)
-                .min_by_key(|other| &other.id)
-        })
-        .map(|other| other.id.clone())
-}
-
 #[async_trait]
 impl Handler for Reconciler {
     fn kind(&self) -> WorkKind {
@@ -361,8 +360,8 @@ impl Handler for Reconciler {
     }
     async fn handle(&self, item: &WorkItem) -> anyhow::Result<WorkOutcome> {
         match item.key.split_once('@') {
-            Some((run, _)) => self.reconcile(&RunId::from_text(run), true).await,
-            None => self.reconcile(&RunId::from_text(item.key.as_str()), false).await,
+            Some((run, _)) => self.reconcile(&RunId::from_text(run), true, item.tries).await,
+            None => self.reconcile(&RunId::from_text(item.key.as_str()), false, item.tries).await,
         }
     }
 }

@@ -241,24 +241,19 @@ impl Round<'_> {
     }
 }
 
-/// The pool a step belongs to: the one it names, else `default`, else the only one.
+/// The pool a step belongs to, or why none can ever hold it.
 pub fn pool_of<'p>(
     step: &ReadyStep,
     pools: &'p BTreeMap<String, PoolConfig>,
 ) -> Result<(&'p str, &'p PoolConfig), String> {
-    let known = || pools.keys().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-    let found = match &step.spec.pool {
-        Some(name) => pools
-            .get_key_value(name)
-            .ok_or_else(|| format!("there is no pool `{name}` here; the pools are {}", known()))?,
-        None => pools
-            .get_key_value("default")
-            .or_else(|| if pools.len() == 1 { pools.first_key_value() } else { None })
-            .ok_or_else(|| {
-                format!("the step names no pool and there is no pool `default`; the pools are {}", known())
-            })?,
-    };
-    let (name, pool) = (found.0.as_str(), found.1);
+    let named = step.spec.pool.as_deref();
+    let (name, pool) = Config::pool_of(pools, named).ok_or_else(|| {
+        let known = pools.keys().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        match named {
+            Some(name) => format!("there is no pool `{name}` here; the pools are {known}"),
+            None => format!("the step names no pool and there is no pool `default`; the pools are {known}"),
+        }
+    })?;
     if !step.trusted && !pool.untrusted {
         return Err(format!("pool `{name}` takes no steps of untrusted runs"));
     }
@@ -276,6 +271,10 @@ pub fn pool_of<'p>(
         return Err(format!("pool `{name}` is closed: it has no slots"));
     }
     Ok((name, pool))
+}
+
+fn on_local(step: &ReadyStep, pools: &BTreeMap<String, PoolConfig>) -> bool {
+    pool_of(step, pools).is_ok_and(|(_, pool)| pool.executor == LOCAL)
 }
 
 /// Looks at all pools at once.
@@ -325,10 +324,6 @@ impl Scheduler {
         Ok(())
     }
 
-    fn is_local(&self, step: &ReadyStep) -> bool {
-        pool_of(step, &self.config.pools()).is_ok_and(|(_, pool)| pool.executor == LOCAL)
-    }
-
     /// Other machines may have local places for what found none here.
     async fn ask_the_others(&self, now: Millis) -> anyhow::Result<()> {
         let daemons = self.store.daemons().await.context("cannot read which daemons live")?;
@@ -350,14 +345,15 @@ impl Handler for Scheduler {
         // Only a machine's own daemon gives away the places of its local pools, in one look at a time.
         let ours_only = item.key.contains('@');
         if ours_only {
-            scene.keep(|step| self.is_local(step));
+            let pools = scene.pools.clone();
+            scene.keep(|step| on_local(step, &pools));
         }
         let picked = pick(&scene);
         let ready = &scene.ready;
         for (index, why) in picked.refused {
             self.refuse(&ready[index], why).await?;
         }
-        let left = picked.waits.iter().any(|(index, _)| self.is_local(&ready[*index]));
+        let left = picked.waits.iter().any(|(index, _)| on_local(&ready[*index], &scene.pools));
         if left && !ours_only && !self.store.is_alone() {
             self.ask_the_others(now).await?;
         }

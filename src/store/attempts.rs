@@ -1,15 +1,15 @@
 //! Attempts and all that their agents report. Every accepted report is fenced by the attempt's uid (G5).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::conn::{Conn, Fields, all, execute, one, to_json};
-use super::queue::charge;
+use super::queue::{add_usage, charge};
 use super::runs::{ended_run, group_busy};
 use super::work::{WorkAsk, WorkItem, ask_in};
-use super::{Store, StoreError};
+use super::{Store, StoreError, dialect};
 use crate::clock::Millis;
 use crate::model::{
-    AttemptState, AttemptUid, DataReport, EndClass, Held, MetricPoint, MetricSource, RunId, StepId,
+    AttemptState, AttemptUid, DataReport, EndClass, Held, MetricPoint, MetricSource, RepoId, RunId, StepId,
 };
 
 /// One place given to one ready step.
@@ -77,6 +77,8 @@ pub struct AttemptRow {
     pub held_to_ms: Option<Millis>,
     /// Each pod's own time, added up.
     pub held_pods_ms: Option<Millis>,
+    /// How busy its GPUs were, 0 to 1, where a monitor knew.
+    pub gpu_busy: Option<f64>,
 }
 
 /// A guarded change of an attempt. `Ended` is written once; a move of an ended attempt is ignored. One that comes late (the
@@ -159,7 +161,8 @@ macro_rules! select_attempt {
             "SELECT a.uid, a.run_id, a.step_id, a.number, a.state, a.class, a.reason, a.exit_code, a.executor, a.pool, a.machine, a.gpus, a.ranks,
                a.bootstrap_hash, a.bootstrap_nonce, a.sealed, a.cancel_request, a.outputs, a.handle, a.log_bytes,
                a.log_lost_bytes, a.metrics_seq, a.notes, a.intended_ms, a.submitted_ms, a.started_ms, a.heartbeat_ms,
-               a.finished_ms, a.ended_ms, a.removed_ms, a.held_from_ms, a.held_to_ms, a.held_pods_ms
+               a.finished_ms, a.ended_ms, a.removed_ms, a.held_from_ms, a.held_to_ms, a.held_pods_ms,
+               a.gpu_busy
              FROM attempts a ",
             $rest
         )
@@ -177,6 +180,18 @@ impl AttemptRow {
         let Some(from) = self.held_from_ms.or(self.started_ms) else { return 0 };
         let to = self.held_to_ms.or(self.ended_ms).unwrap_or(now);
         (to - from).max(0).saturating_mul(gpus)
+    }
+
+    /// The share of these attempts' GPU time in which the GPUs did nothing, 0 to 1; None where no monitor knows of any.
+    pub fn gpu_idle<'a>(attempts: impl IntoIterator<Item = &'a Self>, now: Millis) -> Option<f64> {
+        let (mut known_ms, mut idle_ms) = (0.0, 0.0);
+        for attempt in attempts {
+            let Some(busy) = attempt.gpu_busy else { continue };
+            let ms = attempt.gpu_ms(now) as f64;
+            known_ms += ms;
+            idle_ms += ms * (1.0 - busy);
+        }
+        (known_ms > 0.0).then(|| idle_ms / known_ms)
     }
 
     fn read(row: &impl Fields) -> Result<Self, StoreError> {
@@ -214,6 +229,7 @@ impl AttemptRow {
             held_from_ms: row.get("held_from_ms")?,
             held_to_ms: row.get("held_to_ms")?,
             held_pods_ms: row.get("held_pods_ms")?,
+            gpu_busy: row.get("gpu_busy")?,
         })
     }
 }
@@ -283,6 +299,9 @@ pub(super) async fn move_attempt_in(
     Ok(Some(Moved { run: row.run_id, room: ended.then(|| WorkAsk::schedule(now)) }))
 }
 
+/// Held until the transaction ends, by a number made of the group's name.
+const LOCK_GROUP: &str = "SELECT pg_advisory_xact_lock(hashtextextended(concurrency, 0)) FROM runs WHERE id = $1 AND concurrency IS NOT NULL";
+
 impl Store {
     /// Moves ready steps to running and inserts their attempts as `intended`, all in one transaction, with a work item
     /// for each run. A step that is no longer ready, or whose run is over or asked to stop, is left out. Returns those placed.
@@ -322,14 +341,12 @@ impl Store {
                     return Ok(placed);
                 }
                 for place in placements {
-                    // Two schedulers may see two runs of one concurrency group ready; the rows of the group are locked,
-                    // so that the second one waits for the first and then sees what it placed.
-                    execute!(
-                        tx,
-                        "UPDATE runs SET epoch = epoch
-                         WHERE concurrency = (SELECT g.concurrency FROM runs g WHERE g.id = $1) AND state IN ('queued', 'running')",
-                        &place.run_id
-                    )?;
+                    // Two schedulers may see two runs of one concurrency group ready: the second one waits for the first and then
+                    // sees what it placed. On SQLite there is one writer.
+                    let lock = dialect::by_engine(tx, "", LOCK_GROUP);
+                    if !lock.is_empty() {
+                        execute!(tx, lock, &place.run_id)?;
+                    }
                     // The run's epoch grows, so that a decision made without knowing of this attempt is refused.
                     let open = execute!(
                         tx,
@@ -388,14 +405,12 @@ impl Store {
         one!(conn, AttemptRow::read, select_attempt!("WHERE a.uid = $1"), uid)
     }
 
-    /// Every attempt that is not ended, or ended but not yet removed from its executor.
-    pub async fn attempts_to_watch(&self) -> Result<Vec<AttemptRow>, StoreError> {
+    /// Every attempt of which something may still be at its executor.
+    pub async fn unremoved_attempts(&self) -> Result<BTreeSet<AttemptUid>, StoreError> {
         let mut conn = self.read().await?;
-        all!(
-            conn,
-            AttemptRow::read,
-            select_attempt!("WHERE a.state <> 'ended' OR a.removed_ms IS NULL ORDER BY a.intended_ms, a.uid")
-        )
+        let uids: Vec<AttemptUid> =
+            all!(conn, |row| row.get("uid"), "SELECT uid FROM attempts WHERE removed_ms IS NULL")?;
+        Ok(uids.into_iter().collect())
     }
 
     /// Moves one attempt; when that ends it, asks for its run and for a schedule. False: unknown, or it had ended.
@@ -412,7 +427,8 @@ impl Store {
         .await
     }
 
-    /// Nothing of an ended attempt is left at its executor.
+    /// Nothing of an ended attempt is left at its executor. What it held there is what its repository is charged for; a local
+    /// place is free from now on.
     pub async fn attempt_removed(
         &self,
         uid: &AttemptUid,
@@ -422,17 +438,40 @@ impl Store {
         let uid = uid.clone();
         self.write(move |tx| {
             Box::pin(async move {
-                execute!(
+                let Some(before) = one!(tx, AttemptRow::read, select_attempt!("WHERE a.uid = $1"), &uid)? else {
+                    return Ok(());
+                };
+                let rows = execute!(
                     tx,
-                    "UPDATE attempts SET removed_ms = $2, held_from_ms = $3, held_to_ms = $4, held_pods_ms = $5
+                    "UPDATE attempts SET removed_ms = $2, held_from_ms = $3, held_to_ms = $4, held_pods_ms = $5, gpu_busy = $6
                      WHERE uid = $1 AND state = 'ended' AND removed_ms IS NULL",
                     &uid,
                     now,
                     held.map(|held| held.from_ms),
                     held.map(|held| held.to_ms),
-                    held.map(|held| held.pods_ms)
-                )
-                .map(|_| ())
+                    held.map(|held| held.pods_ms),
+                    held.and_then(|held| held.gpu_busy)
+                )?;
+                if rows == 0 {
+                    return Ok(());
+                }
+                if before.executor == "local" {
+                    ask_in(tx, &[WorkAsk::schedule(now)], now).await?;
+                }
+                let Some(held) = held.filter(|_| !before.gpus.is_empty()) else { return Ok(()) };
+                let after = AttemptRow {
+                    held_from_ms: Some(held.from_ms),
+                    held_to_ms: Some(held.to_ms),
+                    held_pods_ms: Some(held.pods_ms),
+                    ..before.clone()
+                };
+                let more_ms = after.gpu_ms(now) - before.gpu_ms(now);
+                let repo: Option<RepoId> =
+                    one!(tx, |row| row.get("repo_id"), "SELECT repo_id FROM runs WHERE id = $1", &before.run_id)?;
+                match repo {
+                    Some(repo) => add_usage(tx, &repo, &before.pool, 0, more_ms, now).await,
+                    None => Ok(()),
+                }
             })
         })
         .await

@@ -8,12 +8,12 @@ use super::changes::{insert_run, request_cancel, supersede_held};
 use super::conn::{Fields, all, execute, one, to_json};
 use super::pulls::put_pull;
 use super::queue::put_priority;
-use super::runs::{NewRun, RunRow, ended_run, select_run};
+use super::runs::NewRun;
 use super::watches::{Watches, put_watches};
 use super::work::{WorkAsk, ask_in};
 use super::{Store, StoreError};
 use crate::clock::Millis;
-use crate::model::{DeliveryRowId, DeliveryState, PullRequest, RepoId, RepoRef, RunId, RunState, Sha};
+use crate::model::{DeliveryRowId, DeliveryState, PullRequest, RepoId, RepoRef, RunId, RunState};
 
 /// A verified request, about to be stored.
 #[derive(Debug, Clone)]
@@ -355,21 +355,5 @@ impl Store {
             })
         })
         .await
-    }
-
-    /// Open runs of one head, any pipeline.
-    pub async fn runs_of_sha(&self, repo: &RepoId, sha: &Sha) -> Result<Vec<RunRow>, StoreError> {
-        let mut conn = self.read().await?;
-        all!(
-            conn,
-            RunRow::read,
-            select_run!(
-                "WHERE r.repo_id = $1 AND r.head_sha = $2 AND r.state NOT IN ",
-                ended_run!(),
-                " ORDER BY r.created_ms, r.id"
-            ),
-            repo,
-            sha
-        )
     }
 }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::conn::{Conn, Fields, all, execute, one};
+use super::conn::{Conn, Fields, all, execute, one, to_json};
 use super::runs::group_busy;
-use super::{Store, StoreError};
+use super::{Store, StoreError, dialect};
 use crate::clock::Millis;
 use crate::model::{AttemptUid, Plan, RepoId, RepoName, RunId, StepId, StepSpec};
 
@@ -32,6 +32,80 @@ pub struct ReadyStep {
     pub ahead: Option<RunId>,
     /// Somebody still looks for an equal step.
     pub looking: bool,
+}
+
+/// A ready step as its row has it: what it does lies in its run's plan.
+struct ReadyRow {
+    run_id: RunId,
+    step_id: StepId,
+    position: i64,
+    number: i64,
+    ready_ms: Millis,
+    run_created_ms: Millis,
+    trusted: bool,
+    repo_id: RepoId,
+    forge: String,
+    repo: RepoName,
+    pipeline: String,
+    priority: Option<String>,
+    group: Option<String>,
+    ahead: Option<RunId>,
+    looked_up: bool,
+}
+
+impl ReadyRow {
+    fn read(row: &impl Fields) -> Result<Self, StoreError> {
+        Ok(Self {
+            run_id: row.get("run_id")?,
+            step_id: row.get("id")?,
+            position: row.get("position")?,
+            number: row.get("number")?,
+            ready_ms: row.get::<Option<Millis>>("ready_ms")?.unwrap_or_default(),
+            run_created_ms: row.get("created_ms")?,
+            trusted: row.get("trusted")?,
+            repo_id: row.get("repo_id")?,
+            forge: row.get("forge")?,
+            repo: row.get("repo_name")?,
+            pipeline: row.get("pipeline")?,
+            priority: row.get("priority")?,
+            group: row.get("concurrency")?,
+            ahead: row.get("ahead")?,
+            looked_up: row.get::<Option<String>>("reuse_key")?.is_some(),
+        })
+    }
+
+    fn with(self, plan: &Plan) -> Result<ReadyStep, StoreError> {
+        let spec = usize::try_from(self.position).ok().and_then(|at| plan.steps.get(at));
+        let spec = spec.cloned().ok_or_else(|| StoreError::Inconsistent {
+            what: "a step".into(),
+            why: format!("its plan has no step {}", self.position),
+        })?;
+        Ok(ReadyStep {
+            run_id: self.run_id,
+            step_id: self.step_id,
+            position: self.position,
+            number: self.number,
+            ready_ms: self.ready_ms,
+            run_created_ms: self.run_created_ms,
+            trusted: self.trusted,
+            repo_id: self.repo_id,
+            forge: self.forge,
+            repo: self.repo,
+            pipeline: self.pipeline,
+            priority: self.priority,
+            group: self.group,
+            ahead: self.ahead,
+            looking: spec.reuse.on && !self.looked_up,
+            spec,
+        })
+    }
+}
+
+/// The plans of a list of runs.
+macro_rules! plans {
+    ($list:literal) => {
+        concat!("SELECT id, plan FROM runs WHERE id IN (SELECT value FROM ", $list, ")")
+    };
 }
 
 /// What runs on a pool now.
@@ -93,15 +167,27 @@ pub(super) async fn charge(tx: &mut Conn, uid: &AttemptUid, now: Millis) -> Resu
     let Some((repo, pool, gpus, since, started)) = row else { return Ok(()) };
     let gpu_ms = started.map_or(0, |at| (now - at).max(0)).saturating_mul(gpus.len() as i64);
     let used = (now - since).max(0).saturating_mul(gpus.len().max(1) as i64);
+    add_usage(tx, &repo, &pool, used, gpu_ms, now).await
+}
+
+/// Adds to what a repository used of a pool.
+pub(super) async fn add_usage(
+    tx: &mut Conn,
+    repo: &RepoId,
+    pool: &str,
+    used_ms: i64,
+    gpu_ms: i64,
+    now: Millis,
+) -> Result<(), StoreError> {
     execute!(
         tx,
         "INSERT INTO pool_usage (repo_id, pool, bucket_ms, used_ms, gpu_ms) VALUES ($1, $2, $3, $4, $5)
          ON CONFLICT (repo_id, pool, bucket_ms) DO UPDATE SET used_ms = pool_usage.used_ms + excluded.used_ms,
            gpu_ms = pool_usage.gpu_ms + excluded.gpu_ms",
-        &repo,
-        &pool,
+        repo,
+        pool,
         now - now.rem_euclid(BUCKET_MS),
-        used,
+        used_ms,
         gpu_ms
     )?;
     Ok(())
@@ -131,37 +217,11 @@ impl Store {
     /// Ready steps of runs that are queued or running and not asked to stop, oldest run first, then position.
     pub async fn ready_steps(&self) -> Result<Vec<ReadyStep>, StoreError> {
         let mut conn = self.read().await?;
-        all!(
+        let rows: Vec<ReadyRow> = all!(
             conn,
-            |row| {
-                let position: i64 = row.get("position")?;
-                let plan: Plan = row.json("plan")?;
-                let spec = usize::try_from(position).ok().and_then(|at| plan.steps.into_iter().nth(at));
-                let spec = spec.ok_or_else(|| StoreError::Inconsistent {
-                    what: "a step".into(),
-                    why: format!("its plan has no step {position}"),
-                })?;
-                Ok(ReadyStep {
-                    run_id: row.get("run_id")?,
-                    step_id: row.get("id")?,
-                    position,
-                    number: row.get("number")?,
-                    ready_ms: row.get::<Option<Millis>>("ready_ms")?.unwrap_or_default(),
-                    run_created_ms: row.get("created_ms")?,
-                    trusted: row.get("trusted")?,
-                    repo_id: row.get("repo_id")?,
-                    forge: row.get("forge")?,
-                    repo: row.get("repo_name")?,
-                    pipeline: row.get("pipeline")?,
-                    priority: row.get("priority")?,
-                    group: row.get("concurrency")?,
-                    ahead: row.get("ahead")?,
-                    looking: spec.reuse.on && row.get::<Option<String>>("reuse_key")?.is_none(),
-                    spec,
-                })
-            },
+            ReadyRow::read,
             concat!(
-                "SELECT s.run_id, s.id, s.position, s.ready_ms, s.reuse_key, r.created_ms, r.plan, r.trusted, r.repo_id, r.pipeline,
+                "SELECT s.run_id, s.id, s.position, s.ready_ms, s.reuse_key, r.created_ms, r.trusted, r.repo_id, r.pipeline,
                r.concurrency, p.forge, p.name AS repo_name,
                (SELECT l.priority FROM pipelines l WHERE l.repo_id = r.repo_id AND l.name = r.pipeline) AS priority,
                CASE r.state WHEN 'queued' THEN
@@ -173,11 +233,24 @@ impl Store {
              WHERE r.state IN ('queued', 'running') AND r.cancel_request IS NULL AND s.state = 'ready'
              ORDER BY r.created_ms, r.id, s.position"
             )
-        )
+        )?;
+        // A plan is as long as its run has steps, and never changes: each is read once, not for each of its ready steps.
+        let mut runs: Vec<&RunId> = rows.iter().map(|row| &row.run_id).collect();
+        runs.dedup();
+        let list = to_json(&runs)?;
+        let sql =
+            dialect::by_engine(&conn, plans!("json_each($1)"), plans!("json_array_elements_text($1::json)"));
+        let plans: Vec<(RunId, Plan)> =
+            all!(conn, |row| Ok((row.get("id")?, row.json("plan")?)), sql, &list)?;
+        let plans: BTreeMap<RunId, Plan> = plans.into_iter().collect();
+        // A run that was deleted between the two reads has no ready steps any more.
+        let found = |row: ReadyRow| plans.get(&row.run_id).map(|plan| row.with(plan));
+        rows.into_iter().filter_map(found).collect()
     }
 
-    /// Attempts that are not ended, by pool, as far as they take room from what this handle's machine may place: those that every
-    /// daemon reaches, and its own.
+    /// Attempts that hold a place, by pool, as far as they take room from what this handle's machine may place: those that every
+    /// daemon reaches, and its own. A local place is held until nothing of its attempt is left: its processes share the machine, and
+    /// a user, with what comes next.
     pub async fn pool_use(&self) -> Result<BTreeMap<String, PoolUse>, StoreError> {
         let mut conn = self.read().await?;
         let open: Vec<(String, Vec<u32>, bool, OpenAttempt)> = all!(
@@ -196,7 +269,7 @@ impl Store {
             },
             "SELECT a.pool, a.gpus, a.intended_ms, a.run_id, r.trusted, r.repo_id, r.pipeline, s.name AS step
              FROM attempts a JOIN runs r ON r.id = a.run_id JOIN steps s ON s.id = a.step_id
-             WHERE a.state IN ('intended', 'submitted', 'pending', 'running', 'finishing') AND a.machine IN ('', $1)
+             WHERE a.removed_ms IS NULL AND (a.state <> 'ended' OR a.executor = 'local') AND a.machine IN ('', $1)
              ORDER BY a.intended_ms, a.uid",
             &*self.machine
         )?;

@@ -1,6 +1,6 @@
 //! Deletes what is old, in batches of at most 1,000 rows, as each table's migration comment says.
 
-use super::conn::{Fields, all, one, to_json};
+use super::conn::{Fields, all, execute, one, to_json};
 use super::runs::ended_run;
 use super::{Store, StoreError, dialect};
 use crate::clock::Millis;
@@ -38,9 +38,19 @@ pub struct Swept {
 /// How many rows one commit deletes at most: a long one would hold up everyone's writes.
 const BATCH: i64 = 1000;
 
-/// Bodies of deliveries that are decided. An undecided one is kept, however old.
-const BODIES: &str = "UPDATE deliveries SET body = NULL WHERE id IN (SELECT id FROM deliveries
-    WHERE received_ms < $1 AND body IS NOT NULL AND state <> 'stored' ORDER BY received_ms LIMIT $2) RETURNING '' AS blob_key";
+/// Bodies of deliveries that are decided. An undecided one is kept, however old. They are looked for apart from the write that empties
+/// them: the search passes over all whose bodies are gone, months of them, and nobody's write shall wait for it.
+const BODIES: &str = "SELECT id FROM deliveries
+    WHERE received_ms < $1 AND body IS NOT NULL AND state <> 'stored' ORDER BY received_ms LIMIT $2";
+macro_rules! empty_bodies {
+    ($list:literal) => {
+        concat!(
+            "UPDATE deliveries SET body = NULL WHERE state <> 'stored' AND id IN (SELECT value FROM ",
+            $list,
+            ")"
+        )
+    };
+}
 const DELIVERIES: &str = "DELETE FROM deliveries WHERE id IN (SELECT id FROM deliveries
     WHERE received_ms < $1 AND state <> 'stored' ORDER BY received_ms LIMIT $2) RETURNING '' AS blob_key";
 /// A parked item's `run_at_ms` is when it was parked.
@@ -103,12 +113,32 @@ impl Store {
         all!(conn, |row| row.get("blob_key"), sql, &list)
     }
 
+    async fn empty_bodies(&self, before_ms: Millis) -> Result<Swept, StoreError> {
+        let mut conn = self.read().await?;
+        let ids: Vec<String> = all!(conn, |row| row.get("id"), BODIES, before_ms, BATCH)?;
+        drop(conn);
+        let (count, list) = (ids.len() as u64, to_json(&ids)?);
+        if count > 0 {
+            self.write(move |tx| {
+                Box::pin(async move {
+                    let sql = dialect::by_engine(
+                        tx,
+                        empty_bodies!("json_each($1)"),
+                        empty_bodies!("json_array_elements_text($1::json)"),
+                    );
+                    execute!(tx, sql, &list)
+                })
+            })
+            .await?;
+        }
+        Ok(Swept { rows: count, blob_keys: Vec::new(), more: count as i64 == BATCH })
+    }
+
     /// One batch of each kind of old rows, each in a commit of its own. Parked work and what forges were told are kept as long as
     /// deliveries.
     pub async fn sweep(&self, keep: Retention, now: Millis) -> Result<Swept, StoreError> {
-        let mut swept = Swept::default();
+        let mut swept = self.empty_bodies(now - keep.delivery_bodies_ms).await?;
         for (sql, keep_ms) in [
-            (BODIES, keep.delivery_bodies_ms),
             (DELIVERIES, keep.deliveries_ms),
             (PARKED, keep.deliveries_ms),
             (LOGS, keep.logs_ms),

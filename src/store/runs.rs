@@ -299,6 +299,34 @@ impl Store {
         )
     }
 
+    /// The run of the same concurrency group that goes before this queued one: one that runs, else the oldest queued one that is
+    /// older. Ids sort by the time that they were made.
+    pub async fn run_ahead(&self, run: &RunRow) -> Result<Option<RunId>, StoreError> {
+        if run.state != RunState::Queued || run.concurrency.is_none() {
+            return Ok(None);
+        }
+        let mut conn = self.read().await?;
+        one!(
+            conn,
+            |row| row.get("id"),
+            "SELECT id FROM runs WHERE concurrency = $1 AND id <> $2 AND (state = 'running' OR (state = 'queued' AND id < $2))
+             ORDER BY CASE state WHEN 'running' THEN 0 ELSE 1 END, id LIMIT 1",
+            &run.concurrency,
+            &run.id
+        )
+    }
+
+    /// The oldest queued run of a run's concurrency group.
+    pub async fn next_of_group(&self, run: &RunRow) -> Result<Option<RunId>, StoreError> {
+        let mut conn = self.read().await?;
+        one!(
+            conn,
+            |row| row.get("id"),
+            "SELECT id FROM runs WHERE concurrency = $1 AND state = 'queued' ORDER BY id LIMIT 1",
+            &run.concurrency
+        )
+    }
+
     /// Every run that is not terminal: asked for once at start-up.
     pub async fn open_runs(&self) -> Result<Vec<RunId>, StoreError> {
         let mut conn = self.read().await?;

@@ -211,8 +211,14 @@ async fn sixty_forms_in_every_sink_of_the_daemon() {
     let view = web.place.view(&run).await;
     let limits = web.app.config.limits.clone();
     let ended = web.app.clock.now_ms();
-    let situation =
-        Situation { view: &view, now: ended, limits: &limits, observed: &BTreeMap::new(), ahead: None };
+    let situation = Situation {
+        view: &view,
+        now: ended,
+        limits: &limits,
+        observed: &BTreeMap::new(),
+        failed: &BTreeMap::new(),
+        ahead: None,
+    };
     store.apply(next(&situation).change.unwrap(), ended).await.unwrap();
     assert_eq!(web.place.view(&run).await.run.state, RunState::Failed);
     let app = &web.app;

@@ -117,7 +117,8 @@ impl Yard {
         }
         let mut placed = Vec::new();
         let now = self.clock.now_ms();
-        for attempt in self.place.store.attempts_to_watch().await.unwrap() {
+        for uid in self.place.store.unremoved_attempts().await.unwrap() {
+            let attempt = self.place.store.attempt(&uid).await.unwrap().unwrap();
             let Some(step) = before.get(&attempt.step_id) else { continue };
             let took = 60_000 * (1 + self.roll(20) as Millis);
             let held = Held { repo: step.repo_id.clone(), gpus: attempt.gpus.len() as u32, since: now };

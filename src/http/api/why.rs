@@ -71,10 +71,7 @@ pub async fn why(
 pub async fn explain(web: &Web, view: &RunView, repo: &str) -> Result<WhyJson, StoreError> {
     let store = &web.app.store;
     let scene = Scene::read(store, &web.app.config, web.app.clock.now_ms()).await?;
-    let mut ahead = None;
-    if let (RunState::Queued, Some(group)) = (view.run.state, &view.run.concurrency) {
-        ahead = crate::run::ahead(&view.run, &store.open_runs_in_group(group).await?);
-    }
+    let ahead = store.run_ahead(&view.run).await?;
     let mut baselines = Vec::new();
     if view.run.state == RunState::Succeeded {
         let waiting = store.comparisons_of(&view.run.id).await?;

@@ -113,16 +113,27 @@ pub async fn an_ended_attempt_frees_its_place(at: &Place) {
         2,
         "its run, and a schedule: {asked:?}"
     );
-    assert!(at.store.pool_use().await.unwrap().is_empty());
+    let used = at.store.pool_use().await.unwrap();
+    assert_eq!(used["default"].attempts, 1, "a local place is held until nothing is left of its attempt");
 
-    assert_eq!(at.store.attempts_to_watch().await.unwrap().len(), 1, "not removed yet");
-    at.store
-        .attempt_removed(&uid, Some(Held { from_ms: T0, to_ms: T0 + 6, pods_ms: 6 }), T0 + 7)
-        .await
-        .unwrap();
-    assert_eq!(at.store.attempts_to_watch().await.unwrap(), []);
+    let unremoved = async || at.store.unremoved_attempts().await.unwrap().into_iter().collect::<Vec<_>>();
+    assert_eq!(unremoved().await, std::slice::from_ref(&uid));
+    let charged = async || at.store.gpu_used_ms(&repo, 0, T0 + 1_000_000).await.unwrap();
+    let before = charged().await;
+    let held = Held { from_ms: T0, to_ms: T0 + 6, pods_ms: 6, gpu_busy: Some(0.25) };
+    at.store.attempt_removed(&uid, Some(held), T0 + 7).await.unwrap();
+    at.store.attempt_removed(&uid, Some(Held { to_ms: T0 + 99, ..held }), T0 + 8).await.unwrap();
+    assert_eq!(unremoved().await, []);
+    assert!(at.store.pool_use().await.unwrap().is_empty());
+    let asked = at.store.claim(&[WorkKind::Schedule], "w", T0 + 8, 1, 9).await.unwrap();
+    assert_eq!(asked.len(), 1, "its place is free");
+    assert_eq!(
+        (before < 2 * 6, charged().await),
+        (true, 2 * 6),
+        "the repository pays for what was held, once"
+    );
     let row = at.store.attempt(&uid).await.unwrap().unwrap();
-    assert_eq!((row.held_from_ms, row.held_to_ms), (Some(T0), Some(T0 + 6)));
+    assert_eq!((row.held_from_ms, row.held_to_ms, row.gpu_busy), (Some(T0), Some(T0 + 6), Some(0.25)));
     assert_eq!(row.gpu_ms(T0 + 3_600_000), 2 * 6, "two GPUs, from when their node was taken");
     assert_eq!(at.store.attempt(&AttemptUid::from_text("none")).await.unwrap(), None);
 }
