@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use trainyard::model::{EndClass, RunState, StepState};
 use trainyard::store::runs::RunView;
@@ -93,18 +94,24 @@ async fn steps_of_an_unprivileged_daemon_have_no_capability_and_leave_nothing() 
     let work = place.path().join("work");
     let more = format!("[executor.local]\nuser = {:?}\nworkspace = {work:?}\n", theirs.0);
     let mut yard = Yard::of(|url, token| Daemon::with(url, token, &more)).await;
-    sh(&format!("chown -R {0}: {1} {2}", ours.0, yard.daemon.root().display(), place.path().display()));
+    let files = yard.daemon.root().display();
+    sh(&format!("chmod 700 {files}; chown -R {0}: {files} {1}", ours.0, place.path().display()));
     yard.daemon.under = as_the_unit(&ours);
     yard.daemon.start().await;
     yard.push("main", &pipeline(&yard.daemon.root().join("token"))).await;
 
     let store = yard.store().await;
-    let view = until("the second step", 60, async || {
+    let second = async || {
         only_run(&store)
             .await
             .filter(|view| step(view, "look").is_terminal() && step(view, "wait") == StepState::Running)
-    })
-    .await;
+    };
+    let Ok(view) = tokio::time::timeout(Duration::from_secs(40), until("the second step", 60, second)).await
+    else {
+        let view = only_run(&store).await.unwrap();
+        let said = yard.daemon.bytes(&format!("/api/v1/attempts/{}/log", view.attempts[0].uid)).await;
+        panic!("no second step: {}\n{}", String::from_utf8_lossy(&said), yard.daemon.logged());
+    };
     let log = |view: &RunView, name: &str| {
         let id = &view.steps.iter().find(|step| step.name == name).unwrap().id;
         let uid = view.attempts.iter().find(|a| a.step_id == *id).unwrap().uid.clone();
