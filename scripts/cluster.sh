@@ -3,6 +3,7 @@
 #   scripts/cluster.sh build         the binaries into target/cluster/bin (about 9 minutes once, then nothing)
 #   scripts/cluster.sh up            starts it, or finds it running; prints the variables that the tests read
 #   scripts/cluster.sh load FILE     imports an image archive
+#   scripts/cluster.sh kueue         builds Kueue's controller (about 3 minutes once), imports its image, prints where its chart lies
 #   scripts/cluster.sh kill PART     kill -9 of kube-apiserver, etcd, kubelet, ...
 #   scripts/cluster.sh start PART    starts that part again
 #   scripts/cluster.sh down          ends all of it; no process, mount, interface or cgroup stays
@@ -280,6 +281,14 @@ node_ready() {
 
 describe() { printf 'KUBECONFIG=%s\nHOST=%s\nNODE=%s\nBIN=%s\nRUN=%s\n' "$run/admin.kubeconfig" "$host" "$node" "$bin" "$run"; }
 
+# Its chart comes with its sources.
+kueue() {
+    "$here/tests/cluster/tools.sh" kueue >&2
+    python3 "$here/tests/cluster/images.py" "$run/images" --kueue "$bin/kueue" >&2
+    load "$run/images/kueue.tar" >&2
+    echo "$(go list -m -f '{{.Dir}}' "sigs.k8s.io/kueue@$(cat "$bin/.kueue")")/charts/kueue"
+}
+
 load() { inside ctr -a /run/containerd/it.sock -n k8s.io images import --no-unpack=false "$1" >/dev/null 2>&1 || inside ctr -a /run/containerd/it.sock -n k8s.io images import "$1"; }
 
 down() {
@@ -308,9 +317,10 @@ case ${1:-} in
 build) build ;;
 up) build >&2; up ;;
 hold) hold ;;
+kueue) running || die "it is not up"; kueue ;;
 load) running || die "it is not up"; load "$2" ;;
 kill) running || die "it is not up"; stop "$2" ;;
 start) running || die "it is not up"; start "$2" ;;
 down) down ;;
-*) sed -n '2,10p' "$0" | sed 's/^# \?//'; exit 2 ;;
+*) sed -n '2,11p' "$0" | sed 's/^# \?//'; exit 2 ;;
 esac

@@ -11,10 +11,10 @@ use super::{ConfigError, refuse};
 #[serde(deny_unknown_fields, default)]
 pub struct PoolConfig {
     pub executor: String,
-    /// GPUs of this pool; the local executor hands out indexes 0..gpus.
-    pub gpus: u32,
-    /// How many attempts at once.
-    pub slots: u32,
+    /// GPUs of this pool; the local executor hands out indexes 0..gpus. See [`Self::gpu_limit`].
+    pub gpus: Option<u32>,
+    /// How many attempts at once. See [`Self::slot_limit`].
+    pub slots: Option<u32>,
     /// How many attempts of one repository at once.
     pub repository_slots: Option<u32>,
     /// How many GPUs attempts of one repository may hold at once.
@@ -29,6 +29,16 @@ pub struct PoolConfig {
 }
 
 impl PoolConfig {
+    /// How many attempts at once; 2 where nothing is said. None: no limit, a queue of the cluster gives the places.
+    pub fn slot_limit(&self) -> Option<u32> {
+        self.slots.or_else(|| self.kubernetes.queue.is_none().then_some(2))
+    }
+
+    /// GPUs of all attempts together; 0 where nothing is said. None: no limit, a queue of the cluster gives the places.
+    pub fn gpu_limit(&self) -> Option<u32> {
+        self.gpus.or_else(|| self.kubernetes.queue.is_none().then_some(0))
+    }
+
     /// What so much GPU time costs.
     pub fn price(&self, gpu_ms: i64) -> f64 {
         self.gpu_hour_price * gpu_ms as f64 / 3_600_000.0
@@ -54,7 +64,7 @@ impl PoolConfig {
                 ));
             }
         }
-        if self.slots == 0 {
+        if self.slots == Some(0) {
             return refuse(format!(
                 "pool {name} has 0 slots, so nothing could ever run on it; set slots to 1 or more"
             ));
@@ -75,8 +85,8 @@ impl Default for PoolConfig {
     fn default() -> Self {
         Self {
             executor: "local".into(),
-            gpus: 0,
-            slots: 2,
+            gpus: None,
+            slots: None,
             repository_slots: None,
             repository_gpus: None,
             gpu_hour_price: 0.0,

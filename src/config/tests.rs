@@ -54,7 +54,8 @@ fn the_environment_goes_over_the_file_and_defaults_fill_the_rest() {
     assert_eq!(config.listen.hooks.port(), 8710);
     assert_eq!(config.database_url(), "sqlite:/a/trainyard.db");
     assert_eq!(config.workspace(), PathBuf::from("/a-work"));
-    assert_eq!(config.pools()["default"].slots, 2);
+    let pool = &config.pools()["default"];
+    assert_eq!((pool.slot_limit(), pool.gpu_limit()), (Some(2), Some(0)));
 }
 
 #[test]

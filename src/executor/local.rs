@@ -351,7 +351,9 @@ impl Executor for Local {
             .and_then(|bytes| serde_json::from_slice::<ResultFile>(&bytes).ok());
         Ok(match result {
             Some(ResultFile { class, exit_code, reason }) => Observation::Gone { class, exit_code, reason },
-            None if note.pid == 0 => Observation::Pending { why: "its agent has not been started".into() },
+            None if note.pid == 0 => {
+                Observation::Pending { why: "its agent has not been started".into(), since_ms: None }
+            }
             None => Observation::Gone {
                 class: EndClass::NodeLost,
                 exit_code: None,

@@ -5,6 +5,7 @@ pub mod local;
 
 use async_trait::async_trait;
 
+use crate::clock::Millis;
 use crate::model::{AttemptUid, EndClass, Held, RunId, StepSpec};
 
 /// All that an executor needs to start an attempt's agent. The agent asks the daemon for the rest.
@@ -39,6 +40,8 @@ pub enum Observation {
     /// Not started yet; the sentence says what it waits for.
     Pending {
         why: String,
+        /// Since when it could have started, where that is later than its submit: a queue outside may hold it back for long.
+        since_ms: Option<Millis>,
     },
     Running,
     /// The process tree is gone. `class` is what the executor itself could tell (killed by the kernel, node lost, …).

@@ -40,7 +40,12 @@ pub struct Gatherer<'a> {
 
 impl Gatherer<'_> {
     /// What a status needs: the run and one comparison, no details.
-    pub async fn brief(&self, run: &RunRow, comparison: Option<&ComparisonRow>) -> anyhow::Result<Section> {
+    pub async fn brief(
+        &self,
+        run: &RunRow,
+        comparison: Option<&ComparisonRow>,
+        waits: Option<&str>,
+    ) -> anyhow::Result<Section> {
         let comparison = match comparison {
             Some(row) => Some(self.comparison(row).await?),
             None => None,
@@ -53,6 +58,7 @@ impl Gatherer<'_> {
             commit_url: self.forge.page(&self.repo.name, WebPage::Commit(&run.head_sha)),
             state: run.state,
             reason: run.reason.clone(),
+            waits: waits.map(str::to_owned),
             trusted: run.trusted,
             comparison,
             steps: Vec::new(),
@@ -71,8 +77,13 @@ impl Gatherer<'_> {
     }
 
     /// What a comment needs. Details are read for ended runs only.
-    pub async fn full(&self, run: &RunRow, comparison: Option<&ComparisonRow>) -> anyhow::Result<Section> {
-        let mut section = self.brief(run, comparison).await?;
+    pub async fn full(
+        &self,
+        run: &RunRow,
+        comparison: Option<&ComparisonRow>,
+        waits: Option<&str>,
+    ) -> anyhow::Result<Section> {
+        let mut section = self.brief(run, comparison, waits).await?;
         if !run.state.is_terminal() {
             return Ok(section);
         }

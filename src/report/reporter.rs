@@ -1,5 +1,6 @@
 //! The handler behind `report` work: tells the outbox what the forge should show.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -10,7 +11,7 @@ use super::view::{Section, View};
 use super::{comment, status};
 use crate::blob::Blobs;
 use crate::clock::{Millis, SharedClock};
-use crate::config::Config;
+use crate::config::{Config, PoolConfig};
 use crate::forge::Forges;
 use crate::model::plan::CommentMode;
 use crate::model::{RepoId, RunState, Sha};
@@ -20,6 +21,7 @@ use crate::store::Store;
 use crate::store::comparisons::ComparisonRow;
 use crate::store::outbox::{Desire, OutboxKind};
 use crate::store::pulls::{PullRow, RepoRow};
+use crate::store::queue::{PATIENCE_MS, StartWait};
 use crate::store::runs::RunRow;
 use crate::store::work::{WorkAsk, WorkItem, WorkKind, WorkOutcome};
 
@@ -52,11 +54,19 @@ impl Handler for Reporter {
         else {
             return Ok(WorkOutcome::Done);
         };
-        self.report(&repo, &sha)
+        let again = self
+            .report(&repo, &sha)
             .await
             .with_context(|| format!("cannot report on {} {}", repo.name, sha.short()))?;
-        Ok(WorkOutcome::Done)
+        Ok(again.map_or(WorkOutcome::Done, |at_ms| WorkOutcome::Again { at_ms }))
     }
+}
+
+/// A run of the commit, with what is said of it.
+struct Reported {
+    run: RunRow,
+    comparisons: Vec<ComparisonRow>,
+    waits: Option<String>,
 }
 
 impl Reporter {
@@ -87,11 +97,13 @@ impl Reporter {
         Ok(WorkOutcome::Done)
     }
 
-    async fn report(&self, repo: &RepoRow, sha: &Sha) -> anyhow::Result<()> {
+    /// Returns when to look again, if time alone may change what is to be said.
+    async fn report(&self, repo: &RepoRow, sha: &Sha) -> anyhow::Result<Option<Millis>> {
         let runs = self.store.head_runs(&repo.id, sha).await?;
         if runs.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
+        let mut again: Option<Millis> = None;
         let pulls = self.store.open_pulls_with_head(&repo.id, sha).await?;
         let forge = self
             .forges
@@ -108,17 +120,35 @@ impl Reporter {
             pools: &pools,
             budget: self.config.repository(&repo.forge, repo.name.as_str()).and_then(|r| r.budget),
         };
-        let mut reported: Vec<(RunRow, Vec<ComparisonRow>)> = Vec::new();
+        let mut reported: Vec<Reported> = Vec::new();
         for run in runs {
             let comparisons = self.comparisons(&run, &pulls).await?;
-            let section = gatherer.brief(&run, worst(&comparisons)).await?;
+            let wait = self.wait(&run, &pools).await?;
+            let told = |wait: &StartWait| wait.since_ms + PATIENCE_MS;
+            let now = self.clock.now_ms();
+            again = again.into_iter().chain(wait.as_ref().map(told).filter(|at| *at > now)).min();
+            let waits = wait.filter(|wait| told(wait) <= now).map(|wait| wait.why);
+            let section = gatherer.brief(&run, worst(&comparisons), waits.as_deref()).await?;
             self.desire_status(repo, sha, &section, limits.status_description).await?;
-            reported.push((run, comparisons));
+            reported.push(Reported { run, comparisons, waits });
         }
         for pull in &pulls {
             self.desire_comment(repo, pull, &reported, &gatherer).await?;
         }
-        Ok(())
+        Ok(again)
+    }
+
+    /// Waits for a node or an image pass soon, and a word on each would cost the forge more than it tells: a queue's alone count.
+    async fn wait(
+        &self,
+        run: &RunRow,
+        pools: &BTreeMap<String, PoolConfig>,
+    ) -> anyhow::Result<Option<StartWait>> {
+        if !matches!(run.state, RunState::Queued | RunState::Running) {
+            return Ok(None);
+        }
+        let wait = self.store.run_waits(&run.id).await?;
+        Ok(wait.filter(|wait| pools.get(&wait.pool).is_some_and(|pool| pool.kubernetes.queue.is_some())))
     }
 
     /// The comparisons that count now: of the open pull requests, else of the branch. When one of a run that succeeded is
@@ -156,21 +186,19 @@ impl Reporter {
         &self,
         repo: &RepoRow,
         pull: &PullRow,
-        reported: &[(RunRow, Vec<ComparisonRow>)],
+        reported: &[Reported],
         gatherer: &Gatherer<'_>,
     ) -> anyhow::Result<()> {
         let target = format!("pr:{}", pull.pull.number);
         let mut sections = Vec::new();
-        for (run, comparisons) in
-            reported.iter().filter(|(run, _)| run.plan.report.comment == CommentMode::Update)
-        {
-            let comparison = comparisons.iter().find(|c| c.target == target);
-            sections.push(gatherer.full(run, comparison).await?);
+        for one in reported.iter().filter(|one| one.run.plan.report.comment == CommentMode::Update) {
+            let comparison = one.comparisons.iter().find(|c| c.target == target);
+            sections.push(gatherer.full(&one.run, comparison, one.waits.as_deref()).await?);
         }
         let number = pull.pull.number.to_string();
-        let telling = sections
-            .iter()
-            .any(|s| (s.is_final() && s.state != RunState::Skipped) || s.state == RunState::Held);
+        let telling = sections.iter().any(|s| {
+            (s.is_final() && s.state != RunState::Skipped) || s.state == RunState::Held || s.waits.is_some()
+        });
         let posted = self.store.outbox_row(&repo.id, OutboxKind::Comment, &number).await?.is_some();
         if sections.is_empty() || !(telling || posted) {
             return Ok(());

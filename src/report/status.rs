@@ -21,6 +21,9 @@ pub fn status(section: &Section, limit: usize) -> Option<Status> {
         RunState::Held => pending(
             "waiting for release: an untrusted head, someone with write access must let it run".to_owned(),
         ),
+        RunState::Queued | RunState::Running if section.waits.is_some() => {
+            pending(section.waits.clone().unwrap_or_default())
+        }
         // After a release the forge has heard of it already: queued and running are one word there, to save a write.
         RunState::Queued | RunState::Running if !section.trusted => pending("released, running".to_owned()),
         RunState::Queued => pending("queued".to_owned()),

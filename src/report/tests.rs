@@ -105,6 +105,7 @@ fn churn() -> Section {
         commit_url: format!("https://github.com/acme/churn/commit/{}", sha("5")),
         state: RunState::Succeeded,
         reason: String::new(),
+        waits: None,
         trusted: true,
         comparison: Some(ComparisonView {
             state: ComparisonState::Final,

@@ -25,6 +25,8 @@ pub struct Section {
     pub commit_url: String,
     pub state: RunState,
     pub reason: String,
+    /// What it has waited for for some time, in a queue of the cluster.
+    pub waits: Option<String>,
     pub trusted: bool,
     /// The comparison for this pull request, or the worst one for a status.
     pub comparison: Option<ComparisonView>,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ranks::{self, Verdict};
-use super::retry::{self, After};
+use super::retry::{self, After, End};
 use crate::clock::Millis;
 use crate::config::Limits;
 use crate::executor::Observation;
@@ -31,6 +31,8 @@ pub struct Situation<'a> {
     pub view: &'a RunView,
     pub now: Millis,
     pub limits: &'a Limits,
+    /// Pools whose places a queue outside gives and takes back.
+    pub queued: &'a BTreeSet<String>,
     /// What executors said in this pass.
     pub observed: &'a BTreeMap<AttemptUid, Observed>,
     /// Attempts about which an executor failed to do or say something in this pass, and why.
@@ -126,6 +128,8 @@ struct Deciding<'a> {
     ended: BTreeMap<AttemptUid, (EndClass, String)>,
     effects: BTreeSet<Effect>,
     look_again: Option<Millis>,
+    /// An attempt waits for something else of its queue than before.
+    waits: bool,
 }
 
 impl<'a> Deciding<'a> {
@@ -138,6 +142,7 @@ impl<'a> Deciding<'a> {
             ended: BTreeMap::new(),
             effects: BTreeSet::new(),
             look_again: None,
+            waits: false,
         }
     }
 
@@ -294,11 +299,16 @@ impl<'a> Deciding<'a> {
         }
         match attempt.state {
             AttemptState::Submitted | AttemptState::Pending => {
-                let deadline =
-                    attempt.submitted_ms.unwrap_or(attempt.intended_ms) + limits.pending_timeout_s * 1000;
-                if now >= deadline {
+                let submitted = attempt.submitted_ms.unwrap_or(attempt.intended_ms);
+                let held_back = match seen.map(|s| &s.what) {
+                    Some(Observation::Pending { since_ms: Some(since), .. }) => *since,
+                    _ => submitted,
+                };
+                let deadline = submitted.max(held_back) + limits.pending_timeout_s * 1000;
+                // Not before the executor was asked where a queue may have held it back all the time.
+                if now >= deadline && (seen.is_some() || !self.at.queued.contains(&attempt.pool)) {
                     let wait = match seen.map(|s| &s.what) {
-                        Some(Observation::Pending { why }) if !why.is_empty() => format!(": {why}"),
+                        Some(Observation::Pending { why, .. }) if !why.is_empty() => format!(": {why}"),
                         _ => String::new(),
                     };
                     let limit = spell_span(limits.pending_timeout_s * 1000);
@@ -312,9 +322,10 @@ impl<'a> Deciding<'a> {
                     return;
                 }
                 // What it waits for changes: a place, then its image. People read it on the run's page.
-                if let Some(Observed { what: Observation::Pending { why }, .. }) = seen
+                if let Some(Observed { what: Observation::Pending { why, since_ms }, .. }) = seen
                     && (attempt.state == AttemptState::Submitted || attempt.reason != *why)
                 {
+                    self.waits |= attempt.reason != *why && since_ms.is_some();
                     self.attempt_moves.push(AttemptMove {
                         uid: attempt.uid.clone(),
                         to: AttemptState::Pending,
@@ -327,7 +338,9 @@ impl<'a> Deciding<'a> {
                 }
                 let waited = now - attempt.submitted_ms.unwrap_or(attempt.intended_ms);
                 self.observe_within(attempt, (waited / 4).clamp(SOON_MS, SELDOM_MS));
-                self.look(deadline);
+                if now < deadline {
+                    self.look(deadline);
+                }
             }
             _ => {
                 // Silence alone proves nothing: the agent keeps training and spools while it cannot reach us.
@@ -412,13 +425,16 @@ impl<'a> Deciding<'a> {
         self.at.view.run.plan.steps.get(step.position as usize)
     }
 
-    /// Class and sentence of an ended attempt, as this decision leaves it.
-    fn end_of(&self, attempt: &AttemptRow) -> Option<(EndClass, String)> {
+    /// End and sentence of an ended attempt, as this decision leaves it.
+    fn end_of(&self, attempt: &AttemptRow) -> Option<(End, String)> {
+        let queued = self.at.queued.contains(&attempt.pool);
         if let Some((class, reason)) = self.ended.get(&attempt.uid) {
-            return Some((*class, reason.clone()));
+            return Some((End { class: *class, queued }, reason.clone()));
         }
-        (attempt.state == AttemptState::Ended)
-            .then(|| (attempt.class.unwrap_or(EndClass::Internal), attempt.reason.clone()))
+        (attempt.state == AttemptState::Ended).then(|| {
+            let class = attempt.class.unwrap_or(EndClass::Internal);
+            (End { class, queued }, attempt.reason.clone())
+        })
     }
 
     /// Running steps whose last attempt ended: well, badly, or once more.
@@ -435,14 +451,13 @@ impl<'a> Deciding<'a> {
                 self.steps[index] = (StepState::Ready, "it had no attempt".into());
                 continue;
             };
-            let Some((class, why)) = self.end_of(last) else { continue };
+            let Some((last, why)) = self.end_of(last) else { continue };
             let Some(spec) = view.run.plan.steps.get(step.position as usize) else {
                 self.steps[index] = (StepState::Errored, "the plan does not hold this step".into());
                 continue;
             };
-            let classes: Vec<EndClass> =
-                attempts.iter().filter_map(|a| self.end_of(a)).map(|(class, _)| class).collect();
-            self.steps[index] = match (retry::after(spec, class, &why, &classes), stop) {
+            let ends: Vec<End> = attempts.iter().filter_map(|a| self.end_of(a)).map(|(end, _)| end).collect();
+            self.steps[index] = match (retry::after(spec, last, &why, &ends), stop) {
                 (After::End { to, reason }, None) => (to, reason),
                 (After::Again { reason }, None) => (StepState::Ready, reason),
                 (After::End { to: StepState::Succeeded, reason }, Some(_)) => (StepState::Succeeded, reason),
@@ -555,7 +570,7 @@ impl<'a> Deciding<'a> {
         }
         let terminal = to.as_ref().is_some_and(|(state, _)| state.is_terminal());
         let mut asks = Vec::new();
-        if to.is_some() || !moves.is_empty() {
+        if to.is_some() || !moves.is_empty() || self.waits {
             asks.push(WorkAsk::report_commit(&run.repo_id, &run.head_sha, now));
         }
         if readied || ended || terminal || !self.ended.is_empty() {

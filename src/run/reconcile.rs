@@ -42,6 +42,7 @@ pub struct Reconciler {
     /// Since when an attempt's process tree is known to be gone. A memory only: lost in a restart, the grace for the
     /// agent's last words begins anew.
     gone: Mutex<BTreeMap<AttemptUid, Millis>>,
+    queued: BTreeSet<String>,
 }
 
 impl Reconciler {
@@ -52,7 +53,9 @@ impl Reconciler {
         settings: Settings,
         executors: BTreeMap<String, Arc<dyn Executor>>,
     ) -> Self {
-        Self { store, clock, config, settings, executors, gone: Mutex::default() }
+        let queued = config.pool.iter().filter(|(_, pool)| pool.kubernetes.queue.is_some());
+        let queued = queued.map(|(name, _)| name.clone()).collect();
+        Self { store, clock, config, settings, executors, gone: Mutex::default(), queued }
     }
 
     /// `ours_only`: this look was asked for because only this machine can act on some of the run's attempts; it leaves
@@ -74,6 +77,7 @@ impl Reconciler {
                 view: &view,
                 now,
                 limits: &self.config.limits,
+                queued: &self.queued,
                 observed: &observed,
                 failed: &failed,
                 ahead: ahead.as_ref(),

@@ -17,10 +17,30 @@ pub enum After {
     },
 }
 
-/// Decides after the attempt that ended last. `ended` are all ended attempts of the step with their classes, that one
+/// How an attempt ended, as far as it matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    pub class: EndClass,
+    /// Its pool's places are given and taken back by a queue outside.
+    pub queued: bool,
+}
+
+impl End {
+    /// A queue that lends places takes them back as a matter of course: that says nothing of the step.
+    fn lent_only(self) -> bool {
+        self.queued && self.class == EndClass::Preempted
+    }
+}
+
+/// Decides after the attempt that ended last, `why` being its sentence. `ended` are all ended attempts of the step, that one
 /// included. A class that `retry.when` names (no words: the infrastructure classes) may be repeated `retry.max` times; other
-/// infrastructure classes once; exit 75 spends nothing.
-pub fn after(spec: &StepSpec, class: EndClass, why: &str, ended: &[EndClass]) -> After {
+/// infrastructure classes once; exit 75, and a place that a queue took back, spend nothing.
+pub fn after(spec: &StepSpec, last: End, why: &str, ended: &[End]) -> After {
+    let class = last.class;
+    if last.lent_only() && ended.len() < MOST_ATTEMPTS {
+        let sentence = if why.is_empty() { default_sentence(class) } else { why };
+        return After::Again { reason: format!("{sentence}; it waits for a place again") };
+    }
     let to = match class {
         EndClass::Succeeded => return After::End { to: StepState::Succeeded, reason: String::new() },
         EndClass::Checkpointed if ended.len() < MOST_ATTEMPTS => {
@@ -59,10 +79,11 @@ pub fn after(spec: &StepSpec, class: EndClass, why: &str, ended: &[EndClass]) ->
         (c.is_infrastructure() && !matches!(c, EndClass::Unschedulable | EndClass::Image | EndClass::Quota))
             || c == EndClass::Cancelled
     };
+    let spending = || ended.iter().filter(|end| !end.lent_only()).map(|end| end.class);
     let (budget, spent) = if declared(class) {
-        (spec.retry.max as usize, ended.iter().filter(|c| declared(**c)).count())
+        (spec.retry.max as usize, spending().filter(|c| declared(*c)).count())
     } else if by_default(class) {
-        (1, ended.iter().filter(|c| by_default(**c) && !declared(**c)).count())
+        (1, spending().filter(|c| by_default(*c) && !declared(*c)).count())
     } else {
         (0, 1)
     };

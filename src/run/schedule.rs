@@ -14,7 +14,7 @@ use crate::failpoint;
 use crate::model::{AttemptUid, RepoId, RunId, StepState};
 use crate::queue::Handler;
 use crate::store::attempts::Placement;
-use crate::store::queue::{PoolUsage, PoolUse, ReadyStep};
+use crate::store::queue::{OpenAttempt, PoolUsage, PoolUse, ReadyStep};
 use crate::store::runs::{Applied, RunChange, StepMove};
 use crate::store::work::{WorkAsk, WorkItem, WorkKind, WorkOutcome};
 use crate::store::{Instance, Store, StoreError};
@@ -89,7 +89,9 @@ async fn spent(
             continue;
         };
         let open = used.values().flat_map(|pool| &pool.open).filter(|open| open.repo_id == step.repo_id);
-        let running: i64 = open.map(|open| (now - open.since_ms).max(0) * i64::from(open.gpus)).sum();
+        // From its start: what waits in a queue of the cluster costs nothing.
+        let ran = |open: &OpenAttempt| open.started_ms.map_or(0, |at| (now - at).max(0));
+        let running: i64 = open.map(|open| ran(open) * i64::from(open.gpus)).sum();
         let ended = store.gpu_used_ms(&step.repo_id, budget.since(now), now).await?;
         spent.extend(budget.refuses(ended + running).map(|why| (step.repo_id.clone(), why)));
     }
@@ -208,21 +210,23 @@ impl Round<'_> {
             return Err(Wait::Turn { pool: owned() });
         }
         let used = self.used.entry(owned()).or_default();
-        let free: Vec<u32> = (0..pool.gpus).filter(|gpu| !used.gpus.contains(gpu)).collect();
-        if used.attempts >= i64::from(pool.slots) || free.len() < wanted as usize {
+        let all = 0..pool.gpu_limit().unwrap_or(u32::MAX);
+        let gpus: Vec<u32> = all.filter(|gpu| !used.gpus.contains(gpu)).take(wanted as usize).collect();
+        let full = pool.slot_limit().is_some_and(|slots| used.attempts >= i64::from(slots));
+        if full || gpus.len() < wanted as usize {
             self.full.insert(owned());
             return Err(Wait::Room { pool: owned() });
         }
-        let gpus: Vec<u32> = free.into_iter().take(wanted as usize).collect();
         used.attempts += 1;
         used.untrusted += i64::from(!step.trusted);
         used.gpus.extend(&gpus);
-        used.open.push(crate::store::queue::OpenAttempt {
+        used.open.push(OpenAttempt {
             repo_id: step.repo_id.clone(),
             run_id: step.run_id.clone(),
             pipeline: step.pipeline.clone(),
             step: step.spec.name.clone(),
             since_ms: now,
+            started_ms: None,
             gpus: wanted,
         });
         Ok(Place { ready: index, pool: owned(), executor: pool.executor.clone(), gpus })
@@ -258,8 +262,8 @@ pub fn pool_of<'p>(
         return Err(format!("pool `{name}` takes no steps of untrusted runs"));
     }
     let wanted = fair::gpus(step);
-    if wanted > pool.gpus {
-        let has = if pool.gpus == 0 { "none".to_owned() } else { pool.gpus.to_string() };
+    if let Some(has) = pool.gpu_limit().filter(|has| wanted > *has) {
+        let has = if has == 0 { "none".to_owned() } else { has.to_string() };
         return Err(format!("the step asks for {wanted} GPUs and pool `{name}` has {has}"));
     }
     if let Some(most) = pool.repository_gpus.filter(|most| wanted > *most) {
@@ -267,7 +271,7 @@ pub fn pool_of<'p>(
             "the step asks for {wanted} GPUs and pool `{name}` gives one repository {most} at once"
         ));
     }
-    if pool.slots == 0 {
+    if pool.slot_limit() == Some(0) {
         return Err(format!("pool `{name}` is closed: it has no slots"));
     }
     Ok((name, pool))

@@ -3,7 +3,7 @@
 mod places;
 mod walks;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::next::*;
 use crate::clock::Millis;
@@ -241,6 +241,11 @@ impl Row {
     }
 }
 
+/// Its attempts ran on a pool whose places are a queue's.
+fn lent(view: &mut RunView) {
+    view.attempts.iter_mut().for_each(|a| a.pool = "lent".into());
+}
+
 fn gone(class: EndClass, reason: &str) -> Observation {
     Observation::Gone { class, exit_code: None, reason: reason.into() }
 }
@@ -300,9 +305,15 @@ fn next_decides_what_the_table_says() {
         // watching
         row("submitted: ask the executor", view("running", "a running", "a1 submitted"), "OBSERVE a1; look 5s"),
         row("the executor holds it", view("running", "a running", "a1 submitted"), "a1 pending (pulling the image); look 5s")
-            .sees("a1", Observation::Pending { why: "pulling the image".into() }, 0),
+            .sees("a1", Observation::Pending { why: "pulling the image".into(), since_ms: None }, 0),
         row("pending too long", view("running", "a running", "a1 pending"),
             "run errored (step `a` could not be run: it did not start within 30 min); a errored (it did not start within 30 min); a1 ended:unschedulable (it did not start within 30 min); CANCEL a1; REMOVE a1; look 21600s").at(1800),
+        row("in a queue? its executor says", view("running", "a running", "a1 pending"), "OBSERVE a1; look 1860s").at(1800).edit(lent),
+        row("a queue's time does not count", view("running", "a running", "a1 pending"), "a1 pending (waiting); look 1860s").edit(lent)
+            .at(1800).sees("a1", Observation::Pending { why: "waiting".into(), since_ms: Some(T0 + 1_800_000) }, 1800),
+        row("but what comes after it", view("running", "a running", "a1 pending"),
+            "run errored (step `a` could not be run: it did not start within 30 min: full); a errored (it did not start within 30 min: full); a1 ended:unschedulable (it did not start within 30 min: full); CANCEL a1; REMOVE a1; look 21600s")
+            .edit(lent).at(2000).sees("a1", Observation::Pending { why: "full".into(), since_ms: Some(T0 + 200_000) }, 2000),
         row("a running agent is trusted for a while", view("running", "a running", "a1 running"), "look 15s").at(3),
         row("then the executor is asked", view("running", "a running", "a1 running"), "OBSERVE a1; look 35s").at(20),
         row("silent but alive goes on", view("running", "a running", "a1 running"), "look 1015s").at(1000).sees("a1", Observation::Running, 1000),
@@ -340,6 +351,12 @@ fn next_decides_what_the_table_says() {
         row("its end by its own word", view("running", "a running, b<a cancelled", "a1 ended:cancelled"),
             "run superseded (a newer commit); a cancelled (a newer commit)").cancel("superseded: a newer commit"),
         row("a stop while it succeeds is a success", view("running", "a running", "a1 ended:succeeded"), "run succeeded; a succeeded").cancel("by ann"),
+        row("a queue takes places back as often as it likes", view("running", "a running", "a1 ended:preempted, a2 ended:preempted, a3 ended:preempted"),
+            "a ready (the machine was taken back; it waits for a place again); look 21600s").edit(lent),
+        row("which spends nothing of what others may", view("running", "a running", "a1 ended:preempted, a2 ended:node_lost"),
+            "a ready (its process or node vanished without a word; trying again (1 of 1)); look 21600s").edit(lent),
+        row("and excuses nothing else", view("running", "a running", "a1 ended:preempted, a2 ended:node_lost, a3 ended:node_lost"),
+            "run errored (step `a` could not be run: its process or node vanished without a word); a errored (its process or node vanished without a word); look 21600s").edit(lent),
         row("no retry while stopping", view("running", "a running", "a1 ended:preempted"), "run cancelled (by ann); a cancelled (by ann)").cancel("by ann"),
         row("gone while stopping", view("running", "a running", "a1 running"),
             "run cancelled (by ann); a cancelled (by ann); a1 ended:cancelled (by ann); REMOVE a1").cancel("by ann").at(40).sees("a1", gone(EndClass::Failed, ""), 30),
@@ -375,10 +392,12 @@ fn check(rows: &[Row]) {
             })
             .collect();
         let limits = Limits::default();
+        let queued = BTreeSet::from(["lent".to_owned()]);
         let situation = Situation {
             view: &row.view,
             now: T0 + row.now_s * 1000,
             limits: &limits,
+            queued: &queued,
             observed: &observed,
             failed: &row
                 .failed
@@ -524,6 +543,7 @@ fn a_change_asks_for_what_follows_it() {
         view: &view,
         now: T0,
         limits: &limits,
+        queued: &BTreeSet::new(),
         observed: &observed,
         failed: &failed,
         ahead: None,

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use super::fair;
 use super::schedule::{Scene, Wait, pick, pool_of};
 use crate::clock::Millis;
-use crate::model::{RunId, RunState, StepState};
+use crate::model::{AttemptState, RunId, RunState, StepState};
 use crate::store::queue::{OpenAttempt, ReadyStep, StepName};
 use crate::store::runs::{RunView, StepRow};
 
@@ -60,6 +60,8 @@ pub enum WaitsFor {
     Quota,
     Turn,
     Pool,
+    /// A place outside, an image, its pods: its executor says.
+    Start,
     /// It runs: for its end.
     End,
 }
@@ -74,6 +76,7 @@ impl WaitsFor {
             Self::Quota => "quota",
             Self::Turn => "turn",
             Self::Pool => "pool",
+            Self::Start => "start",
             Self::End => "end",
         }
     }
@@ -96,8 +99,9 @@ pub struct Line {
     /// 1: next.
     pub position: usize,
     pub length: usize,
-    pub free_slots: i64,
-    pub free_gpus: usize,
+    /// None: a queue of the cluster gives the places.
+    pub free_slots: Option<i64>,
+    pub free_gpus: Option<usize>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -168,6 +172,11 @@ fn explain_step(
     };
     let view = facts.view;
     let mut waits = |what: WaitsFor, says: String| (out.waits_for, out.says) = (Some(what), says);
+    // Its newest attempt is made, and waits outside for its start.
+    let last = view.attempts.iter().filter(|a| a.step_id == row.id).max_by_key(|a| a.number);
+    let start = last
+        .filter(|a| a.state == AttemptState::Pending && !a.reason.is_empty())
+        .map(|a| (a.submitted_ms.unwrap_or(a.intended_ms), a.reason.as_str()));
     match row.state {
         StepState::Waiting => {
             let spec = usize::try_from(row.position).ok().and_then(|at| view.run.plan.steps.get(at));
@@ -212,6 +221,10 @@ fn explain_step(
                 in_line(facts, ready, line, &mut out);
             }
         }
+        StepState::Running if start.is_some() => {
+            let (since, why) = start.unwrap_or_default();
+            waits(WaitsFor::Start, format!("{why}; for {} so far", spell(facts.scene.now - since)));
+        }
         StepState::Running => {
             let since = facts.scene.now - row.started_ms.unwrap_or(facts.scene.now);
             waits(WaitsFor::End, format!("has been running for {}", spell(since)));
@@ -250,24 +263,27 @@ fn in_line(facts: &Facts<'_>, ready: usize, line: &[usize], out: &mut WhyStep) {
         pool: pool.to_owned(),
         position: at + 1,
         length: all.len(),
-        free_slots: (i64::from(config.slots) - used.attempts).max(0),
-        free_gpus: (config.gpus as usize).saturating_sub(used.gpus.len()),
+        free_slots: config.slot_limit().map(|slots| (i64::from(slots) - used.attempts).max(0)),
+        free_gpus: config.gpu_limit().map(|gpus| (gpus as usize).saturating_sub(used.gpus.len())),
     };
-    let gpus = if config.gpus > 0 {
-        format!(", {} of {} GPUs; it needs {}", place.free_gpus, config.gpus, fair::gpus(step))
-    } else {
-        String::new()
-    };
-    let _ = write!(
-        out.says,
-        ": {} of {} in line; free are {} of {} places{gpus}",
-        place.position, place.length, place.free_slots, config.slots
-    );
+    let _ = write!(out.says, ": {} of {} in line", place.position, place.length);
+    let places = config.slot_limit().zip(place.free_slots);
+    let gpus = config.gpu_limit().zip(place.free_gpus).filter(|(gpus, _)| *gpus > 0);
+    let free: Vec<String> = (places.iter().map(|(all, free)| format!("{free} of {all} places")))
+        .chain(gpus.iter().map(|(all, free)| format!("{free} of {all} GPUs; it needs {}", fair::gpus(step))))
+        .collect();
+    if !free.is_empty() {
+        let _ = write!(out.says, "; free are {}", free.join(", "));
+    }
     out.line = Some(place);
-    let lanes = match (fair::gpus(step), config.slots) {
-        (0, slots) => slots,
-        (wanted, slots) => slots.min((config.gpus / wanted).max(1)),
+    let slots = config.slot_limit().unwrap_or(u32::MAX);
+    let lanes = match (fair::gpus(step), config.gpu_limit()) {
+        (0, _) | (_, None) => slots,
+        (wanted, Some(gpus)) => slots.min((gpus / wanted).max(1)),
     };
+    if lanes == u32::MAX {
+        return;
+    }
     let before: Vec<&ReadyStep> = all[..at].iter().map(|index| &scene.ready[*index]).collect();
     if let Some(estimate) = estimate(facts, &used.open, &before, lanes as usize) {
         let _ = write!(out.says, "; about {} to its start ({})", spell(estimate.in_ms), estimate.basis);

@@ -127,6 +127,8 @@ pub struct OpenAttempt {
     pub step: String,
     /// When it got its place.
     pub since_ms: Millis,
+    /// None: its pods wait for their own.
+    pub started_ms: Option<Millis>,
     pub gpus: u32,
 }
 
@@ -147,6 +149,18 @@ pub struct StepName {
     pub step: String,
 }
 
+/// An attempt's wait for its start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StartWait {
+    pub pool: String,
+    /// The executor's sentence.
+    pub why: String,
+    /// Its submit.
+    pub since_ms: Millis,
+}
+
+/// A wait of an attempt for its start that forges are not told of: most are over by then.
+pub const PATIENCE_MS: Millis = 15_000;
 /// Width of a bucket of `pool_usage`.
 const BUCKET_MS: Millis = 15 * 60_000;
 
@@ -263,11 +277,12 @@ impl Store {
                     pipeline: row.get("pipeline")?,
                     step: row.get("step")?,
                     since_ms: row.get("intended_ms")?,
+                    started_ms: row.get("started_ms")?,
                     gpus: gpus.len() as u32,
                 };
                 Ok((row.get("pool")?, gpus, row.get("trusted")?, open))
             },
-            "SELECT a.pool, a.gpus, a.intended_ms, a.run_id, r.trusted, r.repo_id, r.pipeline, s.name AS step
+            "SELECT a.pool, a.gpus, a.intended_ms, a.started_ms, a.run_id, r.trusted, r.repo_id, r.pipeline, s.name AS step
              FROM attempts a JOIN runs r ON r.id = a.run_id JOIN steps s ON s.id = a.step_id
              WHERE a.removed_ms IS NULL AND (a.state <> 'ended' OR a.executor = 'local') AND a.machine IN ('', $1)
              ORDER BY a.intended_ms, a.uid",
@@ -282,6 +297,23 @@ impl Store {
             used.open.push(open);
         }
         Ok(pools)
+    }
+
+    /// What a run waits for: its first attempt that has not started, unless another of its attempts is at work.
+    pub async fn run_waits(&self, run: &RunId) -> Result<Option<StartWait>, StoreError> {
+        let mut conn = self.read().await?;
+        one!(
+            conn,
+            |row| {
+                let (pool, why, since_ms) = (row.get("pool")?, row.get("reason")?, row.get("submitted_ms")?);
+                Ok(StartWait { pool, why, since_ms })
+            },
+            "SELECT a.pool, a.reason, a.submitted_ms FROM attempts a
+             WHERE a.run_id = $1 AND a.state = 'pending' AND a.reason <> '' AND a.submitted_ms IS NOT NULL
+               AND NOT EXISTS (SELECT 1 FROM attempts b WHERE b.run_id = $1 AND b.state IN ('running', 'finishing'))
+             ORDER BY a.submitted_ms, a.uid LIMIT 1",
+            run
+        )
     }
 
     /// What ended attempts used of pools from `since` on.

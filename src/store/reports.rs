@@ -4,12 +4,12 @@
 use super::attempts::{ArtifactRow, Finish, LogAppend, SegmentRow};
 use super::conn::{Conn, Fields, all, execute, one, to_json};
 use super::metrics::put_sources;
-use super::queue::charge;
+use super::queue::{PATIENCE_MS, charge};
 use super::ranks::{self, RankEnd};
 use super::work::{WorkAsk, ask_in};
 use super::{Store, StoreError, dialect};
 use crate::clock::Millis;
-use crate::model::{AttemptRank, AttemptUid, DataReport, RunId, StepId};
+use crate::model::{AttemptRank, AttemptUid, DataReport, RepoId, RunId, Sha, StepId};
 
 /// Of each step, only the last attempt counts. To be used where `a` is an attempt.
 macro_rules! last_attempt {
@@ -62,6 +62,19 @@ fn artifact(row: &impl Fields) -> Result<ArtifactRow, StoreError> {
     })
 }
 
+/// Asks for a report on a run's commit.
+async fn report_of(tx: &mut Conn, run: &RunId, now: Millis) -> Result<Option<WorkAsk>, StoreError> {
+    one!(
+        tx,
+        |row| {
+            let (repo, sha): (RepoId, Sha) = (row.get("repo_id")?, row.get("head_sha")?);
+            Ok(WorkAsk::report_commit(&repo, &sha, now))
+        },
+        "SELECT repo_id, head_sha FROM runs WHERE id = $1",
+        run
+    )
+}
+
 impl Store {
     /// Binds the bootstrap to the first nonce that shows it and moves the attempt to running; one of several pods to pending,
     /// until all of its ranks have begun. True for the first and for every repeat with the same nonce while the attempt is not
@@ -76,26 +89,32 @@ impl Store {
         let (uid, hash, nonce) = (uid.clone(), bootstrap_hash.to_owned(), nonce.to_owned());
         self.write(move |tx| {
             Box::pin(async move {
-                let found: Option<(RunId, i64)> = one!(
+                let found: Option<(RunId, i64, Option<Millis>)> = one!(
                     tx,
-                    |row| Ok((row.get("run_id")?, row.get("ranks")?)),
+                    |row| Ok((row.get("run_id")?, row.get("ranks")?, row.get("submitted_ms")?)),
                     "UPDATE attempts SET bootstrap_nonce = $3, heartbeat_ms = $4,
                        started_ms = CASE WHEN ranks = 1 THEN COALESCE(started_ms, $4) ELSE started_ms END,
+                       reason = CASE WHEN ranks = 1 THEN '' ELSE reason END,
                        state = CASE WHEN state IN ('running', 'finishing') THEN state WHEN ranks = 1 THEN 'running' ELSE 'pending' END
                      WHERE uid = $1 AND bootstrap_hash = $2 AND $3 <> '' AND (bootstrap_nonce = '' OR bootstrap_nonce = $3)
                        AND sealed = FALSE AND state <> 'ended'
-                     RETURNING run_id, ranks",
+                     RETURNING run_id, ranks, submitted_ms",
                     &uid,
                     &hash,
                     &nonce,
                     now
                 )?;
-                let Some((run, pods)) = found else { return Ok(false) };
+                let Some((run, pods, submitted)) = found else { return Ok(false) };
                 if pods > 1 {
                     ranks::begin(tx, &(&uid).into(), &run, &nonce, false, now).await?;
                     ranks::run_if_all(tx, &uid, now).await?;
                 }
-                ask_in(tx, &[WorkAsk::run(&run, now)], now).await?;
+                let mut asks = vec![WorkAsk::run(&run, now)];
+                // The forge may have been told that it waits.
+                if submitted.is_some_and(|at| now - at > PATIENCE_MS) {
+                    asks.extend(report_of(tx, &run, now).await?);
+                }
+                ask_in(tx, &asks, now).await?;
                 Ok(true)
             })
         })

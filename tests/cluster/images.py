@@ -2,6 +2,7 @@
 
     images.py OUT                      pause, busybox, python, and one with nothing in it
     images.py OUT --trainyard BINARY   the trainyard image: git with its libraries, a CA bundle, and the static binary
+    images.py OUT --kueue BINARY       Kueue's controller, which is static too
 """
 
 import hashlib
@@ -180,6 +181,12 @@ def main():
             "Env": ["PATH=/usr/local/bin:/usr/bin:/bin"],
             "Entrypoint": ["/usr/local/bin/trainyard"],
         })
+        return
+    if sys.argv[2:3] == ["--kueue"]:
+        layer = Layer()
+        layer.directory("tmp", 0o1777)
+        layer.copy(sys.argv[3], "manager")
+        write(out, "kueue", layer, {"User": "65532:65532"})
         return
     layer = Layer()
     layer.base()

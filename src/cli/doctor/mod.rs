@@ -388,11 +388,14 @@ fn pools(report: &mut Report, config: &Config) {
     });
     let mut wanted = 0;
     for (name, pool) in config.pools() {
-        let says = format!("{} executor, {} slots, {} GPUs", pool.executor, pool.slots, pool.gpus);
-        if pool.executor == "local" {
-            wanted = wanted.max(pool.gpus as usize);
-        }
-        if pool.executor == "local" && pool.gpus as usize > cards {
+        let many = |limit: Option<u32>, what: &str| {
+            limit.map_or(format!("{what} as its queue gives them"), |limit| format!("{limit} {what}"))
+        };
+        let (slots, gpus) = (many(pool.slot_limit(), "slots"), many(pool.gpu_limit(), "GPUs"));
+        let says = format!("{} executor, {slots}, {gpus}", pool.executor);
+        let own = pool.gpu_limit().filter(|_| pool.executor == "local").unwrap_or(0) as usize;
+        wanted = wanted.max(own);
+        if own > cards {
             report.warn(
                 format!("pool {name}"),
                 format!("{says}; this machine shows {cards}"),

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::cli::style::word;
 use crate::http::api::{RunDetail, RunDiff, RunJson, RunsJson, StepJson, WhyJson};
 use crate::http::text::{ago, duration, number, shown, shown_cut, signed};
-use crate::model::{RunState, StepState};
+use crate::model::{AttemptState, RunState, StepState};
 
 fn took(run: &RunJson, now: i64) -> String {
     run.started_ms.map_or(String::new(), |from| duration(run.ended_ms.unwrap_or(now) - from))
@@ -83,6 +83,11 @@ pub fn detail(answer: &RunDetail, now: i64, colours: bool) -> String {
 
 /// Why a step is where it is.
 fn reason(step: &StepJson) -> &str {
+    if let Some(waits) =
+        step.attempts.last().filter(|a| a.state == AttemptState::Pending && !a.reason.is_empty())
+    {
+        return &waits.reason;
+    }
     if !step.reason.is_empty() || step.state == StepState::Succeeded {
         return &step.reason;
     }

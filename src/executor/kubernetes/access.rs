@@ -7,6 +7,7 @@ use kube::Client;
 use kube::api::{Api, PostParams};
 
 use super::call;
+use super::workloads::GROUP;
 use crate::executor::ExecutorError;
 
 /// Group, resource and verbs that the daemon uses; the chart's Role grants them and no others.
@@ -18,6 +19,10 @@ pub const NEEDED: &[(&str, &str, &[&str])] = &[
     ("networking.k8s.io", "networkpolicies", &["create", "delete"]),
     ("", "events", &["list"]),
 ];
+
+/// The same where a pool names a queue: it reads what Kueue says of its Jobs, and `doctor` whether the queue is there.
+pub const NEEDED_FOR_QUEUES: &[(&str, &str, &[&str])] =
+    &[(GROUP, "workloads", &["list", "watch"]), (GROUP, "localqueues", &["get"])];
 
 /// What an account of trainyard should not be able to do: each opens more than a run needs.
 const UNWANTED: &[(&str, &str, &[&str])] = &[
@@ -35,14 +40,15 @@ pub struct Access {
     pub unwanted: Vec<String>,
 }
 
-/// Asks for each verb (`SelfSubjectAccessReview`, which every account may make).
+/// Asks for each verb (`SelfSubjectAccessReview`, which every account may make). `queues`: those for queues too.
 ///
 /// # Errors
 /// The cluster cannot be reached or does not take the credential.
-pub async fn access(client: &Client, namespace: &str) -> Result<Access, ExecutorError> {
+pub async fn access(client: &Client, namespace: &str, queues: bool) -> Result<Access, ExecutorError> {
     let reviews: Api<SelfSubjectAccessReview> = Api::all(client.clone());
     let mut found = Access::default();
-    for (wanted, table) in [(true, NEEDED), (false, UNWANTED)] {
+    let for_queues = if queues { NEEDED_FOR_QUEUES } else { &[] };
+    for (wanted, table) in [(true, NEEDED), (true, for_queues), (false, UNWANTED)] {
         for (group, resource, verbs) in table {
             for verb in *verbs {
                 let (kind, part) = resource.split_once('/').map_or((*resource, None), |(a, b)| (a, Some(b)));
@@ -80,10 +86,14 @@ pub async fn access(client: &Client, namespace: &str) -> Result<Access, Executor
 mod tests {
     use super::*;
 
-    /// The chart's Role is this table.
+    /// The chart's Role is these tables.
     #[test]
     fn the_role_of_the_chart_grants_what_is_needed() {
-        let role = include_str!("../../../deploy/helm/trainyard/files/role-rules.yaml");
+        same(include_str!("../../../deploy/helm/trainyard/files/role-rules.yaml"), NEEDED);
+        same(include_str!("../../../deploy/helm/trainyard/files/role-rules-kueue.yaml"), NEEDED_FOR_QUEUES);
+    }
+
+    fn same(role: &str, table: &[(&str, &str, &[&str])]) {
         let list = |line: &str| line.split(['[', ']']).nth(1).unwrap_or_default().replace(['"', ' '], "");
         let (mut granted, mut place) = (Vec::new(), (String::new(), String::new()));
         for line in role.lines().map(str::trim) {
@@ -94,7 +104,7 @@ mod tests {
                 _ => {}
             }
         }
-        let needed: Vec<_> = NEEDED
+        let needed: Vec<_> = table
             .iter()
             .map(|(group, resource, verbs)| ((*group).to_owned(), (*resource).to_owned(), verbs.join(",")))
             .collect();

@@ -37,6 +37,10 @@ pub const LABEL_ATTEMPT: &str = "trainyard.dev/attempt-uid";
 pub const LABEL_RUN: &str = "trainyard.dev/run-id";
 /// `true` on pods of attempts of several: the chart's policies let those dial each other.
 const LABEL_DISTRIBUTED: &str = "trainyard.dev/distributed";
+/// By which Kueue knows that a Job is its to start, and of which `LocalQueue`.
+pub const LABEL_QUEUE: &str = "kueue.x-k8s.io/queue-name";
+/// The pool, as an annotation; as a label too, which cannot hold every name.
+pub const POOL: &str = "trainyard.dev/pool";
 /// By which an Indexed Job numbers its pods (<https://kubernetes.io/docs/reference/labels-annotations-taints>).
 pub const COMPLETION_INDEX: &str = "batch.kubernetes.io/job-completion-index";
 pub const ANNOTATION_CANCELLED: &str = "trainyard.dev/cancelled";
@@ -98,7 +102,7 @@ pub fn build(launch: &Launch, pool: &KubernetesPool, cluster: &Cluster) -> Resul
         annotations: Some(BTreeMap::from([
             ("trainyard.dev/step".to_owned(), spec.name.clone()),
             ("trainyard.dev/pipeline".to_owned(), launch.pipeline.clone()),
-            ("trainyard.dev/pool".to_owned(), launch.pool.clone()),
+            (POOL.to_owned(), launch.pool.clone()),
         ])),
         finalizers,
         ..ObjectMeta::default()
@@ -127,7 +131,7 @@ pub fn build(launch: &Launch, pool: &KubernetesPool, cluster: &Cluster) -> Resul
         metadata: {
             let mut meta = meta(Some(vec![FINALIZER.into()]));
             if let (Some(queue), Some(labels)) = (&pool.queue, &mut meta.labels) {
-                labels.insert("kueue.x-k8s.io/queue-name".into(), queue.clone());
+                labels.insert(LABEL_QUEUE.into(), queue.clone());
             }
             meta
         },
@@ -253,7 +257,7 @@ fn labels(launch: &Launch, cluster: &Cluster) -> BTreeMap<String, String> {
             (LABEL_ATTEMPT, launch.uid.to_string()),
             (LABEL_RUN, launch.run.to_string()),
             ("trainyard.dev/attempt", launch.number.to_string()),
-            ("trainyard.dev/pool", label_value(&launch.pool)),
+            (POOL, label_value(&launch.pool)),
             ("trainyard.dev/step", label_value(&launch.spec.base)),
             ("trainyard.dev/trusted", launch.trusted.to_string()),
         ]

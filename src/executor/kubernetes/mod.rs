@@ -8,12 +8,14 @@
 //! Must not: read a Secret, exec into a pod, or touch what does not carry this installation's label.
 
 pub mod access;
+pub mod admission;
 pub mod busy;
 pub mod cleanup;
 pub mod manifest;
 pub mod observe;
 pub mod orphans;
 mod picture;
+pub mod workloads;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,11 +30,13 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, ResourceExt};
 use serde::{Deserialize, Serialize};
 
+use self::admission::{Names, Standing};
 use self::busy::Busy;
-use self::manifest::{ANNOTATION_CANCELLED, Cluster, FINALIZER, LABEL_ATTEMPT};
+use self::manifest::{ANNOTATION_CANCELLED, Cluster, FINALIZER, LABEL_ATTEMPT, POOL};
 use self::picture::Picture;
+use self::workloads::Workloads;
 use super::{Executor, ExecutorError, Launch, Observation};
-use crate::clock::SharedClock;
+use crate::clock::{Millis, SharedClock};
 use crate::config::{KubernetesConfig, KubernetesPool};
 use crate::model::{AttemptUid, Held, RunId};
 
@@ -45,6 +49,7 @@ const ENDING: Duration = Duration::from_secs(3);
 pub type Wake = Arc<dyn Fn(RunId) + Send + Sync>;
 
 pub struct Kubernetes {
+    client: Client,
     cluster: Cluster,
     pools: BTreeMap<String, KubernetesPool>,
     clock: SharedClock,
@@ -56,6 +61,7 @@ pub struct Kubernetes {
     events: Api<Event>,
     picture: Picture,
     busy: Option<Busy>,
+    workloads: Workloads,
 }
 
 impl std::fmt::Debug for Kubernetes {
@@ -174,9 +180,11 @@ impl Kubernetes {
             secrets: Api::namespaced(client.clone(), &namespace),
             services: Api::namespaced(client.clone(), &namespace),
             policies: Api::namespaced(client.clone(), &namespace),
-            events: Api::namespaced(client, &namespace),
+            events: Api::namespaced(client.clone(), &namespace),
             picture: Picture::default(),
             busy: cluster.config.prometheus.as_deref().and_then(monitor),
+            workloads: Workloads::default(),
+            client,
             cluster,
             pools,
             clock,
@@ -189,8 +197,32 @@ impl Kubernetes {
         self.picture.begins();
         async move {
             let selector = manifest::selector(&self.cluster.instance);
-            self.picture.keep(&self.jobs, &self.pods, &selector, self.cluster.config.relist_s, &*wake).await;
+            let (config, wake) = (&self.cluster.config, &*wake);
+            let jobs = self.picture.keep(&self.jobs, &self.pods, &selector, config.relist_s, wake);
+            if self.pools.values().any(|pool| pool.queue.is_some()) {
+                let queues = self.workloads.keep(&self.client, &config.namespace, config.relist_s, wake);
+                tokio::join!(jobs, queues);
+            } else {
+                jobs.await;
+            }
         }
+    }
+
+    /// What is seen of a Job, with what its queue says where it has one.
+    async fn judged(&self, seen: Observation, job: &Job, now: Millis) -> Observation {
+        let Some(queue) = admission::queue_of(job).filter(|_| seen != Observation::Running) else {
+            return seen;
+        };
+        let pool = job.annotations().get(POOL).and_then(|name| self.pools.get(name));
+        let uid = job.uid().unwrap_or_default();
+        let standing = match self.workloads.of(&self.client, &self.cluster.config.namespace, &uid).await {
+            Ok(workload) => admission::standing(workload.as_ref(), &Names::of(queue, pool)),
+            Err(error) => {
+                tracing::debug!(error = format!("{error:#}"), "a Workload cannot be read");
+                Standing::Waits(format!("waiting in {queue}: Kueue's Workloads cannot be read"))
+            }
+        };
+        admission::judge(seen, job, &standing, now)
     }
 
     /// The attempt's Job, by our note or by its label.
@@ -318,6 +350,7 @@ impl Executor for Kubernetes {
             (job, pods) = (fresh, self.pods(uid).await?);
             first = observe::read(Some(&job), &pods, &[], now);
         }
+        let first = self.judged(first, &job, now).await;
         // Of what waits in a queue the events say nothing more.
         let unclear = matches!(first, Observation::Pending { .. })
             && job.spec.as_ref().is_none_or(|spec| spec.suspend != Some(true))
@@ -326,7 +359,7 @@ impl Executor for Kubernetes {
             return Ok(first);
         }
         let events = self.events(&job, &pods).await;
-        Ok(observe::read(Some(&job), &pods, &events, now))
+        Ok(self.judged(observe::read(Some(&job), &pods, &events, now), &job, now).await)
     }
 
     async fn cancel(

@@ -80,7 +80,7 @@ fn of_several(job: &Job, pods: &[Pod], events: &[Event], now: Millis) -> Option<
                 let named = gone(class, exit_code, format!("rank {rank}: {reason}"));
                 gone_ones.push((weight, over_at(pod).unwrap_or(now), rank, named));
             }
-            Observation::Pending { why } => others.push((rank, pending(format!("rank {rank}: {why}")))),
+            Observation::Pending { why, .. } => others.push((rank, pending(format!("rank {rank}: {why}")))),
             other => others.push((rank, other)),
         }
     }
@@ -147,7 +147,8 @@ fn failed(job: &Job) -> Option<&JobCondition> {
     conditions.iter().find(|c| matches!(c.type_.as_str(), "Failed" | "FailureTarget") && c.status == "True")
 }
 
-fn taken_away(class: EndClass) -> bool {
+/// An end that comes from outside of the pod.
+pub(super) fn taken_away(class: EndClass) -> bool {
     matches!(
         class,
         EndClass::Preempted
@@ -158,17 +159,18 @@ fn taken_away(class: EndClass) -> bool {
     )
 }
 
-fn gone(class: EndClass, exit_code: Option<i64>, reason: impl Into<String>) -> Observation {
+pub(super) fn gone(class: EndClass, exit_code: Option<i64>, reason: impl Into<String>) -> Observation {
     Observation::Gone { class, exit_code, reason: reason.into() }
 }
 
 fn pending(why: impl Into<String>) -> Observation {
-    Observation::Pending { why: why.into() }
+    Observation::Pending { why: why.into(), since_ms: None }
 }
 
-/// The cluster's own words, on one line and not endless.
-fn words(text: Option<&String>) -> String {
-    let line = text.map(|t| t.split_whitespace().collect::<Vec<_>>().join(" ")).unwrap_or_default();
+/// The cluster's own words, on one line, without control characters and not endless.
+pub(super) fn words(text: Option<&String>) -> String {
+    let parts = text.into_iter().flat_map(|t| t.split(|c: char| c.is_whitespace() || c.is_control()));
+    let line = parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ");
     if line.chars().count() > SENTENCE {
         format!("{}…", line.chars().take(SENTENCE).collect::<String>())
     } else {
@@ -176,7 +178,7 @@ fn words(text: Option<&String>) -> String {
     }
 }
 
-fn with(prefix: &str, text: Option<&String>) -> String {
+pub(super) fn with(prefix: &str, text: Option<&String>) -> String {
     let said = words(text);
     if said.is_empty() { prefix.to_owned() } else { format!("{prefix}: {said}") }
 }
@@ -211,7 +213,7 @@ fn without_pod(job: &Job, cancelled: bool, events: &[Event], now: Millis) -> Obs
         return gone(EndClass::Quota, None, said);
     }
     if job.spec.as_ref().is_some_and(|s| s.suspend == Some(true)) {
-        return pending("waits in its queue for quota");
+        return pending("its Job is suspended");
     }
     if status.is_some_and(|s| s.active.unwrap_or(0) > 0 || s.failed.unwrap_or(0) > 0) {
         return gone(EndClass::Preempted, None, "its pod was deleted by someone else");
@@ -433,6 +435,6 @@ fn ended(pod: &Pod, end: &ContainerStateTerminated) -> Observation {
     }
 }
 
-fn millis(time: &Time) -> Millis {
+pub(super) fn millis(time: &Time) -> Millis {
     time.0.as_millisecond()
 }

@@ -19,7 +19,7 @@ use crate::model::RunId;
 /// Objects of one page of a list.
 const PAGE: u32 = 500;
 /// A list, or the opening of a watch.
-const CALL: Duration = Duration::from_secs(30);
+pub(super) const CALL: Duration = Duration::from_secs(30);
 
 #[derive(Default)]
 pub struct Picture {
@@ -217,7 +217,7 @@ impl Picture {
 }
 
 /// All objects of the selector, page by page, and the version to watch from.
-async fn everything<K>(api: &Api<K>, selector: &str) -> anyhow::Result<(Vec<K>, String)>
+pub(super) async fn everything<K>(api: &Api<K>, selector: &str) -> anyhow::Result<(Vec<K>, String)>
 where
     K: Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {

@@ -14,9 +14,11 @@ use crate::http::problem::Problem;
 pub struct PoolJson {
     pub name: String,
     pub executor: String,
-    pub slots: u32,
+    /// At once; none where a queue of the cluster gives the places.
+    pub slots: Option<u32>,
     pub slots_used: i64,
-    pub gpus: u32,
+    /// Of all attempts together; none where a queue of the cluster gives the places.
+    pub gpus: Option<u32>,
     pub gpus_used: Vec<u32>,
     pub gpu_hour_price: f64,
     pub currency: String,
@@ -29,10 +31,10 @@ pub async fn pool_rows(web: &Web) -> Result<Vec<PoolJson>, Problem> {
         let used = used.remove(&name).unwrap_or_default();
         PoolJson {
             name,
-            executor: pool.executor,
-            slots: pool.slots,
+            slots: pool.slot_limit(),
             slots_used: used.attempts,
-            gpus: pool.gpus,
+            gpus: pool.gpu_limit(),
+            executor: pool.executor,
             gpus_used: used.gpus,
             gpu_hour_price: pool.gpu_hour_price,
             currency: pool.currency,

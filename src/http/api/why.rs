@@ -41,7 +41,7 @@ pub struct WhyStepJson {
     pub step: String,
     pub state: StepState,
     pub says: String,
-    /// `approval`, `concurrency_group`, `needs`, `lookup`, `quota`, `turn`, `pool`, `end`.
+    /// `approval`, `concurrency_group`, `needs`, `lookup`, `quota`, `turn`, `pool`, `start`, `end`.
     pub waits_for: Option<String>,
     pub pool: Option<String>,
     /// In the line of its pool; 1 is next.
@@ -94,8 +94,8 @@ pub async fn explain(web: &Web, view: &RunView, repo: &str) -> Result<WhyJson, S
         pool: step.line.as_ref().map(|line| line.pool.clone()),
         position: step.line.as_ref().map(|line| line.position),
         line_length: step.line.as_ref().map(|line| line.length),
-        free_slots: step.line.as_ref().map(|line| line.free_slots),
-        free_gpus: step.line.as_ref().map(|line| line.free_gpus),
+        free_slots: step.line.as_ref().and_then(|line| line.free_slots),
+        free_gpus: step.line.as_ref().and_then(|line| line.free_gpus),
         estimate_ms: step.estimate.as_ref().map(|estimate| estimate.in_ms),
         estimate_basis: step.estimate.map(|estimate| estimate.basis),
     };

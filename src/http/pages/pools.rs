@@ -23,9 +23,9 @@ struct Pool {
     name: Shown,
     executor: Shown,
     untrusted: bool,
-    slots: u32,
+    slots: Option<u32>,
     slots_used: i64,
-    gpus: u32,
+    gpus: Option<u32>,
     gpus_used: usize,
     /// One for each GPU: busy?
     gpu_cells: Vec<bool>,
@@ -42,7 +42,7 @@ pub async fn show(State(web): State<Web>, Extension(who): Extension<Who>) -> Res
         slots_used: p.slots_used,
         gpus: p.gpus,
         gpus_used: p.gpus_used.len(),
-        gpu_cells: (0..p.gpus.min(256)).map(|i| p.gpus_used.contains(&i)).collect(),
+        gpu_cells: (0..p.gpus.unwrap_or(0).min(256)).map(|i| p.gpus_used.contains(&i)).collect(),
         price: if p.gpu_hour_price > 0.0 {
             format!("{} {}", number(p.gpu_hour_price), p.currency)
         } else {

@@ -417,8 +417,12 @@ impl Step {
             let gpus = if a.gpus.is_empty() { String::new() } else { format!(", GPUs {:?}", a.gpus) };
             format!("{} on {}{gpus}, try {}", a.pool, a.executor, a.number)
         });
-        let reason =
-            if step.reason.is_empty() { last.map_or("", |a| a.reason.as_str()) } else { &step.reason };
+        // What its newest attempt waits for says more than why it was made.
+        let waits = last.filter(|a| a.state == AttemptState::Pending && !a.reason.is_empty());
+        let reason = match waits {
+            None if !step.reason.is_empty() => &step.reason,
+            _ => last.map_or("", |a| a.reason.as_str()),
+        };
         Self {
             position: step.position,
             name: shown_cut(&step.name, 100),

@@ -72,6 +72,8 @@ fn every_state_has_its_word_for_the_forge() {
     let mut uncompared = churn();
     uncompared.comparison = None;
     assert!(status::status(&uncompared, 140).is_none());
+    let mut queued = with(RunState::Running, "");
+    queued.waits = Some("waiting for quota of 2 more a100 in team-vision".into());
     let mut released = with(RunState::Queued, "");
     released.trusted = false;
     let lines: Vec<String> = [
@@ -79,6 +81,7 @@ fn every_state_has_its_word_for_the_forge() {
         released,
         with(RunState::Queued, ""),
         with(RunState::Running, ""),
+        queued.clone(),
         waiting,
         with(RunState::Failed, "step train failed with exit code 1"),
         with(RunState::Errored, ".trainyard.yaml:7:3 unknown key `step`; did you mean `steps`?"),
@@ -94,6 +97,7 @@ fn every_state_has_its_word_for_the_forge() {
         trainyard/churn Pending: released, running
         trainyard/churn Pending: queued
         trainyard/churn Running: running
+        trainyard/churn Pending: waiting for quota of 2 more a100 in team-vision
         trainyard/churn Pending: waiting for the baseline run: main at 9f1c2ab, the merge-base
         trainyard/churn Failure: failed: step train failed with exit code 1
         trainyard/churn Error: error: .trainyard.yaml:7:3 unknown key `step`; did you mean `steps`?
@@ -101,6 +105,11 @@ fn every_state_has_its_word_for_the_forge() {
         trainyard/churn Cancelled: superseded: a newer push
         trainyard/churn Success: skipped: no changed file matches when.paths
         "##);
+    // The comment says the same, and takes no word of a cluster for its own.
+    queued.waits = Some("waiting for <b>*2* more @all".into());
+    let body = comment::render(&view(vec![queued]), 60_000);
+    assert!(body.contains("### ⏳ churn waits for its place\n"), "{body}");
+    assert!(body.contains("waiting for ") && !body.contains("<b>") && !body.contains(" @all"), "{body}");
 }
 
 #[test]

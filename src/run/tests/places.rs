@@ -55,7 +55,10 @@ fn scene(
 fn pools(text: &[(&str, u32, u32)]) -> BTreeMap<String, PoolConfig> {
     text.iter()
         .map(|(name, slots, gpus)| {
-            ((*name).to_owned(), PoolConfig { slots: *slots, gpus: *gpus, ..PoolConfig::default() })
+            (
+                (*name).to_owned(),
+                PoolConfig { slots: Some(*slots), gpus: Some(*gpus), ..PoolConfig::default() },
+            )
         })
         .collect()
 }
@@ -211,6 +214,7 @@ fn repositories_share_a_pool_by_what_they_used_their_weights_and_classes() {
         pipeline: "p".into(),
         step: "s".into(),
         since_ms: T0 + 10_000 - minutes * 60_000,
+        started_ms: None,
         gpus,
     };
     let holds = |list: Vec<OpenAttempt>| {
@@ -310,6 +314,7 @@ fn a_waiting_step_is_told_its_place_what_is_free_and_an_estimate_with_its_basis(
         pipeline: "p".into(),
         step: "long".into(),
         since_ms: T0 - 4 * 60_000,
+        started_ms: None,
         gpus: 0,
     };
     let busy = PoolUse { attempts: 1, open: vec![open], ..PoolUse::default() };
@@ -333,7 +338,7 @@ fn a_waiting_step_is_told_its_place_what_is_free_and_an_estimate_with_its_basis(
     let place = step.line.clone().unwrap();
     assert_eq!(
         (step.waits_for, place.position, place.length, place.free_slots),
-        (Some(WaitsFor::Pool), 3, 3, 0)
+        (Some(WaitsFor::Pool), 3, 3, Some(0))
     );
     // 6 min of the running one, 2 of the first, and the average of both for the second.
     let estimate = step.estimate.clone().unwrap();
@@ -357,7 +362,7 @@ fn a_waiting_step_is_told_its_place_what_is_free_and_an_estimate_with_its_basis(
     pool.get_mut("default").unwrap().repository_slots = Some(1);
     let mut held = busy;
     held.open[0].repo_id = RepoId::from_text("a");
-    pool.get_mut("default").unwrap().slots = 2;
+    pool.get_mut("default").unwrap().slots = Some(2);
     let over = scene(&line[2..], BTreeMap::from([("default".to_owned(), held)]), &pool);
     let cases = [
         (
@@ -387,4 +392,50 @@ fn a_waiting_step_is_told_its_place_what_is_free_and_an_estimate_with_its_basis(
         assert!(says.contains(words), "{says}");
     }
     println!("FIGURE queue.why cases={}", cases.len() + 2);
+}
+
+#[test]
+fn a_queue_of_the_cluster_alone_holds_its_pools_steps_back() {
+    let queue = crate::config::KubernetesPool { queue: Some("team".into()), ..Default::default() };
+    let pool = |gpus, slots| {
+        let pool = PoolConfig {
+            executor: "kubernetes".into(),
+            kubernetes: queue.clone(),
+            gpus,
+            slots,
+            ..PoolConfig::default()
+        };
+        BTreeMap::from([("gpu".to_owned(), pool)])
+    };
+    let steps: Vec<ReadyStep> = (0..30).map(|n| ready(&format!("s{n}"), Some("gpu"), 4, true)).collect();
+    let placed = |pools: BTreeMap<String, PoolConfig>| {
+        let picked = pick(&scene(&steps, BTreeMap::new(), &pools));
+        let mut gpus: Vec<u32> = picked.places.iter().flat_map(|place| place.gpus.clone()).collect();
+        let all = gpus.len();
+        gpus.sort_unstable();
+        gpus.dedup();
+        assert_eq!(gpus.len(), all, "a GPU was given twice");
+        picked.places.len()
+    };
+    assert_eq!(placed(pool(None, None)), 30);
+    // What is written holds as well.
+    assert_eq!(placed(pool(Some(8), None)), 2);
+    assert_eq!(placed(pool(None, Some(5))), 5);
+
+    // Its Job is made; what that waits for is what the run waits for.
+    let mut mine = view("running", "a running", "a1 pending");
+    mine.attempts[0].reason = "waiting for quota of 2 more a100 in team-vision".into();
+    let scene = Scene { now: T0 + 40_000, ..scene(&[], BTreeMap::new(), &pool(None, None)) };
+    let typical = BTreeMap::new();
+    let facts = crate::run::why::Facts {
+        view: &mine,
+        repo: "ada/churn".into(),
+        scene: &scene,
+        ahead: None,
+        baselines: vec![],
+        typical: &typical,
+    };
+    let step = crate::run::why::why(&facts).steps.remove(0);
+    assert_eq!(step.says, "waiting for quota of 2 more a100 in team-vision; for 40 s so far");
+    assert_eq!(step.waits_for.map(crate::run::why::WaitsFor::word), Some("start"));
 }

@@ -144,7 +144,7 @@ impl World {
                     let what = if row.started_ms.is_some() {
                         Observation::Running
                     } else {
-                        Observation::Pending { why: "busy".into() }
+                        Observation::Pending { why: "busy".into(), since_ms: None }
                     };
                     (what, now)
                 });
@@ -236,6 +236,7 @@ impl World {
                 view: &self.view,
                 now: self.now,
                 limits: &limits,
+                queued: &std::collections::BTreeSet::new(),
                 observed: &self.observed,
                 failed: &self.failed,
                 ahead: None,

@@ -65,6 +65,11 @@ pub fn cluster() -> &'static TestCluster {
     })
 }
 
+/// What `scripts/cluster.sh` prints.
+pub fn part_says(what: &str) -> String {
+    script(&["scripts/cluster.sh", what])
+}
+
 /// Kills or starts a part of the cluster that we brought up.
 pub fn part(what: &str, name: &str) {
     script(&["scripts/cluster.sh", what, name]);

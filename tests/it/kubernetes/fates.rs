@@ -128,22 +128,24 @@ fn a_job_without_pods_says_why() {
     timed["firstTimestamp"] = "1970-01-01T00:00:00Z".into();
     let still = seen(json!({"metadata": {}}), vec![], vec![timed.clone()], 59_000);
     assert!(
-        matches!(&still, Observation::Pending { why } if why.contains("exceeded quota: none")),
+        matches!(&still, Observation::Pending { why, .. } if why.contains("exceeded quota: none")),
         "{still:?}"
     );
     gone(seen(json!({"metadata": {}}), vec![], vec![timed], 60_000), EndClass::Quota, "exceeded quota: none");
     let queued = seen(json!({"metadata": {}, "spec": {"suspend": true, "template": {}}}), vec![], vec![], 0);
-    assert_eq!(queued, Observation::Pending { why: "waits in its queue for quota".into() });
+    assert_eq!(queued, Observation::Pending { why: "its Job is suspended".into(), since_ms: None });
 
     // Scale from zero: the autoscaler's words count.
     let waiting = pod(json!({"phase": "Pending", "conditions": [
         {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available"}]}));
     let at = |events: Vec<Value>| seen(json!({"metadata": {}}), vec![waiting.clone()], events, 0);
-    assert!(matches!(at(vec![]), Observation::Pending { why } if why.contains("0/3 nodes are available")));
+    assert!(
+        matches!(at(vec![]), Observation::Pending { why, .. } if why.contains("0/3 nodes are available"))
+    );
     let grows = event("TriggeredScaleUp", "ty-x-1", "pool gpu 0->1");
     let no = event("NotTriggerScaleUp", "ty-x-1", "1 max node group size reached");
     assert!(
-        matches!(at(vec![grows.clone(), no.clone()]), Observation::Pending { why } if why.contains("pool gpu 0->1"))
+        matches!(at(vec![grows.clone(), no.clone()]), Observation::Pending { why, .. } if why.contains("pool gpu 0->1"))
     );
     gone(at(vec![no]), EndClass::Unschedulable, "max node group size reached");
 
@@ -265,7 +267,7 @@ fn the_rank_that_failed_first_is_named() {
     for (job, pods, want) in rows {
         let shown = match seen(job.clone(), pods.clone(), vec![], 0) {
             Observation::Running => "running".to_owned(),
-            Observation::Pending { why } => format!("pending: {why}"),
+            Observation::Pending { why, .. } => format!("pending: {why}"),
             Observation::Gone { class, reason, .. } => format!("{class}: {reason}"),
             Observation::Unknown => "unknown".to_owned(),
         };

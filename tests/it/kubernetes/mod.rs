@@ -8,6 +8,7 @@ mod fates;
 mod golden;
 mod launches;
 mod orphans;
+mod queues;
 mod ranks;
 mod release;
 mod story;

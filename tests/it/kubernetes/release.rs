@@ -76,7 +76,7 @@ impl Release {
             "config": config,
             "secrets": [format!("{}-forge", self.name)],
             "persistence": {"storageClass": "-"},
-            "runs": {"namespace": self.runs.0, "relistSeconds": 15},
+            "runs": {"namespace": self.runs.0, "relistSeconds": 15, "kueue": config.contains("queue = ")},
             "networkPolicy": {"extraEgress": egress},
         });
         let path = self.volume.with_file_name("values.json");

@@ -8,6 +8,7 @@ use super::cluster::cluster;
 use super::release::{HOME, Release};
 
 const ROLE: &str = include_str!("../../../deploy/helm/trainyard/files/role-rules.yaml");
+const QUEUES: &str = include_str!("../../../deploy/helm/trainyard/files/role-rules-kueue.yaml");
 const CLEANUP: &str = include_str!("../../../deploy/helm/trainyard/templates/cleanup.yaml");
 
 /// `delete jobs` and so on, of the lists `resources: [...]` and `verbs: [...]` of a Role, sorted.
@@ -73,6 +74,21 @@ pub async fn of_the_daemon(release: &Release) {
     let (asked, open) = refused(release).await;
     println!("SEC S20 layer=role cases={} failed={}", asked + granted, open.len());
     assert!(asked >= 25 && open.is_empty(), "not refused: {open:?}");
+}
+
+/// Of the daemon of a pool with a queue: what the queues' rules grant is used, and nothing that no rule grants.
+pub fn of_queues(release: &Release) {
+    let account = format!("system:serviceaccount:{HOME}:{}", release.name);
+    let (used, own, all) = (used(&account, &release.runs.0), granted(QUEUES), granted(ROLE));
+    let beyond: Vec<&String> = used.iter().filter(|u| !own.contains(u) && !all.contains(u)).collect();
+    let idle: Vec<&String> = own.iter().filter(|g| !used.contains(g)).collect();
+    println!(
+        "FIGURE verbs account=daemon_with_queues granted_for_queues={} beyond={} unused={}",
+        own.len(),
+        beyond.len(),
+        idle.len()
+    );
+    assert!(beyond.is_empty() && idle.is_empty(), "beyond {beyond:?}, unused {idle:?}");
 }
 
 /// Of the hook that cleaned up.

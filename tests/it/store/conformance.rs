@@ -72,7 +72,7 @@ suite! {
         a_watched_place_keeps_what_is_known, earlier_generations_are_found;
     queue:
         what_was_used_counts, the_default_branch_names_the_class, an_equal_step_is_taken_over, a_run_is_run_again,
-        the_first_writer_of_a_cache_wins;
+        the_first_writer_of_a_cache_wins, a_wait_is_told_while_nothing_works;
     reports:
         the_bootstrap_belongs_to_its_first_agent, a_log_has_no_gap_and_no_repeat, points_are_stored_once, last_values_are_kept_beside_the_points,
         artifacts_and_outputs_stay, nothing_is_taken_from_an_ended_attempt, only_the_last_attempt_counts;

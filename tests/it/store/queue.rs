@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use trainyard::model::{EndClass, MetricPoint, RepoId, RunId, RunState, StepId, StepState};
-use trainyard::store::attempts::{ArtifactRow, Finish};
+use serde_json::json;
+use trainyard::model::{AttemptState, EndClass, MetricPoint, RepoId, RunId, RunState, StepId, StepState};
+use trainyard::store::attempts::{ArtifactRow, AttemptMove, Finish};
 use trainyard::store::caches::CacheRow;
 use trainyard::store::deliveries::IntakeCommit;
-use trainyard::store::queue::StepName;
+use trainyard::store::queue::{PATIENCE_MS, StartWait, StepName};
 use trainyard::store::retention::Retention;
 use trainyard::store::reuse::{Lookup, NO_KEY, Rerun};
 use trainyard::store::runs::{RunChange, StepMove};
@@ -279,4 +280,36 @@ pub async fn the_first_writer_of_a_cache_wins(at: &Place) {
     assert_eq!(at.store.sweep_caches(T0, 29).await.unwrap(), ["caches/pip-2/10"], "least recently used");
     assert_eq!(at.store.sweep_caches(T0 + 4, 30).await.unwrap(), ["caches/pip-3/10"], "not used since");
     assert!(at.store.cache(&repo, "pip-1").await.unwrap().is_some());
+}
+
+pub async fn a_wait_is_told_while_nothing_works(at: &Place) {
+    let repo = at.repo().await;
+    let run = at.runs(vec![new_run(&repo, &sha('7'), RunState::Queued)]).await.remove(0);
+    let uid = at.attempt(&run).await;
+    let moved = async |to: AttemptState, reason: &str, now: i64| {
+        let change = AttemptMove {
+            uid: uid.clone(),
+            to,
+            class: None,
+            reason: reason.into(),
+            exit_code: None,
+            cancel: false,
+            handle: (to == AttemptState::Submitted).then(|| json!({})),
+        };
+        assert!(at.store.move_attempt(change, now).await.unwrap());
+    };
+    assert_eq!(at.store.run_waits(&run).await.unwrap(), None);
+    moved(AttemptState::Submitted, "", T0 + 3).await;
+    assert_eq!(at.store.run_waits(&run).await.unwrap(), None, "nothing is known of it");
+    moved(AttemptState::Pending, "waiting for quota", T0 + 4).await;
+    let wait = StartWait { pool: "default".into(), why: "waiting for quota".into(), since_ms: T0 + 3 };
+    assert_eq!(at.store.run_waits(&run).await.unwrap(), Some(wait));
+    let open = at.store.pool_use().await.unwrap().remove("default").unwrap().open;
+    assert!(open.iter().any(|open| open.run_id == run && open.started_ms.is_none()), "{open:?}");
+    // It starts after the forge may have been told: the commit is reported on again, and no old sentence stays.
+    at.settle_all().await;
+    assert!(at.store.agent_start(&uid, "hash", "n", T0 + 4 + PATIENCE_MS).await.unwrap());
+    assert_eq!(at.store.run_waits(&run).await.unwrap(), None);
+    assert_eq!(at.store.attempt(&uid).await.unwrap().unwrap().reason, "");
+    assert_eq!(at.open_work().await, 2, "the run and its report");
 }
