@@ -97,10 +97,13 @@ impl RetentionConfig {
     }
 }
 
+/// Far beyond sense, and its sums and products with times in milliseconds stay in 64 bits.
+const MOST: i64 = 1 << 50;
+
 fn positive(keys: &[(&str, i64)]) -> Result<(), ConfigError> {
     for (name, value) in keys {
-        if !(1..=1 << 50).contains(value) {
-            return refuse(format!("{name} is {value}; it must be 1 or more"));
+        if !(1..=MOST).contains(value) {
+            return refuse(format!("{name} is {value}; it must be 1 to {MOST}"));
         }
     }
     Ok(())

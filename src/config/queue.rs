@@ -35,7 +35,7 @@ impl QueueConfig {
     pub(super) fn check(&self, repositories: &[RepositoryConfig]) -> Result<(), ConfigError> {
         for (key, value) in [("half_life_s", self.half_life_s), ("ageing_s", self.ageing_s)] {
             if !(1..=1 << 40).contains(&value) {
-                return refuse(format!("queue.{key} is {value}; it must be 1 or more"));
+                return refuse(format!("queue.{key} is {value}; it must be 1 to {}", 1_i64 << 40));
             }
         }
         for repository in repositories {

@@ -33,7 +33,8 @@ fn refuses_what_would_not_work_and_says_what_to_do() {
         ("[[repository]]\nforge = \"nope\"\nname = \"a/b\"", "not configured"),
         ("[queue]\nhalf_life_s = 0", "queue.half_life_s is 0"),
         ("[pool.x]\nrepository_slots = 0", "leave it out"),
-        ("[retention]\nlogs_days = 0", "must be 1 or more"),
+        ("[retention]\nlogs_days = 0", "must be 1 to 1125899906842624"),
+        ("[limits]\nlease_s = 9000000000000000", "must be 1 to 1125899906842624"),
     ];
     for (extra, words) in cases {
         let error = parse(extra).expect_err(extra).to_string();
@@ -185,5 +186,72 @@ fn a_secret_is_for_every_branch_or_for_those_named() {
         let text =
             format!("{TOKEN}[[repository]]\nforge = \"github\"\nname = \"a/b\"\nsecrets.X = {secret}\n");
         assert!(parse(&text).unwrap_err().0.contains(words), "{secret}");
+    }
+}
+
+/// `config/trainyard.example.toml` with its optional lines switched on.
+fn whole_example() -> String {
+    let key = regex::Regex::new(r"^(\[[\[a-z0-9._]+\]|[A-Za-z0-9_.]+ = )").unwrap();
+    let text = include_str!("../../config/trainyard.example.toml");
+    let on = |line: &'static str| {
+        let bare = line.trim_start_matches(['#', ' ']);
+        if key.is_match(bare) { bare } else { line }
+    };
+    text.lines().map(on).collect::<Vec<_>>().join("\n")
+}
+
+/// What serde takes as keys of a type, by its refusal of another one.
+fn keys_of<T: serde::de::DeserializeOwned>() -> BTreeSet<String> {
+    let Err(error) = toml::from_str::<T>("no_such_key = 1") else { panic!("takes any key") };
+    let error = error.to_string();
+    let (_, expected) = error.split_once("expected").unwrap_or_else(|| panic!("{error}"));
+    expected.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_example_has_every_key_and_no_other() {
+    let text = whole_example();
+    let _: Config = toml::from_str(&text).unwrap();
+    let table: toml::Table = text.parse().unwrap();
+    // The tables at a path; `*` is any name, a list counts as each of its entries.
+    let at = |path: &str| {
+        let mut found = vec![toml::Value::Table(table.clone())];
+        for part in path.split('.').filter(|part| !part.is_empty()) {
+            found = found
+                .iter()
+                .filter_map(toml::Value::as_table)
+                .flat_map(|t| t.iter().filter(|(key, _)| part == "*" || *key == part).map(|(_, v)| v.clone()))
+                .flat_map(|value| match value {
+                    toml::Value::Array(entries) => entries,
+                    value => vec![value],
+                })
+                .collect();
+        }
+        found.iter().filter_map(toml::Value::as_table).flat_map(toml::Table::keys).cloned().collect()
+    };
+    let cases: [(&str, BTreeSet<String>); 18] = [
+        ("", keys_of::<Config>()),
+        ("s3", keys_of::<S3Config>()),
+        ("listen", keys_of::<Listen>()),
+        ("forge.*", keys_of::<ForgeConfig>()),
+        ("forge.*.hook", keys_of::<HookConfig>()),
+        ("repository", keys_of::<RepositoryConfig>()),
+        ("repository.budget", keys_of::<Budget>()),
+        ("pool.*", keys_of::<PoolConfig>()),
+        ("pool.*.kubernetes", keys_of::<KubernetesPool>()),
+        ("pool.*.kubernetes.tolerations", keys_of::<Toleration>()),
+        ("queue", keys_of::<QueueConfig>()),
+        ("executor", keys_of::<ExecutorConfig>()),
+        ("executor.local", keys_of::<LocalConfig>()),
+        ("executor.kubernetes", keys_of::<KubernetesConfig>()),
+        ("dashboard", keys_of::<DashboardConfig>()),
+        ("limits", keys_of::<Limits>()),
+        ("retention", keys_of::<RetentionConfig>()),
+        ("repository.secrets.*", keys_of::<StepSecret>()),
+    ];
+    for (path, keys) in cases {
+        let shown: BTreeSet<String> = at(path);
+        assert!(keys.len() > 1 || path == "dashboard", "{path}: {keys:?}");
+        assert_eq!(shown, keys, "[{path}]");
     }
 }
