@@ -10,8 +10,8 @@ use clap::Subcommand;
 use sha2::{Digest, Sha256};
 
 use crate::clock::{Clock, SystemClock};
-use crate::config::Config;
-use crate::forge::Forges;
+use crate::config::{Config, ForgeKind};
+use crate::forge::{ChangeWords, Forges};
 use crate::http::api::DeliveryJson;
 use crate::intake::{Intake, explain};
 use crate::model::DeliveryState;
@@ -129,9 +129,10 @@ fn missing(id: &str) -> ExitCode {
 async fn replay(config: Config, store: &Store, row: &DeliveryRow, dry_run: bool) -> anyhow::Result<()> {
     if dry_run {
         let forges = Forges::connect(&config)?;
+        let kind = config.forge.get(&row.forge).map_or(ForgeKind::Github, |forge| forge.kind);
         let intake = Intake::new(store.clone(), Arc::new(SystemClock), Arc::new(config), forges);
         let (event, plan) = intake.preview(row).await?;
-        print!("{}", safe(&explain(event.as_ref(), &plan)));
+        print!("{}", safe(&explain(event.as_ref(), &plan, ChangeWords::of(kind))));
         println!("dry run: nothing was written");
     } else {
         anyhow::ensure!(

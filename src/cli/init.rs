@@ -52,7 +52,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if !found.seen.is_empty() {
         let _ = write!(said, " from {}", found.seen.join(", "));
     }
-    println!("{said}.\nNext: read it, try it with `trainyard run`, commit it, and open a pull request.");
+    println!(
+        "{said}.\nNext: read it, try it with `trainyard run`, and push it to the default branch: its run there is what changes are held \
+         against. Then push a branch and open a pull request."
+    );
     Ok(ExitCode::SUCCESS)
 }
 

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 
 use crate::config::ForgeKind;
-use crate::forge::Permission;
 use crate::forge::webhook;
+use crate::forge::{ChangeWords, Permission};
 use crate::intake::{Facts, PipelineFile, explain, plan, read_pipeline};
 use crate::model::{Actor, Event, EventKind, Parsed, Push, RepoId, RepoName, RepoRef, Sha};
 use crate::pipeline;
@@ -52,14 +52,15 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(2));
         }
     };
-    let mut facts = Facts::new(RepoId::from_text("repository"), 0);
+    let change = ChangeWords::of(args.forge);
+    let mut facts = Facts { change, ..Facts::new(RepoId::from_text("repository"), 0) };
     facts.permission = if args.untrusted { Permission::Read } else { Permission::Write };
     if let EventKind::Push(push) = &event.kind {
         facts.message.clone_from(&push.message);
     }
     facts.pipelines = pipelines(&args.dir)?;
     facts.base = facts.pipelines.iter().filter_map(|file| file.parsed.as_ref().ok().cloned()).collect();
-    print!("{}", explain(Some(&event), &plan(&event, &facts)));
+    print!("{}", explain(Some(&event), &plan(&event, &facts), change));
     println!("offline: path filters, earlier runs and other runs of a concurrency group were not looked at");
     Ok(ExitCode::SUCCESS)
 }

@@ -34,8 +34,14 @@ impl Machine {
     /// Another daemon has it.
     pub fn take(data_dir: &Path) -> Result<Self, ConfigError> {
         let path = data_dir.join("machine");
-        let fail =
-            |error: &dyn std::fmt::Display| ConfigError(format!("cannot use {}: {error}", path.display()));
+        let fail = |error: &dyn std::fmt::Display| {
+            ConfigError(format!(
+                "cannot use {}: {error}; data_dir and all in it must belong to the daemon's user (uid {}): did root run a command there? \
+                 `chown -R` gives it back",
+                path.display(),
+                nix::unistd::geteuid()
+            ))
+        };
         let file = std::fs::OpenOptions::new()
             .create(true)
             .truncate(false)

@@ -17,10 +17,10 @@ use super::rest::{Rest, climbs, encode, encode_path, git_client, shown, unreadab
 use super::webhook::gitea::Pull;
 use super::wire::{self, repo_path, sha_of};
 use super::{
-    Capabilities, Comment, Commit, Folder, Forge, ForgeError, GitAccess, Permission, Status, TreeEntry,
-    WebPage,
+    Capabilities, ChangeWords, Comment, Commit, Folder, Forge, ForgeError, GitAccess, Permission, Status,
+    TreeEntry, WebPage,
 };
-use crate::config::{ConfigError, ForgeConfig};
+use crate::config::{ConfigError, ForgeConfig, ForgeKind};
 use crate::model::{Actor, PullRequest, RepoName, Sha};
 
 /// Gitea's own default for the most that one page may hold.
@@ -342,7 +342,11 @@ impl Forge for Gitea {
 
     fn capabilities(&self) -> Capabilities {
         // Neither has a documented bound; GitLab's and GitHub's keep what is shown readable.
-        Capabilities { status_description: 255, comment_bytes: 65_536 }
+        Capabilities {
+            status_description: 255,
+            comment_bytes: 65_536,
+            change: ChangeWords::of(ForgeKind::Gitea),
+        }
     }
 
     fn git(&self, repo: &RepoName) -> GitAccess {

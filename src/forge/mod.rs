@@ -118,6 +118,51 @@ pub struct Capabilities {
     pub status_description: usize,
     /// Longest comment, in bytes.
     pub comment_bytes: usize,
+    pub change: ChangeWords,
+}
+
+/// What a forge calls a proposed change, and where it keeps its head. The API, the grammar and our own words say "pull request".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChangeWords {
+    /// `pull request`, `merge request`.
+    pub noun: &'static str,
+    /// What stands before its number: at GitLab `#7` would be an issue.
+    pub sigil: char,
+    /// `refs/<heads>/<number>/head` is its head commit.
+    pub heads: &'static str,
+}
+
+impl ChangeWords {
+    /// Of a kind of forge.
+    pub fn of(kind: ForgeKind) -> Self {
+        match kind {
+            ForgeKind::Github | ForgeKind::Gitea => Self { noun: "pull request", sigil: '#', heads: "pull" },
+            ForgeKind::Gitlab => Self { noun: "merge request", sigil: '!', heads: "merge-requests" },
+        }
+    }
+
+    /// `#7`, `!7`.
+    pub fn number(self, number: i64) -> String {
+        format!("{}{number}", self.sigil)
+    }
+
+    /// `pull request #7`, `merge request !7`.
+    pub fn named(self, number: i64) -> String {
+        format!("{} {}{number}", self.noun, self.sigil)
+    }
+
+    /// The name that a fork's head goes by, such as `pull/7/head`: `refs/` before it is its reference at the forge.
+    pub fn head(self, number: i64) -> String {
+        format!("{}/{number}/head", self.heads)
+    }
+
+    /// Whether a branch's name is one of [`head`](Self::head).
+    pub fn is_head(self, branch: &str) -> bool {
+        branch
+            .strip_prefix(self.heads)
+            .and_then(|rest| rest.strip_prefix('/')?.strip_suffix("/head"))
+            .is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,16 +3,18 @@
 use std::fmt::Write as _;
 
 use super::plan::IntakePlan;
+use crate::forge::ChangeWords;
 use crate::model::{DeliveryState, Event, EventKind};
 
 /// What would be done and why; nothing was written. Ends with a line feed.
-pub fn explain(event: Option<&Event>, plan: &IntakePlan) -> String {
+/// `change` are the forge's words for a pull request.
+pub fn explain(event: Option<&Event>, plan: &IntakePlan, change: ChangeWords) -> String {
     let mut out = String::new();
     if let Some(event) = event {
         let _ = writeln!(
             out,
             "event:    {} of {} by {}",
-            describe(&event.kind),
+            describe(&event.kind, change),
             event.repo.name,
             event.actor.login
         );
@@ -51,7 +53,7 @@ pub fn explain(event: Option<&Event>, plan: &IntakePlan) -> String {
     out
 }
 
-fn describe(kind: &EventKind) -> String {
+fn describe(kind: &EventKind, change: ChangeWords) -> String {
     match kind {
         EventKind::Push(push) => match &push.after {
             Some(sha) => format!("push of {} to `{}`", sha.short(), push.branch),
@@ -63,13 +65,13 @@ fn describe(kind: &EventKind) -> String {
         },
         EventKind::PullRequest(pull) => {
             format!(
-                "pull request #{} at {} onto `{}`",
-                pull.pull.number,
+                "{} at {} onto `{}`",
+                change.named(pull.pull.number),
                 pull.pull.head_sha.short(),
                 pull.pull.base_branch
             )
         }
-        EventKind::Comment(comment) => format!("comment on #{}", comment.pull_number),
+        EventKind::Comment(comment) => format!("comment on {}", change.number(comment.pull_number)),
         EventKind::Data(data) => format!("new data in {} for `{}`", data.prefix, data.pipeline),
         EventKind::Ping => "ping".into(),
     }

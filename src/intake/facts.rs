@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::clock::Millis;
-use crate::forge::Permission;
+use crate::config::ForgeKind;
+use crate::forge::{ChangeWords, Permission};
 use crate::model::{Plan, PullRequest, RepoId, RunId, RunState, Sha};
 use crate::store::runs::RunRow;
 
@@ -11,6 +12,8 @@ use crate::store::runs::RunRow;
 #[derive(Debug, Clone)]
 pub struct Facts {
     pub repo_id: RepoId,
+    /// What the forge calls a pull request.
+    pub change: ChangeWords,
     /// How many decisions about the repository were made when what the store knows was read.
     pub decisions: i64,
     pub now: Millis,
@@ -37,10 +40,11 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Nothing known yet but whose event it is.
+    /// Nothing known yet but whose event it is, at a forge that says "pull request".
     pub fn new(repo_id: RepoId, now: Millis) -> Self {
         Self {
             repo_id,
+            change: ChangeWords::of(ForgeKind::Github),
             decisions: 0,
             now,
             message: String::new(),

@@ -34,12 +34,12 @@ pub async fn from_forge(
     repo_id: RepoId,
     now: Millis,
 ) -> Result<Facts, GatherError> {
-    let mut facts = Facts::new(repo_id, now);
+    let mut facts = Facts { change: forge.capabilities().change, ..Facts::new(repo_id, now) };
     let repo = &event.repo.name;
     if let EventKind::PullRequest(pull) = &event.kind {
         facts.pull_now = optional(forge.pull(repo, pull.pull.number).await)?;
     }
-    let Some((sha, _)) = head_of(event) else { return Ok(facts) };
+    let Some((sha, _)) = head_of(event, facts.change) else { return Ok(facts) };
     let head = heads.of(forge, event, &sha).await?;
     facts.message.clone_from(&head.message);
     facts.pipelines.clone_from(&head.pipelines);
@@ -89,13 +89,13 @@ pub async fn from_store(
         let open = store.open_pulls_with_head(&repo_id, head).await?;
         facts.other_open_pull = open.iter().any(|other| other.pull.number != pull.pull.number);
     }
-    let Some((sha, branch)) = head_of(event) else { return Ok(()) };
+    let Some((sha, branch)) = head_of(event, facts.change) else { return Ok(()) };
     facts.existing = store.head_runs(&repo_id, &sha).await?;
     let mut groups = BTreeSet::new();
     for file in &facts.pipelines {
         let Ok(plan) = &file.parsed else { continue };
         if plan.concurrency.as_ref().is_some_and(|c| c.cancel_in_progress) {
-            let variables = variables(&event.repo, &sha, &branch, &plan.name);
+            let variables = variables(&event.repo, &sha, &branch, &plan.name, facts.change);
             let trusted = trusted_run(event, facts, &plan.name);
             groups.extend(group(&repo_id, plan, &variables, trusted).ok().flatten());
         }
@@ -125,7 +125,7 @@ async fn is_newer(
     let repo = &event.repo.name;
     if let EventKind::PullRequest(_) = &event.kind {
         // The pull request itself says what its head is by now.
-        if branch.starts_with("pull/") {
+        if forge.capabilities().change.is_head(branch) {
             return is_ancestor(forge, event, sha, other.as_str()).await;
         }
     }

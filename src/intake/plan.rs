@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::facts::{Broken, Facts, PipelineFile};
 use super::filter::{Fit, fit};
-use crate::forge::Permission;
+use crate::forge::{ChangeWords, Permission};
 use crate::model::{
     DATA_DIGEST, DATA_PREFIX, DataChange, DeliveryState, Event, EventKind, Plan, PullRequest,
     PullRequestAction, PullRequestEvent, Push, RepoId, RepoRef, RunId, RunState, Sha,
@@ -165,12 +165,11 @@ impl IntakePlan {
 
 /// The commit that an event may start runs for, and the branch it goes by. A fork's head goes by its pull request, so
 /// that nobody's `main` passes for ours.
-pub fn head_of(event: &Event) -> Option<(Sha, String)> {
+pub fn head_of(event: &Event, change: ChangeWords) -> Option<(Sha, String)> {
     match &event.kind {
         EventKind::Push(Push { after: Some(sha), branch, .. }) => Some((sha.clone(), branch.clone())),
         EventKind::PullRequest(PullRequestEvent { action, pull }) if *action != PullRequestAction::Closed => {
-            let branch =
-                if pull.fork { format!("pull/{}/head", pull.number) } else { pull.head_branch.clone() };
+            let branch = if pull.fork { change.head(pull.number) } else { pull.head_branch.clone() };
             Some((pull.head_sha.clone(), branch))
         }
         EventKind::Data(data) => Some((data.sha.clone(), data.branch.clone())),
@@ -180,9 +179,15 @@ pub fn head_of(event: &Event) -> Option<(Sha, String)> {
 
 /// Variables of a head run: from repository, commit and branch alone, so that every delivery that could have made the run
 /// sets the same. One that new data started has two more.
-pub fn variables(repo: &RepoRef, sha: &Sha, branch: &str, pipeline: &str) -> BTreeMap<String, String> {
+pub fn variables(
+    repo: &RepoRef,
+    sha: &Sha,
+    branch: &str,
+    pipeline: &str,
+    change: ChangeWords,
+) -> BTreeMap<String, String> {
     let reference =
-        if is_pull_head(branch) { format!("refs/{branch}") } else { format!("refs/heads/{branch}") };
+        if change.is_head(branch) { format!("refs/{branch}") } else { format!("refs/heads/{branch}") };
     [
         ("CI", "true"),
         ("CI_COMMIT_BRANCH", branch),
@@ -196,14 +201,6 @@ pub fn variables(repo: &RepoRef, sha: &Sha, branch: &str, pipeline: &str) -> BTr
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value.to_owned()))
     .collect()
-}
-
-/// `pull/<number>/head`, the name that a fork's head goes by.
-fn is_pull_head(branch: &str) -> bool {
-    branch
-        .strip_prefix("pull/")
-        .and_then(|rest| rest.strip_suffix("/head"))
-        .is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// The concurrency group of a run, prefixed by its repository and trust: groups of two repositories never meet, and an untrusted
@@ -256,12 +253,13 @@ pub fn plan(event: &Event, facts: &Facts) -> IntakePlan {
 /// after a merge the base may. Only a fork's head that no other open pull request has is held by nothing.
 fn closed(pull: &PullRequest, facts: &Facts) -> IntakePlan {
     let now = facts.pull_now.as_ref().unwrap_or(pull);
+    let named = facts.change.named(pull.number);
     let mut plan =
         IntakePlan { state: DeliveryState::Done, pull: Some(now.clone()), ..IntakePlan::nothing("") };
     plan.then.push(Then::ReportPull(pull.number));
     plan.then.extend(facts.existing.iter().map(|run| Then::Compare(run.id.clone())));
     if now.open {
-        plan.reason = format!("pull request #{} is open again by now: nothing to stop", pull.number);
+        plan.reason = format!("{named} is open again by now: nothing to stop");
         return plan;
     }
     let open: Vec<&RunRow> = facts
@@ -270,22 +268,16 @@ fn closed(pull: &PullRequest, facts: &Facts) -> IntakePlan {
         .filter(|run| !run.state.is_terminal() && run.cancel_request.is_none())
         .collect();
     if open.is_empty() {
-        plan.reason = format!("pull request #{} was closed: nothing of it runs", pull.number);
+        plan.reason = format!("{named} was closed: nothing of it runs");
     } else if !pull.fork {
-        plan.reason =
-            format!("pull request #{} was closed: its runs go on, a branch holds their commit", pull.number);
+        plan.reason = format!("{named} was closed: its runs go on, a branch holds their commit");
     } else if facts.other_open_pull {
-        plan.reason = format!(
-            "pull request #{} was closed: another one has the same head, its runs go on",
-            pull.number
-        );
+        plan.reason = format!("{named} was closed: another one has the same head, its runs go on");
     } else if open.iter().any(|run| run.trusted) {
-        plan.reason =
-            format!("pull request #{} was closed: its runs go on, they were pushed here too", pull.number);
+        plan.reason = format!("{named} was closed: its runs go on, they were pushed here too");
     } else {
-        plan.reason =
-            format!("pull request #{} was closed: {} of it stop", pull.number, count(open.len(), "run"));
-        let why = format!("pull request #{} was closed", pull.number);
+        plan.reason = format!("{named} was closed: {} of it stop", count(open.len(), "run"));
+        let why = format!("{named} was closed");
         plan.cancel = open.iter().map(|run| (run.id.clone(), why.clone())).collect();
     }
     plan
@@ -293,7 +285,9 @@ fn closed(pull: &PullRequest, facts: &Facts) -> IntakePlan {
 
 /// A head that may start runs: a push, or a pull request that is open.
 fn opened(event: &Event, facts: &Facts) -> IntakePlan {
-    let Some((sha, branch)) = head_of(event) else { return IntakePlan::nothing("the event names no commit") };
+    let Some((sha, branch)) = head_of(event, facts.change) else {
+        return IntakePlan::nothing("the event names no commit");
+    };
     let mut out = IntakePlan::nothing("");
     let mut sentences = Vec::new();
     if let EventKind::PullRequest(PullRequestEvent { pull, .. }) = &event.kind {
@@ -408,7 +402,7 @@ fn pipeline(
         state: RunState::Queued,
         reason: String::new(),
         plan: no_plan(&name, &file.path),
-        variables: variables(&event.repo, sha, branch, &name),
+        variables: variables(&event.repo, sha, branch, &name, facts.change),
         concurrency: None,
     };
     match &file.parsed {
@@ -535,16 +529,16 @@ fn sentence(run: &PlannedRun) -> String {
 fn held_because(event: &Event, facts: &Facts) -> String {
     match &event.kind {
         EventKind::PullRequest(pull) if pull.pull.fork => {
-            "the head comes from a fork: someone with write access has to release it".into()
+            "the head comes from a fork: someone with a trainyard token of scope run must release it".into()
         }
         EventKind::PullRequest(pull) => {
             let author = author(&pull.pull, facts);
             format!(
-                "{author} has no write access and no merged change here: someone with write access must release it"
+                "{author} has no write access and no merged change here: someone with a trainyard token of scope run must release it"
             )
         }
         _ => format!(
-            "{} has no write access and no merged change here: someone with write access must release it",
+            "{} has no write access and no merged change here: someone with a trainyard token of scope run must release it",
             event.actor.login
         ),
     }

@@ -6,7 +6,8 @@ use super::explain;
 use super::facts::{Broken, Facts, GroupRun, PipelineFile};
 use super::filter::{Fit, fit};
 use super::plan::{IntakePlan, Then, plan, variables};
-use crate::forge::Permission;
+use crate::config::ForgeKind;
+use crate::forge::{ChangeWords, Permission};
 use crate::model::plan::{
     Concurrency, MetricsSpec, Need, Paths, ReportSpec, Resources, Retry, Reuse, SecretRef, When,
 };
@@ -220,23 +221,23 @@ fn plan_decides_what_the_table_says() {
         ("cron only", push("main"), with_when(vec![When { event: words(&["cron"]), cron: Some("0 3 * * *".into()), ..When::default() }]),
             "ignored: no run of `churn`: `when` asks for cron, and this is a push".into()),
         ("push by someone without write access", push("main"), with(|f| f.permission = Permission::Read),
-            format!("done: run of `churn` at {A} held: ann has no write access and no merged change here: someone with write access must release it | +churn main g1 held untrusted")),
+            format!("done: run of `churn` at {A} held: ann has no write access and no merged change here: someone with a trainyard token of scope run must release it | +churn main g1 held untrusted")),
         // skipping
         ("skip request", push("main"), with(|f| f.message = "Fix [skip ci]".into()),
             format!("done: run of `churn` at {A} skipped: the commit message asks to skip it | +churn main g1 skipped trusted")),
         ("the other spelling, in the body", push("main"), with(|f| f.message = "Fix\n\n[CI SKIP]".into()),
             format!("done: run of `churn` at {A} skipped: the commit message asks to skip it | +churn main g1 skipped trusted")),
         ("skip request of a stranger is not heard", fork(Opened), with(|f| { f.message = "[skip ci]".into(); f.permission = Permission::None; }),
-            format!("done: run of `churn` at {A} held: the head comes from a fork: someone with write access has to release it | +churn pull/12/head g1 held untrusted | pull")),
+            format!("done: run of `churn` at {A} held: the head comes from a fork: someone with a trainyard token of scope run must release it | +churn pull/12/head g1 held untrusted | pull")),
         ("a stranger's own filter does not skip its head", fork(Opened), with(|f| {
             *f = with_when(vec![when(&[], &[], &["no-such-file"], &[])]);
             f.base = vec![pipeline(src_only())];
             f.changed = changed(&["src/a.py"]);
-        }), format!("done: run of `churn` at {A} held: the head comes from a fork: someone with write access has to release it | +churn pull/12/head g1 held untrusted | pull")),
+        }), format!("done: run of `churn` at {A} held: the head comes from a fork: someone with a trainyard token of scope run must release it | +churn pull/12/head g1 held untrusted | pull")),
         ("the filter of a pipeline that the base lacks does not skip a stranger's head", fork(Opened), with(|f| {
             *f = with_when(vec![when(&[], &[], &["no-such-file"], &[])]);
             f.changed = changed(&["src/a.py"]);
-        }), format!("done: run of `churn` at {A} held: the head comes from a fork: someone with write access has to release it | +churn pull/12/head g1 held untrusted | pull")),
+        }), format!("done: run of `churn` at {A} held: the head comes from a fork: someone with a trainyard token of scope run must release it | +churn pull/12/head g1 held untrusted | pull")),
         ("a stranger's head that the base passes over as well", fork(Opened), with(|f| {
             let passes = || vec![when(&[], &[], &["src/**"], &[])];
             *f = with_when(passes());
@@ -264,13 +265,13 @@ fn plan_decides_what_the_table_says() {
         ("onto a branch that `when` does not name", edit(pr(Opened), |p| p.base_branch = "next".into()), with_when(vec![when(&["pull_request"], &["main"], &[], &[])]),
             "done: no run of `churn`: the base branch `next` is not among `main` | pull".into()),
         ("from a fork", fork(Opened), facts(),
-            format!("done: run of `churn` at {A} held: the head comes from a fork: someone with write access has to release it | +churn pull/12/head g1 held untrusted | pull")),
+            format!("done: run of `churn` at {A} held: the head comes from a fork: someone with a trainyard token of scope run must release it | +churn pull/12/head g1 held untrusted | pull")),
         ("author without write access", pr(Opened), with(|f| f.permission = Permission::Read),
-            format!("done: run of `churn` at {A} held: bob has no write access and no merged change here: someone with write access must release it | +churn layers g1 held untrusted | pull")),
+            format!("done: run of `churn` at {A} held: bob has no write access and no merged change here: someone with a trainyard token of scope run must release it | +churn layers g1 held untrusted | pull")),
         ("a reader with a merged change here", pr(Opened), with(|f| { f.permission = Permission::Read; f.merged_change = true; }),
             format!("{started} `layers` | +churn layers g1 queued trusted | pull")),
         ("a fork's author with a merged change here", fork(Opened), with(|f| { f.permission = Permission::None; f.merged_change = true; }),
-            format!("done: run of `churn` at {A} held: the head comes from a fork: someone with write access has to release it | +churn pull/12/head g1 held untrusted | pull")),
+            format!("done: run of `churn` at {A} held: the head comes from a fork: someone with a trainyard token of scope run must release it | +churn pull/12/head g1 held untrusted | pull")),
         ("a tag", event(EventKind::Tag(TagPush { tag: "v1".into(), before: None, after: Some(sha('a')) })), facts(),
             "ignored: tags start no runs yet".into()),
         ("closed, its branch holds the commit", pr(Closed), old(RunState::Running, true),
@@ -405,15 +406,40 @@ fn push_and_pull_request_make_the_same_run() {
 
 #[test]
 fn variables_come_from_repository_commit_and_branch() {
-    let vars = variables(&push("main").repo, &sha('a'), "layers", "churn");
+    let of = |branch, kind| variables(&push("main").repo, &sha('a'), branch, "churn", ChangeWords::of(kind));
+    let vars = of("layers", ForgeKind::Github);
     let names: Vec<&str> = vars.keys().map(String::as_str).collect();
     assert_eq!(names, crate::pipeline::RUN_VARIABLES);
     assert_eq!(vars["CI_REF"], "refs/heads/layers");
     assert_eq!((vars["CI_REPO_OWNER"].as_str(), vars["CI_REPO_NAME"].as_str()), ("acme", "churn"));
     // A branch of that odd name is a branch all the same, unless it looks exactly like a pull request's head.
+    for (branch, kind, reference) in [
+        ("pull/x/head", ForgeKind::Github, "refs/heads/pull/x/head"),
+        ("pull/7/head", ForgeKind::Gitea, "refs/pull/7/head"),
+        ("pull/7/head", ForgeKind::Gitlab, "refs/heads/pull/7/head"),
+        ("merge-requests/7/head", ForgeKind::Gitlab, "refs/merge-requests/7/head"),
+        ("merge-requests/7/head", ForgeKind::Github, "refs/heads/merge-requests/7/head"),
+    ] {
+        assert_eq!(of(branch, kind)["CI_REF"], reference);
+    }
+}
+
+/// GitLab's own words: `#12` would be an issue there, and a fork's head lies elsewhere.
+#[test]
+fn a_change_is_called_as_its_forge_calls_it() {
+    let at_gitlab = |event: &Event, f: Facts| {
+        let change = ChangeWords::of(ForgeKind::Gitlab);
+        let plan = plan(event, &Facts { change, ..f });
+        (explain(Some(event), &plan, change), plan)
+    };
+    let (text, plan) = at_gitlab(&pr(PullRequestAction::Closed), facts());
+    assert_eq!(plan.reason, "merge request !12 was closed: nothing of it runs");
+    assert!(text.starts_with("event:    merge request !12 at aaaaaaaaaa onto `main`"), "{text}");
+    let (_, plan) = at_gitlab(&edit(pr(PullRequestAction::Opened), |p| p.fork = true), facts());
+    let run = &plan.runs[0];
     assert_eq!(
-        variables(&push("main").repo, &sha('a'), "pull/x/head", "p")["CI_REF"],
-        "refs/heads/pull/x/head"
+        (run.branch.as_str(), run.variables["CI_REF"].as_str()),
+        ("merge-requests/12/head", "refs/merge-requests/12/head")
     );
 }
 
@@ -455,7 +481,7 @@ fn the_commit_asks_for_what_follows() {
 #[test]
 fn a_plan_is_explained_in_words() {
     let event = push("main");
-    let text = explain(Some(&event), &plan(&event, &facts()));
+    let text = explain(Some(&event), &plan(&event, &facts()), ChangeWords::of(ForgeKind::Github));
     assert_eq!(
         text,
         "event:    push of aaaaaaaaaa to `main` of acme/churn by ann\n\

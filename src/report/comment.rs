@@ -211,9 +211,9 @@ fn subline(section: &Section) -> String {
 fn explanation(section: &Section) -> Option<String> {
     match section.state {
         RunState::Held => Some(format!(
-            "This head comes from a fork or from an author without write access, so nothing of it runs yet. Someone who has \
-             read the change and has access to the daemon's machine releases exactly this commit with\n\n\
-             ```sh\ntrainyard runs release {} --sha {}\n```\n\nIt then runs without secrets; a new push is held again.",
+            "This head comes from a fork, or from an author who has neither write access nor a merged change here, so nothing of it \
+             runs yet. Someone who has read the change and holds a trainyard token of scope `run` releases exactly this commit, on \
+             the run's page or with\n\n```sh\ntrainyard runs release {} --sha {}\n```\n\nIt then runs without secrets; a new push is held again.",
             section.run_id, section.sha
         )),
         RunState::Succeeded => {

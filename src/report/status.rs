@@ -19,7 +19,7 @@ pub fn status(section: &Section, limit: usize) -> Option<Status> {
     };
     let (state, description) = match section.state {
         RunState::Held => pending(
-            "waiting for release: an untrusted head, someone with write access must let it run".to_owned(),
+            "waiting for release: an untrusted head, someone with a trainyard token of scope run must release it".to_owned(),
         ),
         RunState::Queued | RunState::Running if section.waits.is_some() => {
             pending(section.waits.clone().unwrap_or_default())

@@ -129,7 +129,7 @@ pub fn why(facts: &Facts<'_>) -> Why {
             format!("it is being stopped: {}", run.cancel_request.as_deref().unwrap_or_default())
         }
         RunState::Held => format!(
-            "its head is not trusted: it waits for someone with write access to release commit {}",
+            "its head is not trusted: it waits for someone with a trainyard token of scope run to release commit {}",
             run.head_sha
         ),
         RunState::Queued => match &facts.ahead {

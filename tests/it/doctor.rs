@@ -117,6 +117,15 @@ async fn doctor_finds_what_is_wrong_and_says_how_to_mend_it() {
         "it leaves nothing"
     );
 
+    // As root on a directory of another user it touches nothing: the daemon could not open what root made.
+    std::fs::remove_dir_all(data.join("blobs")).unwrap();
+    std::os::unix::fs::chown(&data, Some(65534), None).unwrap();
+    let (code, lines) = doctor(&file, &["--offline"]).await;
+    let (word, says) = mark(&lines, "data directory");
+    assert!(code == 1 && word == "FAIL" && says.contains("sudo -u trainyard"), "{lines:#?}");
+    assert!(!data.join("blobs").exists() && !lines.iter().any(|l| l.1 == "blobs"), "{lines:#?}");
+    std::os::unix::fs::chown(&data, Some(0), None).unwrap();
+
     // The forge is asked: the token is fine here, the clock is not.
     let (code, lines) = doctor(&file, &[]).await;
     assert_eq!(code, 1);

@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use trainyard::clock::{Millis, SharedClock};
+use trainyard::config::ForgeKind;
 use trainyard::forge::{
-    Capabilities, Comment, Commit, Folder, Forge, ForgeError, GitAccess, Permission, Status, TreeEntry,
-    WebPage,
+    Capabilities, ChangeWords, Comment, Commit, Folder, Forge, ForgeError, GitAccess, Permission, Status,
+    TreeEntry, WebPage,
 };
 use trainyard::model::{Actor, PullRequest, RepoName, Sha};
 
@@ -225,7 +226,11 @@ impl Forge for FakeForge {
         }
     }
     fn capabilities(&self) -> Capabilities {
-        Capabilities { status_description: 140, comment_bytes: 65_536 }
+        Capabilities {
+            status_description: 140,
+            comment_bytes: 65_536,
+            change: ChangeWords::of(ForgeKind::Github),
+        }
     }
     fn page(&self, repo: &RepoName, what: WebPage<'_>) -> String {
         let home = format!("https://forge.example/{repo}");

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 use trainyard::clock::{ManualClock, SharedClock};
-use trainyard::config::Config;
+use trainyard::config::{Config, ForgeKind};
 use trainyard::forge::{
-    Capabilities, Comment, Commit, Folder, Forge, ForgeError, Forges, GitAccess, Permission, Status,
-    TreeEntry, WebPage,
+    Capabilities, ChangeWords, Comment, Commit, Folder, Forge, ForgeError, Forges, GitAccess, Permission,
+    Status, TreeEntry, WebPage,
 };
 use trainyard::intake::{DataWatcher, Intake};
 use trainyard::model::*;
@@ -708,7 +708,7 @@ async fn a_dry_run_says_what_would_be_and_writes_nothing() {
     let forges = Forges::connect(&heart.config).unwrap();
     let intake = Intake::new(heart.store().clone(), heart.clock.clone(), heart.config.clone(), forges);
     let (event, plan) = intake.preview(&row).await.unwrap();
-    let text = trainyard::intake::explain(event.as_ref(), &plan);
+    let text = trainyard::intake::explain(event.as_ref(), &plan, ChangeWords::of(ForgeKind::Github));
     assert!(
         text.contains("decision: acted on: run of `churn`") && text.contains("step    eval after train"),
         "{text}"

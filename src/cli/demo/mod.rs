@@ -23,6 +23,7 @@ use self::watch::{Watch, say};
 use super::daemon::Daemon;
 use crate::clock::SystemClock;
 use crate::config::{Config, ForgeKind};
+use crate::forge::ChangeWords;
 use crate::forge::webhook::gitlab;
 use crate::model::{RepoName, Sha, StepState};
 use crate::sandbox::{NewPull, Sandbox, SandboxOptions, WRITER};
@@ -112,6 +113,7 @@ async fn story(
     let project = Arc::new(project);
     let mut watch = Watch::new(daemon.app.store.clone(), started);
 
+    let change = ChangeWords::of(kind);
     say(started, "git push origin main");
     let base = push(&project, "main").await?;
     watch.until_runs(1, PATIENCE).await.context("no run appeared for the push of main")?;
@@ -121,7 +123,10 @@ async fn story(
 
     let branch = Arc::clone(&project);
     tokio::task::spawn_blocking(move || branch.change()).await??;
-    say(started, &format!("git push origin {BRANCH}, and a pull request; something is wrong with its data"));
+    say(
+        started,
+        &format!("git push origin {BRANCH}, and a {}; something is wrong with its data", change.noun),
+    );
     say(started, &format!("forge       {}/{REPOSITORY}/{}/1", sandbox.url(), pull_page(kind)));
     let spoilt = push(&project, BRANCH).await?;
     watch.expect_failure(spoilt.clone());
@@ -138,10 +143,13 @@ async fn story(
             },
         )
         .await?;
-    watch.until_runs(2, PATIENCE).await.context("no run appeared for the pull request")?;
+    watch
+        .until_runs(2, PATIENCE)
+        .await
+        .with_context(|| format!("no run appeared for the {}", change.noun))?;
     watch.until_ended(PATIENCE).await?;
     watch.until_told(number, PATIENCE).await?;
-    let stopped = comment(sandbox, repo, number, "after the first push")?;
+    let stopped = comment(sandbox, repo, number, change, "after the first push")?;
     data_was_refused(&watch, &spoilt, &stopped).await?;
     say(
         started,
@@ -155,14 +163,15 @@ async fn story(
     watch.until_runs(3, PATIENCE).await.context("no run appeared for the second push")?;
     watch.until_ended(PATIENCE).await?;
     watch.until_told(number, PATIENCE).await?;
-    let body = comment(sandbox, repo, number, "after the second push")?;
+    let body = comment(sandbox, repo, number, change, "after the second push")?;
     for words in [" → ", "95 % CI +", "3 seeds, 4,000 examples, paired", "columns drifted"] {
         anyhow::ensure!(body.contains(words), "the comment does not say {words:?}");
     }
 
+    let first = format!("the first push of the {}", change.noun);
     for (sha, what, wanted) in [
         (&base, "main", "success"),
-        (&spoilt, "the first push of the pull request", "failure"),
+        (&spoilt, first.as_str(), "failure"),
         (&head, "its second push", "success"),
     ] {
         let statuses = sandbox.statuses(repo, sha);
@@ -189,12 +198,19 @@ async fn story(
 }
 
 /// The one comment of the pull request, printed as posted.
-fn comment(sandbox: &Sandbox, repo: &RepoName, number: i64, when: &str) -> anyhow::Result<String> {
+fn comment(
+    sandbox: &Sandbox,
+    repo: &RepoName,
+    number: i64,
+    change: ChangeWords,
+    when: &str,
+) -> anyhow::Result<String> {
     let comments = sandbox.comments(repo, number);
     anyhow::ensure!(comments.len() == 1, "{} comments were posted instead of one", comments.len());
     let body = comments[0].body().to_owned();
     println!(
-        "\n────────── the comment on pull request #{number} {when}, as posted ──────────\n{body}\n──────────────────────────────\n"
+        "\n────────── the comment on {} {when}, as posted ──────────\n{body}\n──────────────────────────────\n",
+        change.named(number)
     );
     Ok(body)
 }

@@ -15,7 +15,7 @@ use crate::blob::Blobs;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, ForgeConfig, ForgeKind};
 use crate::executor::local::{StepUser, capability_names};
-use crate::forge::{self, ForgeError, Permission};
+use crate::forge::{self, ChangeWords, ForgeError, Permission};
 use crate::http::text::{ago, bytes, shown_cut};
 use crate::model::RepoName;
 use crate::store::Store;
@@ -116,9 +116,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 async fn look(report: &mut Report, config: &Config, offline: bool) {
     secrets(report, config);
-    directory(report, config);
     // Without its directory nothing was started yet; looking further would make files that belong to the wrong user.
-    let store = if config.data_dir.is_dir() {
+    let store = if directory(report, config) {
         let store = database(report, config).await;
         blobs(report, config).await;
         store
@@ -194,27 +193,29 @@ fn secrets(report: &mut Report, config: &Config) {
     }
 }
 
-fn directory(report: &mut Report, config: &Config) {
+/// Whether this user's files may come to lie in the data directory.
+fn directory(report: &mut Report, config: &Config) -> bool {
     let dir = &config.data_dir;
     match std::fs::metadata(dir) {
         Err(error) => {
             report.fail(
                 "data directory",
                 format!("{}: {error}", dir.display()),
-                "make it, owned by the daemon's user, mode 0700",
+                "start the daemon once: `systemctl enable --now trainyard` makes it",
             );
-            return;
+            return false;
         }
         Ok(meta) => {
             use std::os::unix::fs::MetadataExt;
             let own = nix::unistd::geteuid().as_raw();
             let mode = meta.mode() & 0o777;
-            if meta.uid() != own && own != 0 {
+            if meta.uid() != own {
                 report.fail(
                     "data directory",
-                    format!("{} belongs to uid {}", dir.display(), meta.uid()),
-                    "run this as the daemon's user, or chown it",
+                    format!("{} belongs to uid {}, and this runs as uid {own}", dir.display(), meta.uid()),
+                    "run this as the daemon's user: `sudo -u trainyard trainyard doctor`; or, if that is the daemon's user, chown it",
                 );
+                return false;
             } else if mode & 0o077 != 0 {
                 report.warn(
                     "data directory",
@@ -229,6 +230,7 @@ fn directory(report: &mut Report, config: &Config) {
     for (about, place) in [("disk", config.data_dir.clone()), ("workspaces", config.workspace())] {
         space(report, about, &place);
     }
+    true
 }
 
 /// Room and inodes of the file system that holds `place`, or its nearest parent that is there.
@@ -433,7 +435,13 @@ fn client() -> Option<reqwest::Client> {
 
 /// How long a forge may take to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-const WANTED: &str = "give the token access to the repository: reading its content, writing commit statuses and comments on pull requests";
+
+fn wanted(kind: ForgeKind) -> String {
+    format!(
+        "give the token access to the repository: reading its content, writing commit statuses and comments on {}s",
+        ChangeWords::of(kind).noun
+    )
+}
 
 /// The token, what it may do in each repository that is named, and the clock.
 async fn ask_forge(report: &mut Report, config: &Config, name: &str, forge: &ForgeConfig) {
@@ -492,12 +500,16 @@ async fn ask_forge(report: &mut Report, config: &Config, name: &str, forge: &For
         match may.await {
             Ok(Permission::Write | Permission::Admin) => report.ok(about, "it may read and write"),
             Ok(Permission::Read | Permission::None) | Err(ForgeError::Refused { status: 403, .. }) => {
-                report.fail(about, "it may read and not write", WANTED);
+                report.fail(about, "it may read and not write", wanted(forge.kind));
             }
             Err(ForgeError::NotFound { .. }) => {
-                report.fail(about, "the forge has no such repository, or the token may not see it", WANTED);
+                report.fail(
+                    about,
+                    "the forge has no such repository, or the token may not see it",
+                    wanted(forge.kind),
+                );
             }
-            Err(error) => report.fail(about, error, WANTED),
+            Err(error) => report.fail(about, error, wanted(forge.kind)),
         }
     }
 }

@@ -17,10 +17,10 @@ use super::rest::{climbs, encode, encode_path, git_client, shown, unreadable, un
 use super::webhook::github::Pull;
 use super::wire::{self, repo_path, sha_of};
 use super::{
-    Capabilities, Comment, Commit, Folder, Forge, ForgeError, GitAccess, Permission, Status, TreeEntry,
-    WebPage,
+    Capabilities, ChangeWords, Comment, Commit, Folder, Forge, ForgeError, GitAccess, Permission, Status,
+    TreeEntry, WebPage,
 };
-use crate::config::{ConfigError, ForgeConfig};
+use crate::config::{ConfigError, ForgeConfig, ForgeKind};
 use crate::model::{Actor, PullRequest, RepoName, Sha};
 use api::Api;
 
@@ -250,7 +250,11 @@ impl Forge for GitHub {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { status_description: 140, comment_bytes: 65_536 }
+        Capabilities {
+            status_description: 140,
+            comment_bytes: 65_536,
+            change: ChangeWords::of(ForgeKind::Github),
+        }
     }
 
     fn git(&self, repo: &RepoName) -> GitAccess {

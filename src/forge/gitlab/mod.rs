@@ -29,10 +29,10 @@ use tokio::sync::{Mutex, OnceCell};
 use super::answer::refused;
 use super::rest::{Rest, climbs, encode, encode_path, git_client, shown, unreadable, unusable};
 use super::{
-    Capabilities, Comment, Commit, Folder, Forge, ForgeError, GitAccess, Permission, Status, StatusState,
-    TreeEntry, TreeKind, WebPage,
+    Capabilities, ChangeWords, Comment, Commit, Folder, Forge, ForgeError, GitAccess, Permission, Status,
+    StatusState, TreeEntry, TreeKind, WebPage,
 };
-use crate::config::{ConfigError, ForgeConfig};
+use crate::config::{ConfigError, ForgeConfig, ForgeKind};
 use crate::model::{Actor, PullRequest, RepoName, Sha};
 use api::{Get, ask, bytes, list};
 
@@ -484,7 +484,11 @@ impl Forge for GitLab {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { status_description: 255, comment_bytes: 1_000_000 }
+        Capabilities {
+            status_description: 255,
+            comment_bytes: 1_000_000,
+            change: ChangeWords::of(ForgeKind::Gitlab),
+        }
     }
 
     fn git(&self, repo: &RepoName) -> GitAccess {

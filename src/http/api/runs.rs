@@ -305,7 +305,7 @@ impl RunsQuery {
             filter.state = Some(state.parse().map_err(wrong)?);
         }
         if let Some(number) = pull {
-            let number = number.trim_start_matches('#').parse::<i64>().ok().filter(|n| *n > 0);
+            let number = number.trim_start_matches(['#', '!']).parse::<i64>().ok().filter(|n| *n > 0);
             filter.pull =
                 Some(number.ok_or_else(|| Problem::bad_request("pull must be a pull request's number"))?);
         }

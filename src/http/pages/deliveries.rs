@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Shell, render};
 use crate::clock::Millis;
+use crate::config::{ForgeConfig, HookConfig};
 use crate::http::api::PageQuery;
 use crate::http::app::Web;
 use crate::http::auth::Who;
@@ -25,6 +26,8 @@ const BODY_MAX: usize = 128 << 10;
 struct ListPage {
     shell: Shell,
     rows: Vec<Row>,
+    /// Paths of the configured hooks.
+    hooks: Vec<String>,
     next: Option<String>,
 }
 
@@ -68,7 +71,12 @@ pub async fn list(
     let next = (rows.len() as i64 == limit).then(|| rows.last().map(|r| r.id.to_string())).flatten();
     let rows = rows.iter().map(|r| Row::new(r, now)).collect();
     let refresh = if cursor.is_none() { 3000 } else { 0 };
-    render(&ListPage { shell: Shell::new("deliveries", &who, "/deliveries", refresh), rows, next })
+    let paths = |forge: &ForgeConfig| {
+        let of = |hook: &HookConfig| format!("/hooks/{}/{}", forge.kind.word(), hook.id);
+        forge.hook.iter().map(of).collect::<Vec<_>>()
+    };
+    let hooks = web.app.config.forge.values().flat_map(paths).collect();
+    render(&ListPage { shell: Shell::new("deliveries", &who, "/deliveries", refresh), rows, hooks, next })
 }
 
 #[derive(Template)]

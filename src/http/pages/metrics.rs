@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::chart::{self, Chart, Series};
 use super::intervals::{self, Forest};
+use crate::forge::ChangeWords;
 use crate::http::api::trend_values;
 use crate::http::summary::outcome;
 use crate::http::text::{self, Shown, shown, shown_cut};
@@ -186,13 +187,13 @@ fn own_rows(own: &[StoredMetric]) -> Vec<Row> {
 }
 
 /// One table for each comparison; without any that has values, one of the run's own.
-pub fn tables(comparisons: &[ComparisonRow], own: &[StoredMetric]) -> Vec<Table> {
+pub fn tables(comparisons: &[ComparisonRow], own: &[StoredMetric], change: ChangeWords) -> Vec<Table> {
     let mut tables: Vec<Table> = comparisons
         .iter()
         .map(|row| {
             let result = outcome(&row.result);
             let against = match row.target.split_once(':') {
-                Some(("pr", number)) => format!("Metrics for #{number}"),
+                Some(("pr", number)) => format!("Metrics for {}{number}", change.sigil),
                 Some(("branch", name)) => format!("Metrics on {name}"),
                 _ => "Metrics".into(),
             };
@@ -355,6 +356,7 @@ pub fn trends(items: &[TrendItem]) -> (Vec<Chart>, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ForgeKind;
     use crate::model::{AttemptUid, MetricPoint, StepId};
 
     fn metric(step: &str, position: i64, name: &str, training_step: Option<i64>, value: f64) -> StoredMetric {
@@ -404,7 +406,7 @@ mod tests {
             updated_ms: 0,
         };
         assert_eq!(crate::http::summary::headline(&row), "accuracy 0.8 (−0.04)");
-        let table = &tables(&[row], &[])[0];
+        let table = &tables(&[row], &[], ChangeWords::of(ForgeKind::Github))[0];
         assert_eq!((table.title.as_str(), table.word), ("Metrics for #7", "fail"));
         let r = &table.rows[0];
         assert_eq!((r.goal, r.tone, r.verdict), ("↑", "worse", "fail"));

@@ -83,6 +83,7 @@ struct RepoPage {
     charts: Vec<Chart>,
     banded: bool,
     charts_cut: usize,
+    noun: &'static str,
     pulls: Vec<Pull>,
     runs: Vec<Item>,
 }
@@ -96,6 +97,7 @@ struct Tick {
 
 struct Pull {
     number: i64,
+    shown_number: String,
     title: Shown,
     branch: Shown,
     base: Shown,
@@ -120,8 +122,11 @@ pub async fn show(
         word: item.verdict.map_or("pending", |v| v.word()),
         when: text::ago(item.created_ms, now),
     });
+    let links = ForgeLinks::new(&web, &repo);
+    let change = links.change();
     let pulls = store.open_pulls(&repo.id, PULLS).await?.into_iter().map(|p| Pull {
         number: p.pull.number,
+        shown_number: change.number(p.pull.number),
         title: shown_cut(&p.pull.title, 120),
         branch: shown_cut(&p.pull.head_branch, 40),
         base: shown_cut(&p.pull.base_branch, 40),
@@ -137,7 +142,8 @@ pub async fn show(
         query: path.clone(),
         path,
         forge: shown(&repo.forge),
-        url: ForgeLinks::new(&web, &repo).at(WebPage::Repository),
+        url: links.at(WebPage::Repository),
+        noun: change.noun,
         branch: shown_cut(&repo.default_branch, 60),
         ticks: ticks.collect(),
         banded: charts.iter().any(Chart::banded),
@@ -153,6 +159,8 @@ pub async fn show(
 struct PullPage {
     shell: Shell,
     number: i64,
+    shown_number: String,
+    noun: &'static str,
     title: Shown,
     repo: Shown,
     path: String,
@@ -187,7 +195,9 @@ pub async fn pull(
     let now = web.app.clock.now_ms();
     let repo = repo_for(&web, &who, &name).await?;
     let store = &web.app.store;
-    let row = store.pull(&repo.id, number).await?.ok_or_else(|| Problem::not_found("pull request"))?;
+    let links = ForgeLinks::new(&web, &repo);
+    let change = links.change();
+    let row = store.pull(&repo.id, number).await?.ok_or_else(|| Problem::not_found(change.noun))?;
     let filter = RunFilter { repo: Some(repo.id.clone()), pull: Some(number), ..RunFilter::default() };
     let found = store.list_runs(filter, None, RUNS).await?;
 
@@ -225,11 +235,13 @@ pub async fn pull(
     render(&PullPage {
         shell: Shell::new("repos", &who, &format!("/pulls/{number}/{path}"), 5000),
         number,
+        shown_number: change.number(number),
+        noun: change.noun,
         title: shown_cut(&row.pull.title, 140),
         repo: shown(repo.name.as_str()),
         query: path.clone(),
         path,
-        url: ForgeLinks::new(&web, &repo).at(WebPage::Pull(number)),
+        url: links.at(WebPage::Pull(number)),
         branch: shown_cut(&row.pull.head_branch, 60),
         base: shown_cut(&row.pull.base_branch, 60),
         author: shown_cut(&row.pull.author.login, 60),

@@ -15,7 +15,8 @@ use super::metrics::{self, Table};
 use super::runs::title;
 use super::{Shell, data, render, report};
 use crate::clock::Millis;
-use crate::forge::{Forge, WebPage};
+use crate::config::ForgeKind;
+use crate::forge::{ChangeWords, Forge, WebPage};
 use crate::http::api::{self, FoundRun, run_for};
 use crate::http::app::Web;
 use crate::http::auth::{Who, escape_query};
@@ -103,7 +104,7 @@ struct Page {
 }
 
 struct Pull {
-    number: i64,
+    number: String,
     title: Shown,
     url: String,
 }
@@ -171,7 +172,7 @@ struct Source {
 }
 
 struct Report {
-    number: i64,
+    number: String,
     url: String,
     state: &'static str,
     html: Safe<String>,
@@ -207,6 +208,10 @@ pub struct ForgeLinks<'a> {
 impl<'a> ForgeLinks<'a> {
     pub fn new(web: &'a Web, repo: &'a RepoRow) -> Self {
         Self { forge: web.app.forges.get(&repo.forge), repo: &repo.name }
+    }
+    /// What the forge calls a pull request.
+    pub fn change(&self) -> ChangeWords {
+        self.forge.map_or_else(|| ChangeWords::of(ForgeKind::Github), |forge| forge.capabilities().change)
     }
     /// None when the forge is not configured any more.
     pub fn at(&self, what: WebPage<'_>) -> Option<String> {
@@ -261,7 +266,7 @@ pub async fn show(
         Some(base) => (sample(base).await?, store.run_params(base).await?),
         None => (Vec::new(), Vec::new()),
     };
-    let tables = metrics::tables(&comparisons, &own);
+    let tables = metrics::tables(&comparisons, &own, links.change());
     let (charts, charts_cut) = metrics::charts(&run.plan, &metrics::against(&own, &base_metrics));
     let (params, params_cut) = params(&store.run_params(&run.id).await?, &base_params);
     let (artifacts, artifacts_cut) = artifacts(store.run_artifacts(&run.id).await?, &view);
@@ -276,7 +281,7 @@ pub async fn show(
     pulls.truncate(PULLS);
     let pulls = pulls.into_iter().map(|p| {
         let url = format!("/pulls/{}/{}", p.pull.number, escape_query(repo.name.as_str()));
-        Pull { number: p.pull.number, title: shown_cut(&p.pull.title, 120), url }
+        Pull { number: links.change().number(p.pull.number), title: shown_cut(&p.pull.title, 120), url }
     });
     let open = !run.state.is_terminal();
     let unsettled = waiting || comparisons.iter().any(|c| c.state == crate::model::ComparisonState::Pending);
@@ -558,7 +563,7 @@ async fn reports(
         let Some(body) = row.desired.get("body").and_then(|b| b.as_str()) else { continue };
         waiting |= row.state == OutboxState::Pending;
         reports.push(Report {
-            number,
+            number: links.change().number(number),
             url: links.at(WebPage::Pull(number)).unwrap_or_default(),
             state: match row.state {
                 OutboxState::Sent => "",

@@ -7,6 +7,7 @@ use axum::response::Response;
 
 use super::{Shell, render};
 use crate::clock::Millis;
+use crate::config::ForgeKind;
 use crate::http::api::RunsQuery;
 use crate::http::app::Web;
 use crate::http::auth::{Who, escape_query};
@@ -23,6 +24,8 @@ use crate::store::lists::RunListItem;
 struct Page {
     shell: Shell,
     states: Vec<&'static str>,
+    /// What the configured forges call a pull request.
+    change: &'static str,
     filter: Filter,
     filtered: bool,
     /// What is filtered by, each with the address of the list without it.
@@ -110,6 +113,17 @@ pub async fn items(store: &Store, runs: &[RunListItem], now: Millis) -> Result<V
     Ok(runs.iter().map(|i| Item::new(i, summaries.get(&i.run.id), now)).collect())
 }
 
+/// What people filter by who come from all configured forges.
+fn change(web: &Web) -> &'static str {
+    let gitlab = |kind: &ForgeKind| *kind == ForgeKind::Gitlab;
+    let kinds: Vec<ForgeKind> = web.app.config.forge.values().map(|forge| forge.kind).collect();
+    match (kinds.iter().any(gitlab), kinds.iter().all(gitlab)) {
+        (false, _) => "Pull request",
+        (true, true) => "Merge request",
+        (true, false) => "Pull or merge request",
+    }
+}
+
 /// A commit message's first line as a run's title.
 pub fn title(message: &str) -> Shown {
     match message.trim().lines().next() {
@@ -163,6 +177,7 @@ pub async fn list(
         // Older pages do not move under the reader.
         shell: Shell::new("runs", &who, &here, if cursor.is_none() { 2500 } else { 0 }),
         states: RunState::ALL.iter().map(|s| s.word()).collect(),
+        change: change(&web),
         filter: Filter {
             state,
             repo: shown(&repo),

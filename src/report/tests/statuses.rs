@@ -93,7 +93,7 @@ fn every_state_has_its_word_for_the_forge() {
     .map(status_line)
     .collect();
     insta::assert_snapshot!(lines.join("\n"), @r##"
-        trainyard/churn Pending: waiting for release: an untrusted head, someone with write access must let it run
+        trainyard/churn Pending: waiting for release: an untrusted head, someone with a trainyard token of scope run must release it
         trainyard/churn Pending: released, running
         trainyard/churn Pending: queued
         trainyard/churn Running: running
@@ -124,7 +124,7 @@ fn a_held_run_says_how_to_release_it_and_a_broken_file_where_it_broke() {
 
         [`5f1c2ab`](https://github.com/acme/churn/commit/5f1c2ab9d8e7f60514233241506f7a8b9cadbec0)
 
-        This head comes from a fork or from an author without write access, so nothing of it runs yet. Someone who has read the change and has access to the daemon's machine releases exactly this commit with
+        This head comes from a fork, or from an author who has neither write access nor a merged change here, so nothing of it runs yet. Someone who has read the change and holds a trainyard token of scope `run` releases exactly this commit, on the run's page or with
 
         ```sh
         trainyard runs release 019ab3f0-5c1e-7d20-8b7e-3f2a9c4d5e6f --sha 5f1c2ab9d8e7f60514233241506f7a8b9cadbec0

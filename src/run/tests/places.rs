@@ -375,7 +375,7 @@ fn a_waiting_step_is_told_its_place_what_is_free_and_an_estimate_with_its_basis(
         ),
         (
             explain(&queue, &view("held", "a waiting", ""), &typical, None).says,
-            "write access to release commit",
+            "a trainyard token of scope run to release commit",
         ),
         (
             explain(&queue, &view("queued", "a waiting", ""), &typical, Some("r1")).says,

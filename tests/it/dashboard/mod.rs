@@ -7,6 +7,7 @@ mod command_line;
 mod logs;
 mod openapi;
 mod seed;
+mod words;
 
 use std::sync::Arc;
 
