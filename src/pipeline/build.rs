@@ -26,6 +26,10 @@ pub(super) struct Builder<'f, 'a> {
     pub findings: &'f mut Findings<'a>,
 }
 
+/// Said of `model:ALIAS` wherever a baseline is named.
+pub(super) const MODEL_LATER: &str =
+    "`model:` is checked, but this version has no registry: there is no baseline then";
+
 pub(super) fn build<'a>(
     file: &str,
     source: &'a str,
@@ -379,7 +383,11 @@ impl Builder<'_, '_> {
                 self.findings.add(code::PATTERN, &item.span, message, Some(help));
             }
         }
-        let baseline = node.get("compare").and_then(|n| n.get("baseline")).and_then(Node::text);
+        let against = node.get("compare").and_then(|n| n.get("baseline"));
+        let baseline = against.and_then(Node::text);
+        if let (Some(at), Some(true)) = (against, baseline.map(|text| text.starts_with("model:"))) {
+            self.add(code::NOT_RUN_YET, at, MODEL_LATER.to_owned(), None);
+        }
         MetricsSpec {
             primary: node.get("primary").and_then(Node::text).map(str::to_owned),
             baseline: match baseline.and_then(|b| b.split_once(':')) {

@@ -17,11 +17,11 @@ pub(super) fn check<'a>(source: &'a str, root: &Node, findings: &mut Findings<'a
         let at = first_line(source, &root.span);
         let (message, help) = match &root.kind {
             Kind::Null => {
-                ("the file is empty".to_owned(), "the smallest pipeline is `train: python train.py`")
+                ("the file is empty".to_owned(), "the smallest pipeline is `train: python3 train.py`")
             }
             _ => (
                 format!("a pipeline is a mapping, found {}", root.describe()),
-                "write `key: value` lines; the smallest pipeline is `train: python train.py`",
+                "write `key: value` lines; the smallest pipeline is `train: python3 train.py`",
             ),
         };
         checker.findings.add(code::EMPTY, &at, message, Some(help.to_owned()));
@@ -101,7 +101,7 @@ impl Checker<'_, '_> {
         if !one_of.is_empty() && !one_of.iter().any(|k| node.entry(k).is_some() || meant.contains(k)) {
             let message = format!("{} needs {}", section.title, or(one_of));
             let help = if std::ptr::eq(section, &raw const PIPELINE) {
-                "the smallest pipeline is `train: python train.py`".to_owned()
+                "the smallest pipeline is `train: python3 train.py`".to_owned()
             } else {
                 section
                     .fields

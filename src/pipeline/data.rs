@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::build::{Builder, flag};
+use super::build::{Builder, MODEL_LATER, flag};
 use super::diagnostic::{code, quoted};
 use super::node::{Entry, Node, first_line};
 use super::steps::Draft;
@@ -169,10 +169,15 @@ fn set(b: &mut Builder<'_, '_>, node: &Node) -> Option<DataSet> {
         Some("baseline") => Some(DataBaseline::Run),
         Some(other) => match other.split_once(':') {
             Some(("file", path)) => Some(DataBaseline::File(path.trim().to_owned())),
-            Some(("model", alias)) => Some(DataBaseline::Model(alias.trim().to_owned())),
+            Some(("model", alias)) => {
+                if let Some(at) = against {
+                    b.add(code::NOT_RUN_YET, at, MODEL_LATER.to_owned(), None);
+                }
+                Some(DataBaseline::Model(alias.trim().to_owned()))
+            }
             _ => {
                 let message = format!("{} is nothing to compare data with", quoted(other));
-                let help = "write `baseline`, `file:PATH` or `model:ALIAS`".to_owned();
+                let help = "write `baseline` or `file:PATH`".to_owned();
                 if let Some(at) = against {
                     b.add(code::UNKNOWN_WORD, at, message, Some(help));
                 }
@@ -222,8 +227,10 @@ fn column(node: &Node) -> Value {
             allowed.items().into_iter().filter_map(Node::text).map(|t| scalar(t, kind)).collect();
         rule.insert("one_of", json!(allowed));
     }
-    if let Some(pattern) = text("pattern") {
-        rule.insert("regex", json!(format!("^(?:{pattern})$")));
+    for key in ["regex", "pattern"] {
+        if let Some(expression) = text(key) {
+            rule.insert(key, json!(expression));
+        }
     }
     if let Some(on_fail) = text("on_fail") {
         rule.insert("on_fail", json!(on_fail));
@@ -234,7 +241,7 @@ fn column(node: &Node) -> Value {
 /// A value as the column's declared type has it; without one, a number is a number.
 fn scalar(text: &str, kind: Option<&str>) -> Value {
     match kind {
-        Some("text" | "date" | "timestamp") => json!(text),
+        Some("text" | "time" | "date" | "timestamp") => json!(text),
         Some("bool") => text.parse::<bool>().map_or(json!(text), |b| json!(b)),
         _ => match (text.parse::<i64>(), values::decimal(text)) {
             (Ok(n), _) => json!(n),

@@ -234,7 +234,7 @@ codes! {
     TAG = "TY007", Error, "A YAML tag such as `!include` or `!!python/object` is used.", "Tags are never followed; write the value itself.";
     ALIAS = "TY008", Error, "An alias names no earlier anchor, or is part of what it names.", "Quote texts that begin with `*`.";
     MERGE_KEY = "TY009", Error, "A merge key `<<` is used.", "YAML 1.2 has none. Use `defaults`, or an alias for a whole value.";
-    EMPTY = "TY010", Error, "The file is empty or not a mapping.", "The smallest pipeline is `train: python train.py`.";
+    EMPTY = "TY010", Error, "The file is empty or not a mapping.", "The smallest pipeline is `train: python3 train.py`.";
     DUPLICATE_KEY = "TY011", Error, "A key stands twice in one mapping.", "Keep one of them.";
     KEY_TYPE = "TY012", Error, "A key is not a simple text.", "Keys are words; quote them if they hold `[`, `{` or `?`.";
     UNKNOWN_KEY = "TY013", Error, "A key that the grammar does not have.", "The nearest known key, or all keys of that mapping, are in the help.";

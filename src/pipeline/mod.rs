@@ -75,7 +75,7 @@ pub fn parse(file_name: &str, bytes: &[u8]) -> Result<Checked, Vec<Diagnostic>> 
     let mut findings = Findings::new(source);
     let Some(root) = node::read(source, &mut findings) else {
         if !findings.has_errors() {
-            let help = "the smallest pipeline is `train: python train.py`".to_owned();
+            let help = "the smallest pipeline is `train: python3 train.py`".to_owned();
             findings.add(code::EMPTY, &(0..0), "the file is empty", Some(help));
         }
         return Err(findings.finish());

@@ -85,7 +85,7 @@ pub(super) fn drafts<'n>(
         (None, Some(steps)) => {
             let items = steps.value.items();
             if items.is_empty() && matches!(steps.value.kind, Kind::List(_)) {
-                let help = "add one: `- {name: train, commands: [python train.py]}`".to_owned();
+                let help = "add one: `- {name: train, commands: [python3 train.py]}`".to_owned();
                 b.add(code::MISSING_KEY, &steps.value, "`steps` is empty".to_owned(), Some(help));
             }
             for node in items {
@@ -231,7 +231,7 @@ fn count(node: &Node) -> Option<u32> {
 fn commands(b: &mut Builder<'_, '_>, node: &Node) -> Vec<String> {
     let out = texts(Some(node));
     if matches!(&node.kind, Kind::List(items) if items.is_empty()) {
-        let help = "write at least one command, such as `python train.py`".to_owned();
+        let help = "write at least one command, such as `python3 train.py`".to_owned();
         b.add(code::MISSING_KEY, node, "the list of commands is empty".to_owned(), Some(help));
     }
     out

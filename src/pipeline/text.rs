@@ -90,7 +90,7 @@ pub(super) fn check(kind: Text, text: &str) -> Result<(), Wrong> {
             _ => wrong(
                 code::UNKNOWN_WORD,
                 format!("cannot be {}", quoted(text)),
-                "write `merge-base`, `branch:main`, `model:production` or `run:ID`",
+                "write `merge-base`, `branch:main` or `run:ID`",
             ),
         },
         Text::Pattern => match regex::RegexBuilder::new(text).size_limit(1 << 18).nest_limit(50).build() {

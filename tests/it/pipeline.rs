@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
+use trainyard::config::ForgeKind;
+use trainyard::forge::ChangeWords;
 use trainyard::model::plan::{Baseline, DataBaseline, Plan};
 use trainyard::model::{EndClass, Goal, RepoName, RepoRef, Sha, Tolerance};
 use trainyard::pipeline::{self, Diagnostic};
@@ -175,7 +177,8 @@ fn placeholders_are_replaced_outside_of_commands() {
 fn every_known_variable_is_set_by_a_run() {
     let name = RepoName::parse("me/it").unwrap();
     let repo = RepoRef { forge_id: "1".into(), name, default_branch: "main".into() };
-    let set = trainyard::intake::variables(&repo, &Sha::parse(&"a".repeat(40)).unwrap(), "main", "p");
+    let change = ChangeWords::of(ForgeKind::Github);
+    let set = trainyard::intake::variables(&repo, &Sha::parse(&"a".repeat(40)).unwrap(), "main", "p", change);
     assert_eq!(set.keys().map(String::as_str).collect::<Vec<_>>(), pipeline::RUN_VARIABLES);
 }
 
@@ -189,6 +192,18 @@ fn warnings_do_not_stop_a_file() {
         warnings("env: {DEBUG: off}\ntrain: x"),
         ["1:14: `DEBUG` is the text `off`, which YAML 1.1 reads as a boolean (TY050)"]
     );
+    // What is checked and does nothing says so, also where it is a value.
+    for text in [
+        "train: x\nmetrics: {primary: a, compare: {baseline: 'model:production'}}",
+        "train: x\ndata: {name: a, path: a.csv, drift: {against: 'model:production'}}",
+    ] {
+        let said = warnings(text);
+        assert!(
+            said.len() == 1 && said[0].contains("`model:` is checked, but") && said[0].ends_with("(TY060)"),
+            "{said:?}"
+        );
+    }
+    assert_eq!(warnings("train: x\nmetrics: {primary: a, compare: {baseline: 'branch:main'}}"), [""; 0]);
     let overlap = "steps:\n  - {name: a, commands: [x], artifacts: [out/**]}\n  - {name: b, needs: [], commands: [x], artifacts: [out/b/**]}\n  - {name: c, needs: [a, b], commands: [x]}\n";
     assert_eq!(
         warnings(overlap),

@@ -52,7 +52,10 @@ pub struct ColumnRule {
     pub max: Option<Scalar>,
     pub above: Option<Scalar>,
     pub below: Option<Scalar>,
+    /// Matches a part of the value, or all of it if it says so (`^…$`).
     pub regex: Option<String>,
+    /// Matches the whole value.
+    pub pattern: Option<String>,
     pub min_length: Option<u64>,
     pub max_length: Option<u64>,
     /// Numbers that are NaN or infinite break the rule.
@@ -418,15 +421,19 @@ impl CellRule {
             };
             add(name, words, make(number(bound)?));
         }
-        if let Some(pattern) = &rule.regex {
+        for (expression, name, whole) in [(&rule.regex, "regex", false), (&rule.pattern, "pattern", true)] {
+            let Some(expression) = expression else { continue };
             if kind != Kind::Text {
-                return wrong("regex wants text");
+                return wrong(&format!("{name} wants text"));
             }
-            let regex = regex::RegexBuilder::new(pattern)
-                .size_limit(1 << 20)
-                .build()
-                .map_err(|e| Error::usage(format!("rules of {column:?}: regex: {e}")))?;
-            add("regex", format!("like {pattern:?}"), CellTest::Matches(regex));
+            let compiled = |text: &str| {
+                let built = regex::RegexBuilder::new(text).size_limit(1 << 20).build();
+                built.map_err(|e| Error::usage(format!("rules of {column:?}: {name}: {e}")))
+            };
+            // As it stands first: an error then shows what people wrote.
+            let regex = compiled(expression)?;
+            let regex = if whole { compiled(&format!("^(?:{expression})$"))? } else { regex };
+            add(name, format!("like {expression:?}"), CellTest::Matches(regex));
         }
         if rule.min_length.is_some() || rule.max_length.is_some() {
             if kind != Kind::Text {
