@@ -266,10 +266,12 @@ impl Bench<'_> {
         shell.args(["-c", command]).env("IN", &input).env("OUT", &output);
         let ended = shell.status().context("cannot start /bin/sh")?;
         if !ended.success() {
-            bail!("its command failed on {} rows: {ended}", order.len());
+            bail!("its command failed on {} rows: {ended}; the step's log has what it printed", order.len());
         }
         if !output.is_file() {
-            bail!("its command wrote nothing to $OUT");
+            bail!(
+                "its command ended well and wrote no file to $OUT; it must write one row for each row of $IN there"
+            );
         }
         Output::read(&output, order.len())
     }

@@ -68,7 +68,12 @@ pub fn of(ended: &Ended, timeout_ms: i64, signs: Signs<'_>) -> Outcome {
             EndClass::Failed,
             format!("exit code {n}: a command was killed by signal {}{}", n - 128, signal_name(n - 128)),
         ),
-        Exit::Code(127) => (EndClass::Failed, "exit code 127: a command was not found".to_owned()),
+        Exit::Code(127) => (
+            EndClass::Failed,
+            "exit code 127: a command was not found; the log's last lines name it: install it in `setup`, or name an image that has \
+             it (Python may be there as `python3` only)"
+                .to_owned(),
+        ),
         Exit::Code(n) => (EndClass::Failed, format!("exit code {n}")),
     };
     Outcome { class, exit_code: Some(code), reason }
@@ -94,7 +99,12 @@ mod tests {
             (ended(Exit::Code(1), None), none, "failed 1 exit code 1"),
             (ended(Exit::Code(1), None), full, "storage_full 1 exit code 1: the disk or a quota is full"),
             (ended(Exit::Code(75), None), none, "checkpointed 75 exit code 75: checkpointed, to be resumed"),
-            (ended(Exit::Code(127), None), none, "failed 127 exit code 127: a command was not found"),
+            (
+                ended(Exit::Code(127), None),
+                none,
+                "failed 127 exit code 127: a command was not found; the log's last lines name it: install it in `setup`, or name an \
+                 image that has it (Python may be there as `python3` only)",
+            ),
             (
                 ended(Exit::Code(137), None),
                 none,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use sha2::{Digest as _, Sha256};
 use trainyard_data::cells::{self, Cells};
 use trainyard_data::{Source, source, stats};
@@ -99,24 +99,50 @@ fn read(path: &Path, wanted: &Predictions) -> anyhow::Result<(Sheet, Vec<String>
     if n == 0 {
         bail!("it has no rows");
     }
-    let digests = digests(&ids)?;
+    let digests = digests(&ids)
+        .map_err(|i| anyhow!("row {} has no id: the column {:?} is empty there", i + 1, wanted.id))?;
     let mut order: Vec<usize> = (0..n).collect();
     order.sort_unstable_by_key(|i| digests[*i]);
-    if order.windows(2).any(|w| digests[w[0]] == digests[w[1]]) {
-        bail!("the column {:?} names an example twice", wanted.id);
+    if let Some(w) = order.windows(2).find(|w| digests[w[0]] == digests[w[1]]) {
+        let (a, b) = (w[0].min(w[1]) + 1, w[0].max(w[1]) + 1);
+        bail!("the column {:?} names an example twice, in rows {a} and {b}; an id must be unique", wanted.id);
     }
     let mut sheet = Sheet { ids: order.iter().map(|i| digests[*i]).collect(), ..Sheet::default() };
-    sheet.test_set = test_set(&sheet.ids, &order, &labels)?;
+    sheet.test_set = test_set(&sheet.ids, &order, &labels)
+        .map_err(|i| anyhow!("row {} has no label: the column {:?} is empty there", i + 1, wanted.label))?;
     let answers = classes.as_ref().unwrap_or(&outputs);
     for metric in &wanted.metrics {
+        let classified = *metric == PredictionMetric::Accuracy;
+        let (answered, column) = match (&classes, &wanted.prediction) {
+            (Some(classes), Some(prediction)) if classified => (classes, prediction),
+            _ => (&outputs, output),
+        };
+        let amiss = |i: usize| {
+            let scored = wanted.prediction.is_none() || !classified;
+            let zero_one = scored && !matches!(metric, PredictionMetric::Mae | PredictionMetric::Mse);
+            let row = i + 1;
+            let what = if zero_one && binary(&labels, i).is_none() {
+                format!("the label in row {row} (column {:?}) is not 0 or 1", wanted.label)
+            } else if is_missing(&labels, i) {
+                format!("the label in row {row} (column {:?}) is missing or not finite", wanted.label)
+            } else if is_missing(answered, i) {
+                format!("the cell in row {row} of the column {column:?} is missing or not finite")
+            } else {
+                format!(
+                    "the columns {:?} and {column:?} are not both numbers, or for classes both texts",
+                    wanted.label
+                )
+            };
+            anyhow!("{}: {what}", metric.word())
+        };
         let values: Vec<f64> = match metric {
             PredictionMetric::Accuracy => {
                 let scored = wanted.prediction.is_none();
                 each(&order, |i| right(&labels, answers, scored, i))
             }
             PredictionMetric::Auc => {
-                let scores = each(&order, |i| number(&outputs, i)).context("a score is missing")?;
-                let positive = each(&order, |i| binary(&labels, i)).context("auc needs labels 0 and 1")?;
+                let scores = each(&order, |i| number(&outputs, i)).map_err(amiss)?;
+                let positive = each(&order, |i| binary(&labels, i)).map_err(amiss)?;
                 sheet.ranking = Some((scores, positive.iter().map(|l| *l > 0.5).collect()));
                 continue;
             }
@@ -134,14 +160,9 @@ fn read(path: &Path, wanted: &Predictions) -> anyhow::Result<(Sheet, Vec<String>
                 each(&order, |i| Some((number(&labels, i)? - number(&outputs, i)?).powi(2)))
             }
         }
-        .with_context(|| {
-            format!(
-                "{} does not follow from these columns: a cell is missing or of another kind",
-                metric.word()
-            )
-        })?;
-        if values.iter().any(|v| !v.is_finite()) {
-            bail!("{}: a value is not a finite number", metric.word());
+        .map_err(amiss)?;
+        if let Some(at) = values.iter().position(|v| !v.is_finite()) {
+            bail!("{}: what row {} adds is not a finite number", metric.word(), order[at] + 1);
         }
         sheet.means.push((metric.word().to_owned(), values));
     }
@@ -155,7 +176,7 @@ fn read(path: &Path, wanted: &Predictions) -> anyhow::Result<(Sheet, Vec<String>
     }
     if let Some((kind, column)) = grouping {
         let (codes, count) = groups(&next()?, &order)
-            .with_context(|| format!("an example has no value in the column {column:?}"))?;
+            .map_err(|i| anyhow!("row {} has no value in the column {column:?}", i + 1))?;
         notes.push(match kind {
             GroupKind::Clusters => format!("{count} clusters by {column}"),
             GroupKind::Strata => format!("{count} strata by {column}"),
@@ -165,8 +186,19 @@ fn read(path: &Path, wanted: &Predictions) -> anyhow::Result<(Sheet, Vec<String>
     Ok((sheet, notes))
 }
 
-fn each(order: &[usize], of: impl Fn(usize) -> Option<f64>) -> Option<Vec<f64>> {
-    order.iter().map(|i| of(*i)).collect()
+/// One value for each example, in this order.
+///
+/// # Errors
+/// The first row that gives none, from 0.
+fn each(order: &[usize], of: impl Fn(usize) -> Option<f64>) -> Result<Vec<f64>, usize> {
+    order.iter().map(|i| of(*i).ok_or(*i)).collect()
+}
+
+fn is_missing(cells: &Cells, i: usize) -> bool {
+    match cells {
+        Cells::Numbers(_) => number(cells, i).is_none(),
+        Cells::Texts(x) => x.get(i).is_none_or(Option::is_none),
+    }
 }
 
 fn number(cells: &Cells, i: usize) -> Option<f64> {
@@ -193,41 +225,55 @@ fn right(labels: &Cells, answers: &Cells, scored: bool, i: usize) -> Option<f64>
 }
 
 /// What stands for an id: its digest, so that a sheet names no one.
-fn digests(ids: &Cells) -> anyhow::Result<Vec<u64>> {
+///
+/// # Errors
+/// The first row without one, from 0.
+fn digests(ids: &Cells) -> Result<Vec<u64>, usize> {
     let digest = |bytes: &[u8]| {
         let hash = Sha256::digest(bytes);
         u64::from_le_bytes([hash[0], hash[1], hash[2], hash[3], hash[4], hash[5], hash[6], hash[7]])
     };
-    let all: Option<Vec<u64>> = match ids {
-        Cells::Numbers(x) => x.iter().map(|x| x.map(|x| digest(&x.to_bits().to_le_bytes()))).collect(),
-        Cells::Texts(x) => x.iter().map(|t| t.as_ref().map(|t| digest(t.as_bytes()))).collect(),
-    };
-    all.context("an example has no id")
+    match ids {
+        Cells::Numbers(x) => x
+            .iter()
+            .enumerate()
+            .map(|(i, x)| x.map(|x| digest(&x.to_bits().to_le_bytes())).ok_or(i))
+            .collect(),
+        Cells::Texts(x) => {
+            x.iter().enumerate().map(|(i, t)| t.as_ref().map(|t| digest(t.as_bytes())).ok_or(i)).collect()
+        }
+    }
 }
 
-/// A number for each example, by the column's value, and how many there are; None: a cell is missing.
-fn groups(cells: &Cells, order: &[usize]) -> Option<(Vec<u32>, usize)> {
-    let digests = digests(cells).ok()?;
+/// A number for each example, by the column's value, and how many there are.
+///
+/// # Errors
+/// The first row without a value, from 0.
+fn groups(cells: &Cells, order: &[usize]) -> Result<(Vec<u32>, usize), usize> {
+    let digests = digests(cells)?;
     let mut numbers: std::collections::HashMap<u64, u32> = std::collections::HashMap::new();
     let mut codes = Vec::with_capacity(order.len());
     for i in order {
         let next = numbers.len() as u32;
         codes.push(*numbers.entry(digests[*i]).or_insert(next));
     }
-    Some((codes, numbers.len()))
+    Ok((codes, numbers.len()))
 }
 
 /// One digest of all ids with their labels.
-fn test_set(ids: &[u64], order: &[usize], labels: &Cells) -> anyhow::Result<String> {
+///
+/// # Errors
+/// The first row without a label, from 0.
+fn test_set(ids: &[u64], order: &[usize], labels: &Cells) -> Result<String, usize> {
     let mut hash = Sha256::new();
     for (id, i) in ids.iter().zip(order) {
         hash.update(id.to_le_bytes());
         match labels {
             Cells::Numbers(x) => {
-                hash.update(x[*i].context("an example has no label")?.to_bits().to_le_bytes());
+                hash.update(x[*i].ok_or(*i)?.to_bits().to_le_bytes());
             }
             Cells::Texts(x) => {
-                let text = x[*i].as_ref().context("an example has no label")?;
+                let text = x[*i].as_ref().ok_or(*i)?;
                 hash.update((text.len() as u64).to_le_bytes());
                 hash.update(text.as_bytes());
             }
@@ -365,7 +411,9 @@ mod tests {
         let (found, sheet) = poll(tree, by("p.csv", "plan"), || {
             std::fs::write(tree.join("p.csv"), "id,y,p,plan\n1,1,0.5,a\n2,0,0.5,\n").unwrap();
         });
-        assert!(sheet.is_none() && found.sources[0].note.contains("no value in the column \"plan\""));
+        assert!(
+            sheet.is_none() && found.sources[0].note.contains("row 2 has no value in the column \"plan\"")
+        );
     }
 
     #[test]
@@ -375,11 +423,13 @@ mod tests {
         let cases: &[(&str, &str)] = &[
             ("id,y,p,plan\n", "no rows"),
             ("id,y,plan\n1,1,a\n", "there is no column \"p\""),
-            ("id,y,p,plan\n1,1,0.5,a\n1,0,0.5,a\n", "names an example twice"),
-            ("id,y,p,plan\n1,2,0.5,a\n2,0,0.5,a\n", "does not follow from these columns"),
-            ("id,y,p,plan\n1,1,,a\n2,0,0.5,a\n", "does not follow from these columns"),
-            ("id,y,p,plan\n1,1,nan,a\n2,0,0.5,a\n", "does not follow from these columns"),
-            ("id,y,p,plan\n,1,0.1,a\n2,0,0.5,a\n", "has no id"),
+            ("id,y,p,plan\n1,1,0.5,a\n1,0,0.5,a\n", "\"id\" names an example twice, in rows 1 and 2"),
+            ("id,y,p,plan\n1,2,0.5,a\n2,0,0.5,a\n", "the label in row 1 (column \"y\") is not 0 or 1"),
+            ("id,y,p,plan\n2,0,0.5,a\n1,1,,a\n", "row 2 of the column \"p\" is missing"),
+            ("id,y,p,plan\n1,1,nan,a\n2,0,0.5,a\n", "row 1 of the column \"p\" is missing or not finite"),
+            ("id,y,p,plan\n1,,0.5,a\n2,0,0.5,a\n", "row 1 has no label: the column \"y\""),
+            ("id,y,p,plan\n1,1,high,a\n2,0,low,a\n", "are not both numbers"),
+            ("id,y,p,plan\n,1,0.1,a\n2,0,0.5,a\n", "row 1 has no id: the column \"id\""),
         ];
         for (n, (text, why)) in cases.iter().enumerate() {
             let name = format!("{n}.csv");

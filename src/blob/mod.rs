@@ -141,7 +141,11 @@ impl Blobs {
         }
         let store = builder
             .build()
-            .map_err(|error| ConfigError(format!("blob s3://{bucket} cannot be used: {error}")))?;
+            .map_err(|error| {
+                ConfigError(format!(
+                    "blob s3://{bucket} cannot be used: {error}; check region or endpoint and both keys under [s3]"
+                ))
+            })?;
         let store: Arc<dyn ObjectStore> =
             if prefix.is_empty() { Arc::new(store) } else { Arc::new(PrefixStore::new(store, prefix)) };
         Ok(Self { store, copies_up_to: S3_COPIES_UP_TO })

@@ -153,7 +153,7 @@ impl Client {
 pub fn segment(text: &str) -> anyhow::Result<&str> {
     ensure!(
         !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'),
-        "{text:?} is not an id"
+        "{text:?} is not an id; copy one from `trainyard runs list` (its first eight characters do) or `trainyard token list`"
     );
     Ok(text)
 }

@@ -352,7 +352,7 @@ impl Here<'_> {
         let known: BTreeMap<String, String> = env.clone().into_iter().chain(members.clone()).collect();
         for (name, value) in &step.env {
             let value = pipeline::resolve(value, &known)
-                .map_err(|e| anyhow::anyhow!("env.{name} of step {} cannot be resolved: {e:?}", step.name))?;
+                .map_err(|e| anyhow::anyhow!("env.{name} of step {} cannot be resolved: {e}", step.name))?;
             env.insert(name.clone(), value);
         }
         env.extend(members);

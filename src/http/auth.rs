@@ -166,7 +166,10 @@ fn session_text(web: &Web, headers: &HeaderMap) -> Option<String> {
 }
 
 async fn identify(web: &Web, headers: &HeaderMap) -> Result<Who, Problem> {
-    let wrong = || Problem::new(StatusCode::UNAUTHORIZED, "the token is not valid, or was revoked");
+    let wrong = || {
+        let detail = "the token is not valid, or was revoked; `trainyard token list` shows those that live, `trainyard token create` makes one";
+        Problem::new(StatusCode::UNAUTHORIZED, detail)
+    };
     if let Some(value) = headers.get(header::AUTHORIZATION) {
         let text =
             value.to_str().ok().and_then(|v| v.strip_prefix("Bearer ")).map(str::trim).ok_or_else(wrong)?;
@@ -267,7 +270,11 @@ async fn admit(guard: &Guard, request: &mut Request) -> Result<(), Problem> {
             ));
         }
         if !who.may(scope) {
-            return Err(Problem::new(StatusCode::FORBIDDEN, format!("this needs a token of scope {scope}")));
+            let own = who.scope.map_or_else(|| "none".to_owned(), |own| own.to_string());
+            let detail = format!(
+                "this needs a token of scope {scope}, yours has {own}; an administrator makes one with `trainyard token create NAME --scope {scope}`"
+            );
+            return Err(Problem::new(StatusCode::FORBIDDEN, detail));
         }
         if guard.whole && who.repo.is_some() {
             return Err(Problem::new(

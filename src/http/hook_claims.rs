@@ -29,9 +29,12 @@ impl Scheme {
         }
     }
 
-    /// The proof of a request, if it has exactly one of each header that belongs to it.
-    pub fn proof(self, headers: &HeaderMap) -> Option<Proof<'_>> {
-        Some(match self {
+    /// The proof of a request.
+    ///
+    /// # Errors
+    /// It has not exactly one of each header that belongs to it.
+    pub fn proof(self, headers: &HeaderMap) -> Result<Proof<'_>, SignatureError> {
+        Ok(match self {
             Self::Github => Proof::Github(only(headers, "x-hub-signature-256")?),
             // A wrong Forgejo header is not rescued by a right Gitea one.
             Self::Gitea if headers.contains_key("x-forgejo-signature") => {
@@ -150,10 +153,10 @@ fn is_delivery_id(text: &str) -> bool {
 }
 
 /// A header's bytes when there is exactly one.
-fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+fn only<'a>(headers: &'a HeaderMap, name: &str) -> Result<&'a [u8], SignatureError> {
     let mut all = headers.get_all(name).iter();
-    let first = all.next()?;
-    all.next().is_none().then(|| first.as_bytes())
+    let first = all.next().ok_or(SignatureError::Missing)?;
+    if all.next().is_some() { Err(SignatureError::Repeated) } else { Ok(first.as_bytes()) }
 }
 
 /// A header's value when there is exactly one and it is visible ASCII.

@@ -29,7 +29,7 @@ use super::secrets::Hook;
 use super::serve::{Limits, serve};
 use super::telemetry::WebhookLabels;
 use crate::clock::Millis;
-use crate::forge::webhook;
+use crate::forge::webhook::{self, SignatureError};
 use crate::model::DeliveryRowId;
 use crate::store::deliveries::{Delivered, NewDelivery};
 
@@ -59,7 +59,7 @@ pub fn router(app: App) -> Router {
     let state = Hooks { app, budget: Arc::new(Semaphore::new(BUDGET_BYTES)) };
     Router::new()
         .route("/hooks/{kind}/{hook}", any(receive))
-        .fallback(|| async { Refusal::new(StatusCode::NOT_FOUND, "not_found", "there is no such hook") })
+        .fallback(|| async { Refusal::unknown() })
         .with_state(state)
 }
 
@@ -69,15 +69,22 @@ struct Refusal {
     status: StatusCode,
     outcome: &'static str,
     message: &'static str,
+    /// Why a signature was not taken: for the operator's log, never for the sender.
+    error: Option<SignatureError>,
 }
 
 impl Refusal {
     fn new(status: StatusCode, outcome: &'static str, message: &'static str) -> Self {
-        Self { status, outcome, message }
+        Self { status, outcome, message, error: None }
     }
     /// Every failure of the signature gets this one, so that a forger learns nothing.
-    fn signature() -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "bad_signature", "the signature does not match")
+    fn signature(error: SignatureError) -> Self {
+        let message = "the signature does not match: the webhook's secret at the forge must be the one in trainyard's configuration";
+        Self { error: Some(error), ..Self::new(StatusCode::UNAUTHORIZED, "bad_signature", message) }
+    }
+    fn unknown() -> Self {
+        let message = "there is no such hook; the path is /hooks/<github|gitlab|gitea>/<id of the hook in trainyard's configuration>";
+        Self::new(StatusCode::NOT_FOUND, "not_found", message)
     }
     fn too_large() -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "the body is larger than 25 MiB")
@@ -120,7 +127,7 @@ async fn receive(
     }
     let Some(hook) = app.secrets.hook(&kind, &id) else {
         count("", "", "not_found");
-        return Refusal::new(StatusCode::NOT_FOUND, "not_found", "there is no such hook").into_response();
+        return Refusal::unknown().into_response();
     };
     let event = hook_claims::event(hook.kind, request.headers()).unwrap_or_default();
     match accept(&hooks, hook, &id, request).await {
@@ -131,12 +138,21 @@ async fn receive(
         Err(refusal) => {
             // An event word counts only once it is signed: labels are not for strangers to make.
             count(&hook.forge, "", refusal.outcome);
-            tracing::info!(
-                forge.name = hook.forge,
-                forge.hook_id = id,
-                outcome = refusal.outcome,
-                "webhook refused"
-            );
+            match &refusal.error {
+                Some(error) => tracing::warn!(
+                    forge.name = hook.forge,
+                    forge.hook_id = id,
+                    %error,
+                    "webhook refused: compare the secret at the forge with the hook's in the configuration"
+                ),
+                None => tracing::info!(
+                    forge.name = hook.forge,
+                    forge.hook_id = id,
+                    outcome = refusal.outcome,
+                    "webhook refused: {}",
+                    refusal.message
+                ),
+            }
             refusal.into_response()
         }
     }
@@ -173,14 +189,14 @@ async fn accept(
     }
     let declared = before_the_body(headers)?;
     // No need to read the body of what cannot be right.
-    let proof = hook.scheme.proof(headers).ok_or_else(Refusal::signature)?;
+    let proof = hook.scheme.proof(headers).map_err(Refusal::signature)?;
     let (body, _budget) =
         tokio::time::timeout(BODY_DEADLINE, read(&hooks.budget, body, declared)).await.map_err(|_| {
             Refusal::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the body did not arrive within 30 s")
         })??;
     let now = hooks.app.clock.now_ms();
     let secrets: Vec<&[u8]> = hook.secrets.iter().map(|s| s.expose_secret().as_bytes()).collect();
-    proof.verify(&body, &secrets, now).map_err(|_| Refusal::signature())?;
+    proof.verify(&body, &secrets, now).map_err(Refusal::signature)?;
     let bad = |message| Refusal::new(StatusCode::BAD_REQUEST, "bad_request", message);
     if body.is_empty() {
         return Err(bad("the body is empty"));

@@ -36,6 +36,15 @@ impl Problem {
     pub fn conflict(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, detail)
     }
+    /// A failure of ours: logged with its cause under a number, of which the caller is told.
+    pub fn internal(what: &'static str, error: &dyn std::fmt::Display) -> Self {
+        let request = hex::encode(rand::random::<[u8; 4]>());
+        tracing::error!(request.id = request, %error, "cannot answer a request: {what}");
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("it failed on trainyard's side; the daemon's log says why, with request.id {request}"),
+        )
+    }
     pub fn code(&self) -> StatusCode {
         StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
@@ -61,13 +70,15 @@ impl IntoResponse for Problem {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        tracing::error!(error = %error, "cannot answer a request: the store failed");
         match error {
-            StoreError::Unavailable(_) => Self::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "the database is not available; try again in a moment",
-            ),
-            _ => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the daemon's log says why"),
+            StoreError::Unavailable(_) => {
+                tracing::error!(%error, "cannot answer a request: the store is not available");
+                Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "the database is not available; try again in a moment",
+                )
+            }
+            error => Self::internal("the store failed", &error),
         }
     }
 }
@@ -89,7 +100,6 @@ impl From<BlobError> for Problem {
 
 impl From<askama::Error> for Problem {
     fn from(error: askama::Error) -> Self {
-        tracing::error!(error = %error, "cannot render a page");
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the daemon's log says why")
+        Self::internal("its page could not be rendered", &error)
     }
 }

@@ -265,7 +265,17 @@ impl Sender {
     }
 
     async fn dead(&self, row: &OutboxRow, why: &str) -> anyhow::Result<()> {
-        tracing::warn!(outbox.id = %row.id, outbox.kind = %row.kind, error = why, "given up: the forge will not show this");
+        tracing::warn!(
+            forge.name = row.credential,
+            repo.id = %row.repo_id,
+            outbox.id = %row.id,
+            outbox.kind = %row.kind,
+            outbox.target = row.target,
+            error = why,
+            "given up: the forge will not show this {} until something newer is to be said; if the token may not, mend it (`trainyard doctor` \
+             checks it)",
+            row.kind
+        );
         self.store
             .outbox_dead(&row.id, row.desired_seq, why, self.clock.now_ms())
             .await

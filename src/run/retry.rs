@@ -125,6 +125,8 @@ fn default_sentence(class: EndClass) -> &'static str {
         EndClass::Unschedulable => "no place was found for it",
         EndClass::Image => "its image could not be had",
         EndClass::Quota => "a quota or an admission rule refused it",
-        EndClass::Internal => "something went wrong on our side",
+        EndClass::Internal => {
+            "something went wrong on trainyard's side; the log of the daemon at that time says what"
+        }
     }
 }

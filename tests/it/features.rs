@@ -113,7 +113,7 @@ fn a_transform_that_cannot_be_checked_fails() {
     std::fs::write(dir.path().join("s.csv"), "a\n1\n2\n").unwrap();
     for (command, sample, says) in [
         ("exit 3", "s.csv", "its command failed on 2 rows"),
-        ("true", "s.csv", "its command wrote nothing to $OUT"),
+        ("true", "s.csv", "wrote no file to $OUT"),
         // Fewer rows the first time: what the second has beyond them is a difference, too.
         ("[ -e seen ] && cp $IN $OUT || head -n 2 $IN > $OUT; touch seen", "s.csv", "gives 2 rows and not 1"),
         ("cp $IN $OUT", "none.csv", "cannot read none.csv"),

@@ -80,9 +80,9 @@ fn ends_with_id(text: &str) -> bool {
 
 /// The answer with an `ETag`; 304 without a body for whoever has it already.
 fn tagged<T: Serialize>(asked: &HeaderMap, value: &T) -> Response {
-    let Ok(body) = serde_json::to_vec(value) else {
-        tracing::error!("an answer is not JSON");
-        return Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the daemon's log says why").into_response();
+    let body = match serde_json::to_vec(value) {
+        Ok(body) => body,
+        Err(error) => return Problem::internal("the answer is not JSON", &error).into_response(),
     };
     let etag = format!("\"{}\"", &hex::encode(Sha256::digest(&body))[..32]);
     let tag = [(header::ETAG, etag.clone())];

@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use trainyard::config::{Config, Pooler};
 use trainyard::executor::kubernetes::manifest::FINALIZER;
 
 use super::cluster::{BUSYBOX, HEALTH, Namespace, cluster};
@@ -59,6 +60,38 @@ pub fn field<'a>(pod: &'a Value, path: &str) -> &'a str {
 pub fn pods_of(namespace: &str) -> Vec<Value> {
     let said = cluster().kubectl(&["get", "pods", "-n", namespace, "-o", "json"]);
     serde_json::from_str::<Value>(&said).unwrap()["items"].as_array().unwrap().clone()
+}
+
+/// Replicas that could not start are refused with a sentence; keys without a section reach the daemon's configuration.
+#[test]
+fn the_chart_refuses_what_could_not_start() {
+    let chart = format!("{}/deploy/helm/trainyard", env!("CARGO_MANIFEST_DIR"));
+    let render = |values: Value| {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("values.json");
+        std::fs::write(&file, values.to_string()).unwrap();
+        let file = file.display().to_string();
+        let said = helm(&["template", "t", &chart, "--kube-version", "1.34.0", "--values", &file]);
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        if said.status.success() { Ok(text(said.stdout)) } else { Err(text(said.stderr)) }
+    };
+    let alone = render(json!({"replicaCount": 2})).unwrap_err();
+    assert!(alone.contains("set `database` to Postgres and `blob` to a bucket"), "{alone}");
+    let many = json!({"replicaCount": 2, "database": "postgres://t@db/t", "blob": "s3://bucket/t",
+        "extraTop": "database_pooler = \"transaction\"\ndatabase_connections = 3"});
+    let volume = render(many.clone()).unwrap_err();
+    assert!(volume.contains("set persistence.enabled to false"), "{volume}");
+    let mut without = many;
+    without["persistence"] = json!({"enabled": false});
+    let made = render(without).unwrap();
+    let config: Vec<&str> = made
+        .lines()
+        .skip_while(|line| !line.starts_with("  trainyard.toml: |"))
+        .skip(1)
+        .take_while(|line| line.is_empty() || line.starts_with("    "))
+        .collect();
+    let config = Config::parse(&config.join("\n"), |_| None).unwrap();
+    assert_eq!((config.database_pooler, config.database_connections), (Pooler::Transaction, 3));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
