@@ -13,9 +13,9 @@ use crate::failpoint;
 use crate::forge::{Forge, ForgeError, Forges, Status};
 use crate::model::{Actor, OutboxId, RepoName, Sha};
 use crate::queue::Handler;
-use crate::store::Store;
 use crate::store::outbox::{OutboxKind, OutboxRow};
 use crate::store::work::{WorkItem, WorkKind, WorkOutcome};
+use crate::store::{Store, StoreError};
 
 /// Rows looked at in one pass; more are left for the next, so that the lease stays short.
 const PASS: usize = 30;
@@ -64,22 +64,11 @@ impl Handler for Sender {
             });
         };
         for _ in 0..PASS {
-            let now = self.clock.now_ms();
-            if let Some(at_ms) =
-                self.memory.lock().await.lanes.entry(credential.clone()).or_default().resting(now)
-            {
-                return Ok(WorkOutcome::Again { at_ms });
+            match self.take(credential).await.context("cannot read the outbox")? {
+                Ok(row) => self.send(credential, forge.as_ref(), &row).await?,
+                Err(Some(at_ms)) => return Ok(WorkOutcome::Again { at_ms }),
+                Err(None) => return Ok(WorkOutcome::Done),
             }
-            let due = self.store.outbox_due(credential, now, 20).await.context("cannot read the outbox")?;
-            if due.is_empty() {
-                let next = self.store.outbox_next(credential).await.context("cannot read the outbox")?;
-                return Ok(next.map_or(WorkOutcome::Done, |at_ms| WorkOutcome::Again { at_ms }));
-            }
-            let row = match self.first_allowed(credential, due, now).await {
-                Ok(row) => row,
-                Err(at_ms) => return Ok(WorkOutcome::Again { at_ms }),
-            };
-            self.send(credential, forge.as_ref(), &row).await?;
         }
         Ok(WorkOutcome::Again { at_ms: self.clock.now_ms() })
     }
@@ -90,23 +79,29 @@ impl Sender {
         Self { store, forges, clock, memory: Mutex::default() }
     }
 
-    /// The first due row whose kind may be written now, its token taken; else when to come back.
-    async fn first_allowed(
-        &self,
-        credential: &str,
-        due: Vec<OutboxRow>,
-        now: Millis,
-    ) -> Result<OutboxRow, Millis> {
-        let mut memory = self.memory.lock().await;
-        let lane = memory.lanes.entry(credential.to_owned()).or_default();
-        let mut soonest = Millis::MAX;
-        for row in due {
-            match lane.take(row.kind, now) {
-                Ok(()) => return Ok(row),
-                Err(at) => soonest = soonest.min(at),
+    /// The row to send now, its token taken; else when to come back, or None when nothing waits. Comments may be written less often
+    /// than statuses, so any number of them that wait holds up no status.
+    async fn take(&self, credential: &str) -> Result<Result<OutboxRow, Option<Millis>>, StoreError> {
+        let now = self.clock.now_ms();
+        let (status_ms, comment_ms) = {
+            let mut memory = self.memory.lock().await;
+            let lane = memory.lanes.entry(credential.to_owned()).or_default();
+            if let Some(at_ms) = lane.resting(now) {
+                return Ok(Err(Some(at_ms)));
+            }
+            (lane.ready_ms(OutboxKind::Status, now), lane.ready_ms(OutboxKind::Comment, now))
+        };
+        if status_ms <= now {
+            let only = (comment_ms > now).then_some(OutboxKind::Status);
+            if let Some(row) = self.store.outbox_due(credential, only, now, 1).await?.pop() {
+                let mut memory = self.memory.lock().await;
+                memory.lanes.entry(credential.to_owned()).or_default().spend(row.kind);
+                return Ok(Ok(row));
             }
         }
-        Err(soonest)
+        let next = self.store.outbox_next(credential).await?.into_iter();
+        let ready = |kind| if kind == OutboxKind::Comment { comment_ms } else { status_ms };
+        Ok(Err(next.map(|(kind, at_ms)| at_ms.max(ready(kind))).min()))
     }
 
     async fn send(&self, credential: &str, forge: &dyn Forge, row: &OutboxRow) -> anyhow::Result<()> {

@@ -171,10 +171,11 @@ impl Store {
         .await
     }
 
-    /// Rows of a credential to send now, final ones first, then oldest.
+    /// Rows of a credential to send now, final ones first, then oldest. Of one kind alone if that is all that may be written.
     pub async fn outbox_due(
         &self,
         credential: &str,
+        only: Option<OutboxKind>,
         now: Millis,
         limit: i64,
     ) -> Result<Vec<OutboxRow>, StoreError> {
@@ -183,24 +184,25 @@ impl Store {
             conn,
             OutboxRow::read,
             select_outbox!(
-                "credential = $1 AND state = 'pending' AND next_ms <= $2 ORDER BY final DESC, updated_ms, id LIMIT $3"
+                "credential = $1 AND state = 'pending' AND next_ms <= $2 AND ($4 IS NULL OR kind = $4)
+                 ORDER BY final DESC, updated_ms, id LIMIT $3"
             ),
             credential,
             now,
-            limit
+            limit,
+            only.map(OutboxKind::word)
         )
     }
 
-    /// When the credential's next row falls due.
-    pub async fn outbox_next(&self, credential: &str) -> Result<Option<Millis>, StoreError> {
+    /// When the credential's next row of each kind falls due.
+    pub async fn outbox_next(&self, credential: &str) -> Result<Vec<(OutboxKind, Millis)>, StoreError> {
         let mut conn = self.read().await?;
-        let next: Option<Option<Millis>> = one!(
+        all!(
             conn,
-            |row| row.get("next_ms"),
-            "SELECT MIN(next_ms) AS next_ms FROM outbox WHERE credential = $1 AND state = 'pending'",
+            |row| Ok((row.word("kind")?, row.get("next_ms")?)),
+            "SELECT kind, MIN(next_ms) AS next_ms FROM outbox WHERE credential = $1 AND state = 'pending' GROUP BY kind ORDER BY kind",
             credential
-        )?;
-        Ok(next.flatten())
+        )
     }
 
     /// The forge accepted `seq`. Stays pending when a newer one is desired by now. An empty `remote_id` leaves the known one.

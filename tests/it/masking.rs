@@ -234,7 +234,7 @@ async fn sixty_forms_in_every_sink_of_the_daemon() {
     let key = WorkAsk::report_commit(&repo, &sha('a'), T0).key;
     let item = WorkItem { kind: WorkKind::Report, key, epoch: 1, claimed: 1, tries: 0, waits: 0 };
     reporter.handle(&item).await.unwrap();
-    let due = store.outbox_due("github", i64::MAX / 2, 99).await.unwrap();
+    let due = store.outbox_due("github", None, i64::MAX / 2, 99).await.unwrap();
     assert!(due.len() >= 2, "a status and a comment: {due:?}");
     let posted = format!("{due:?}");
 

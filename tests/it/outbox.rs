@@ -174,6 +174,35 @@ async fn a_limit_rests_the_whole_credential_and_no_other() {
     assert_eq!((during, shown, others), (0, 8, 8));
 }
 
+/// Comments of ended runs are final words too, and far fewer of them may be written.
+#[tokio::test]
+async fn no_status_waits_behind_comments() {
+    let world = World::new().await;
+    for number in 1..=200 {
+        world.comment(number, "final").await;
+    }
+    world.run(60_000).await;
+    let began = world.clock.now_ms();
+    for n in 0..30 {
+        world.status("github", &sha(n), "trainyard/a", StatusState::Success, "done").await;
+    }
+    world.status("github", &sha(99), "trainyard/a", StatusState::Pending, "queued").await;
+    world.run(60_000).await;
+    let shown = (0..30).filter(|n| world.forge.last_status(&sha(*n), "trainyard/a").is_some()).count();
+    assert_eq!(shown, 30);
+    assert!(world.forge.last_status(&sha(99), "trainyard/a").is_some(), "not final, and not held up either");
+    let last = world.forge.writes().iter().rev().find(|(_, what)| what.contains('/')).unwrap().0;
+    let written = || (1..=200).filter(|number| !world.forge.comments_on(*number).is_empty()).count();
+    println!(
+        "FIGURE outbox_statuses_behind_comments=31 all_after_ms={} comments_by_then={}",
+        last - began,
+        written()
+    );
+    assert!(written() > 45, "the comments go on meanwhile");
+    world.run(2 * 3_600_000).await;
+    assert_eq!(written(), 200);
+}
+
 #[tokio::test]
 async fn what_a_forge_refuses_for_good_is_given_up_and_shown() {
     // (fault, most calls)

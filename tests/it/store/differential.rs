@@ -189,7 +189,7 @@ async fn step(side: &mut Side, world: &World, dice: &mut StdRng) -> String {
             format!("{}", store.desire(desire, now).await.unwrap())
         }
         17 => {
-            let due = store.outbox_due("github", now, 2).await.unwrap();
+            let due = store.outbox_due("github", None, now, 2).await.unwrap();
             let said: Vec<_> =
                 due.iter().map(|row| (row.target.clone(), row.desired_seq, row.tries)).collect();
             if let Some(row) = due.first() {

@@ -109,10 +109,10 @@ pub async fn the_outbox_converges(at: &Place) {
     let row = async || {
         at.store.outbox_row(&repo, OutboxKind::Status, "aaaa/trainyard/churn").await.unwrap().unwrap()
     };
-    let due = at.store.outbox_due("github", T0, 9).await.unwrap();
+    let due = at.store.outbox_due("github", None, T0, 9).await.unwrap();
     assert_eq!(due, [row().await]);
-    assert_eq!(at.store.outbox_next("github").await.unwrap(), Some(T0));
-    assert_eq!(at.store.outbox_next("other").await.unwrap(), None);
+    assert_eq!(at.store.outbox_next("github").await.unwrap(), [(OutboxKind::Status, T0)]);
+    assert_eq!(at.store.outbox_next("other").await.unwrap(), []);
     let item = at.store.claim(&[WorkKind::Outbox], "w", T0, 9, 9).await.unwrap().remove(0);
     assert_eq!(item.key, "github");
 
@@ -148,18 +148,21 @@ pub async fn a_stream_of_changes_is_sent(at: &Place) {
     for n in 0..5 {
         at.store.desire(desire(&repo, &format!("s{n}"), T0 + 15_000 + n), T0 + n).await.unwrap();
     }
-    assert_eq!(at.store.outbox_next("github").await.unwrap(), Some(T0 + 15_000), "not put off for ever");
-    let row = at.store.outbox_due("github", T0 + 15_000, 9).await.unwrap().remove(0);
+    let next = at.store.outbox_next("github").await.unwrap();
+    assert_eq!(next, [(OutboxKind::Status, T0 + 15_000)], "not put off for ever");
+    let row = at.store.outbox_due("github", None, T0 + 15_000, 9).await.unwrap().remove(0);
     at.store.outbox_defer(&row.id, T0 + 60_000, "502", T0 + 15_000).await.unwrap();
     at.store.desire(desire(&repo, "success", T0 + 20_000), T0 + 20_000).await.unwrap();
-    assert_eq!(at.store.outbox_due("github", T0 + 59_999, 9).await.unwrap(), [], "the back-off holds");
-    let row = at.store.outbox_due("github", T0 + 60_000, 9).await.unwrap().remove(0);
+    assert_eq!(at.store.outbox_due("github", None, T0 + 59_999, 9).await.unwrap(), [], "the back-off holds");
+    let row = at.store.outbox_due("github", None, T0 + 60_000, 9).await.unwrap().remove(0);
     assert_eq!((row.desired, row.tries, row.last_error.as_str()), (json!({"state": "success"}), 1, "502"));
     let mut comment = desire(&repo, "text", T0);
     (comment.kind, comment.target) = (OutboxKind::Comment, "1".into());
     at.store.desire(comment, T0).await.unwrap();
-    let due = at.store.outbox_due("github", T0 + 60_000, 9).await.unwrap();
+    let due = at.store.outbox_due("github", None, T0 + 60_000, 9).await.unwrap();
     assert_eq!(due.iter().map(|row| row.last).collect::<Vec<_>>(), [true, false], "final ones first");
+    let comments = at.store.outbox_due("github", Some(OutboxKind::Comment), T0 + 60_000, 9).await.unwrap();
+    assert_eq!(comments, [due[1].clone()]);
 }
 
 pub async fn tokens_are_known_by_hash(at: &Place) {
@@ -235,7 +238,7 @@ pub async fn what_is_old_is_deleted(at: &Place) {
     let undecided = delivery("undecided", b"keep me");
     at.store.deliver(undecided.clone()).await.unwrap();
     at.store.desire(desire(&repo, "success", T0), T0).await.unwrap();
-    let sent = at.store.outbox_due("github", T0, 9).await.unwrap().remove(0);
+    let sent = at.store.outbox_due("github", None, T0, 9).await.unwrap().remove(0);
     at.store.outbox_sent(&sent.id, 1, "", T0).await.unwrap();
     let keep = Retention::default();
     assert_eq!(at.store.sweep(keep, days(7)).await.unwrap().rows, 0);
