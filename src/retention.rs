@@ -1,4 +1,5 @@
-//! Deletes what is old: an hourly work item that sweeps the rows, then the blobs that no row names any more.
+//! Deletes what is old: an hourly work item that sweeps the rows, then the blobs that no row names any more. With it, what the forges
+//! refused is tried once more.
 //!
 //! Must not: decide how long anything is kept; that is the configuration's, within what each table's migration says.
 
@@ -11,6 +12,7 @@ use crate::clock::SharedClock;
 use crate::config::RetentionConfig;
 use crate::queue::Handler;
 use crate::store::Store;
+use crate::store::outbox::REVIVED_MS;
 use crate::store::retention::Retention;
 use crate::store::work::{WorkItem, WorkKind, WorkOutcome};
 
@@ -28,6 +30,8 @@ pub struct Sweeper {
     pub keep: RetentionConfig,
     /// Of one repository.
     pub cache_quota_bytes: i64,
+    /// Names of the configured forges.
+    pub forges: Vec<String>,
 }
 
 impl From<RetentionConfig> for Retention {
@@ -103,6 +107,8 @@ impl Handler for Sweeper {
                 tracing::info!(caches = caches.len(), "evicted caches");
             }
             if !swept.more {
+                let now = self.clock.now_ms();
+                self.store.outbox_revive(self.forges.clone(), now - REVIVED_MS, now).await?;
                 return Ok(WorkOutcome::Again { at_ms: self.clock.now_ms() + EVERY_MS });
             }
         }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::blob::Blobs;
-use crate::clock::{Millis, SharedClock, SystemClock};
+use crate::clock::{SharedClock, SystemClock};
 use crate::config::{Config, ConfigError};
 use crate::executor::Executor;
 use crate::executor::kubernetes::manifest::Cluster;
@@ -34,6 +34,7 @@ use crate::results::Comparer;
 use crate::retention::Sweeper;
 use crate::reuse::Looker;
 use crate::run::{Reconciler, Scheduler, Settings};
+use crate::store::outbox::REVIVED_MS;
 use crate::store::work::{WorkAsk, WorkKind};
 use crate::store::{Instance, Store};
 
@@ -41,9 +42,6 @@ use super::replica::{Life, Machine};
 
 /// How long the worker's handlers may take to come to an end after a stop was asked for.
 const STOP: Duration = Duration::from_secs(10);
-
-/// What a forge refused for good is tried once more at a start (the token may be another one) if it is this young.
-const GIVEN_UP_MS: Millis = 7 * 24 * 3_600_000;
 
 /// A running daemon.
 pub struct Daemon {
@@ -171,7 +169,7 @@ impl Daemon {
                 )),
                 4,
             ),
-            (Arc::new(Sender::new(store.clone(), forges, clock.clone())), 4),
+            (Arc::new(Sender::new(store.clone(), forges.clone(), clock.clone())), 4),
             (Arc::new(DataWatcher::new(store.clone(), clock.clone(), config.clone())), 2),
             (
                 Arc::new(Sweeper {
@@ -180,6 +178,7 @@ impl Daemon {
                     clock: clock.clone(),
                     keep: config.retention,
                     cache_quota_bytes: config.limits.cache_quota_bytes,
+                    forges: forges.names().map(str::to_owned).collect(),
                 }),
                 1,
             ),
@@ -201,10 +200,11 @@ impl Daemon {
             WorkAsk { kind: WorkKind::Retention, key: "retention".into(), at_ms: now },
         ];
         self.app.store.ask(asks, now).await.context("cannot ask for the work that is open")?;
+        // The token may be another one.
         let forges = self.app.forges.names().map(str::to_owned).collect();
         self.app
             .store
-            .outbox_revive(forges, now - GIVEN_UP_MS, now)
+            .outbox_revive(forges, now - REVIVED_MS, now)
             .await
             .context("cannot ask for what the forges have not been told")
     }

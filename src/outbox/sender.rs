@@ -19,8 +19,11 @@ use crate::store::{Store, StoreError};
 
 /// Rows looked at in one pass; more are left for the next, so that the lease stays short.
 const PASS: usize = 30;
-/// A refusal that may pass (a replica that lags, a permission that is being set) is tried this often in all.
-const REFUSALS: u32 = 3;
+/// A 404 may pass (a replica that lags, a repository that was made just now): it is tried this often in all.
+const MISSES: u32 = 3;
+/// So may 401 and 403 (a token that is renewed, a permission that is being set, a list of allowed addresses): this often, which with
+/// the back-off between takes 12 minutes or more. What is given up then comes back by [`Store::outbox_revive`].
+const REFUSALS: u32 = 10;
 const FIRST_RETRY_MS: Millis = 2_000;
 const LONGEST_RETRY_MS: Millis = 600_000;
 /// GitHub takes 1,000 statuses for one commit and context and refuses all later ones, for ever. Words that are not
@@ -228,20 +231,31 @@ impl Sender {
                 lane.failed(now);
                 now + back_off(row.tries)
             }
-            ForgeError::NotFound { .. } => {
+            ForgeError::Refused { status: status @ (401 | 403), .. } => {
+                // 401 is about the credential. 403 may be about one repository, such as an archived one, which must not hold up others.
+                if status == 401 {
+                    lane.failed(now);
+                } else {
+                    lane.answered();
+                }
+                match refusal(&mut memory, row, REFUSALS) {
+                    Some(delay) => {
+                        tracing::warn!(forge.name = credential, outbox.kind = %row.kind, outbox.tries = row.tries + 1, error = text, "the forge refuses a write: tried again later");
+                        now + delay
+                    }
+                    None => return self.dead_locked(memory, row, &text).await,
+                }
+            }
+            ForgeError::NotFound { .. } | ForgeError::Refused { status: 404, .. } => {
                 lane.answered();
-                match refusal(&mut memory, row) {
+                match refusal(&mut memory, row, MISSES) {
                     Some(delay) => now + delay,
                     None => return self.dead_locked(memory, row, &text).await,
                 }
             }
-            ForgeError::Refused { status, .. } => {
+            ForgeError::Refused { .. } => {
                 lane.answered();
-                let may_pass = matches!(status, 401 | 403 | 404);
-                match refusal(&mut memory, row).filter(|_| may_pass) {
-                    Some(delay) => now + delay,
-                    None => return self.dead_locked(memory, row, &text).await,
-                }
+                return self.dead_locked(memory, row, &text).await;
             }
         };
         drop(memory);
@@ -278,14 +292,14 @@ impl Sender {
     }
 }
 
-/// Counts a refusal; None when it was the last one allowed.
-fn refusal(memory: &mut Memory, row: &OutboxRow) -> Option<Millis> {
+/// Counts a refusal; None when it was the last one of `allowed`.
+fn refusal(memory: &mut Memory, row: &OutboxRow, allowed: u32) -> Option<Millis> {
     let entry = memory.refusals.entry(row.id.clone()).or_insert((row.desired_seq, 0));
     if entry.0 != row.desired_seq {
         *entry = (row.desired_seq, 0);
     }
     entry.1 += 1;
-    (entry.1 < REFUSALS).then(|| back_off(i64::from(entry.1 - 1)))
+    (entry.1 < allowed).then(|| back_off(i64::from(entry.1 - 1)))
 }
 
 /// 2 s doubling to 10 min, a quarter more or less, for as long as it takes.

@@ -20,10 +20,14 @@ states! {
     OutboxState, "outbox state" {
         Pending = "pending",
         Sent = "sent",
-        /// The forge refused it for good (401, 404, 410, 422, 451, or the budget is spent); shown to operators.
+        /// The forge refused it (401, 403 and 404 several times, 410, 422, 451), or the budget is spent; tried again at times, see
+        /// [`Store::outbox_revive`], and shown to operators.
         Dead = "dead",
     }
 }
+
+/// What was given up is tried again while it is younger than this.
+pub const REVIVED_MS: Millis = 7 * 24 * 3_600_000;
 
 /// What a forge should show. Writing the same again changes nothing.
 #[derive(Debug, Clone, PartialEq)]
@@ -171,7 +175,7 @@ impl Store {
         .await
     }
 
-    /// Rows of a credential to send now, final ones first, then oldest. Of one kind alone if that is all that may be written.
+    /// Rows of a credential to send now: final ones first, those that never failed before others, then oldest. Of one kind alone if that is all that may be written.
     pub async fn outbox_due(
         &self,
         credential: &str,
@@ -185,7 +189,7 @@ impl Store {
             OutboxRow::read,
             select_outbox!(
                 "credential = $1 AND state = 'pending' AND next_ms <= $2 AND ($4 IS NULL OR kind = $4)
-                 ORDER BY final DESC, updated_ms, id LIMIT $3"
+                 ORDER BY final DESC, CASE WHEN tries > 0 THEN 1 ELSE 0 END, updated_ms, id LIMIT $3"
             ),
             credential,
             now,
@@ -259,7 +263,7 @@ impl Store {
         .await
     }
 
-    /// Given up for this `seq`; a newer desire makes it pending again.
+    /// Given up for this `seq`; a newer desire makes it pending again. Counts as a try.
     pub async fn outbox_dead(
         &self,
         id: &OutboxId,
@@ -272,7 +276,7 @@ impl Store {
             Box::pin(async move {
                 execute!(
                     tx,
-                    "UPDATE outbox SET state = 'dead', last_error = $3, updated_ms = $4
+                    "UPDATE outbox SET state = 'dead', tries = tries + 1, last_error = $3, updated_ms = $4
                      WHERE id = $1 AND desired_seq = $2 AND state = 'pending'",
                     &id,
                     seq,
@@ -286,7 +290,7 @@ impl Store {
     }
 
     /// Makes rows that were given up pending again, if what they speak of began at `since` or later, and asks for each of these
-    /// credentials' outbox work, given up or not. For a start: it may bring another token.
+    /// credentials' outbox work, given up or not. They keep their tries, so they hold up none that never failed.
     pub async fn outbox_revive(
         &self,
         credentials: Vec<String>,
@@ -298,7 +302,7 @@ impl Store {
                 for credential in &credentials {
                     execute!(
                         tx,
-                        "UPDATE outbox SET state = 'pending', next_ms = $3, tries = 0
+                        "UPDATE outbox SET state = 'pending', next_ms = $3
                          WHERE credential = $1 AND state = 'dead' AND created_ms >= $2",
                         credential,
                         since,

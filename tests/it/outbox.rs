@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use trainyard::blob::Blobs;
 use trainyard::clock::{Clock, ManualClock, Millis};
-use trainyard::config::SecretSource;
+use trainyard::config::{RetentionConfig, SecretSource};
 use trainyard::forge::github::GitHub;
 use trainyard::forge::{Forges, Status, StatusState};
 use trainyard::model::{RepoId, RepoName, Sha};
 use trainyard::outbox::Sender;
+use trainyard::retention::Sweeper;
 use trainyard::sandbox::{Fault as HttpFault, FaultKind, NewPull, Sandbox, SandboxOptions, WRITER};
 use trainyard::store::Store;
 use trainyard::store::outbox::{Desire, OutboxKind, OutboxState};
+use trainyard::store::work::{WorkAsk, WorkKind};
 
 use crate::drive::drive;
 use crate::fake_forge::{FakeForge, Fault};
@@ -24,6 +27,7 @@ struct World {
     forge: Arc<FakeForge>,
     other: Arc<FakeForge>,
     sender: Sender,
+    sweeper: Sweeper,
     repo: RepoId,
 }
 
@@ -45,7 +49,15 @@ impl World {
         forges.insert("other", other.clone());
         let repo = place.repo().await;
         let sender = Sender::new(place.store.clone(), Arc::new(forges), clock.clone());
-        Self { place, clock, forge, other, sender, repo }
+        let sweeper = Sweeper {
+            store: place.store.clone(),
+            blobs: Blobs::local(&place.path.with_file_name("blobs")).unwrap(),
+            clock: clock.clone(),
+            keep: RetentionConfig::default(),
+            cache_quota_bytes: 1 << 30,
+            forges: vec!["github".into(), "other".into()],
+        };
+        Self { place, clock, forge, other, sender, sweeper, repo }
     }
     fn store(&self) -> &Store {
         &self.place.store
@@ -53,6 +65,12 @@ impl World {
     /// Until nothing is left to do or this much time has passed.
     async fn run(&self, ms: Millis) {
         drive(self.store(), &self.clock, &[&self.sender], self.clock.now_ms() + ms).await;
+    }
+    /// The same, with the hourly sweep of a daemon that goes on.
+    async fn run_swept(&self, ms: Millis) {
+        let ask = WorkAsk { kind: WorkKind::Retention, key: "retention".into(), at_ms: 0 };
+        self.store().ask(vec![ask], self.clock.now_ms()).await.unwrap();
+        drive(self.store(), &self.clock, &[&self.sender, &self.sweeper], self.clock.now_ms() + ms).await;
     }
     async fn status(&self, credential: &str, sha: &Sha, context: &str, state: StatusState, text: &str) {
         let now = self.clock.now_ms();
@@ -207,8 +225,8 @@ async fn no_status_waits_behind_comments() {
 async fn what_a_forge_refuses_for_good_is_given_up_and_shown() {
     // (fault, most calls)
     let table = [
-        ("401", Fault::Refused(401), 3),
-        ("403", Fault::Refused(403), 3),
+        ("401", Fault::Refused(401), 10),
+        ("403", Fault::Refused(403), 10),
         ("404", Fault::Refused(404), 3),
         ("404 read", Fault::NotFound, 3),
         ("410", Fault::Refused(410), 1),
@@ -233,6 +251,63 @@ async fn what_a_forge_refuses_for_good_is_given_up_and_shown() {
         good += 1;
     }
     println!("FAULT F25 classes={good} failed=0");
+}
+
+/// A token that is renewed, a list of allowed addresses that is wrong for a while: no final word is lost to it, and no restart is needed.
+#[tokio::test]
+async fn a_refusal_that_passes_loses_no_final_word() {
+    // (status, words, refused for so long, shown so long after the end of it at the latest, most calls meanwhile)
+    let table = [
+        (401, 20, 60_000, 120_000, 40),
+        (403, 20, 180_000, 300_000, 180),
+        (403, 1, 3 * 3_600_000, 3_700_000, 40),
+    ];
+    for (status, words, refused_ms, late_ms, most) in table {
+        let world = World::new().await;
+        let (clock, began) = (world.clock.clone(), world.clock.now_ms());
+        let until = began + refused_ms;
+        world.forge.faults(move |_| (clock.now_ms() < until).then_some(Fault::Refused(status)));
+        for n in 0..words {
+            world.status("github", &sha(n), "trainyard/a", StatusState::Success, "done").await;
+        }
+        world.run_swept(refused_ms + late_ms).await;
+        let lost = (0..words).filter(|n| world.forge.last_status(&sha(*n), "trainyard/a").is_none()).count();
+        let writes = world.forge.writes();
+        let during = writes.iter().filter(|(at, _)| *at < until).count();
+        let last = writes.last().unwrap().0 - until;
+        println!(
+            "FAULT F25.passes status={status} refused_ms={refused_ms} lost={lost} refused_calls={during} shown_after_ms={last}"
+        );
+        assert_eq!(lost, 0, "{status} for {refused_ms} ms");
+        assert!(during <= most, "{during} calls while it refuses");
+    }
+}
+
+/// One repository that refuses for good, such as an archived one, does not hold up another's words.
+#[tokio::test]
+async fn what_was_refused_waits_behind_what_never_failed() {
+    let world = World::new().await;
+    world.forge.faults(|n| (n < 300).then_some(Fault::Refused(403)));
+    for n in 0..300 {
+        world.status("github", &sha(n), "trainyard/a", StatusState::Success, "done").await;
+    }
+    world.run_swept(2 * 3_600_000).await;
+    let began = world.clock.now_ms();
+    world.forge.faults(|_| None);
+    world.status("github", &sha(999), "trainyard/a", StatusState::Success, "done").await;
+    world.run(60_000).await;
+    let at = world
+        .forge
+        .writes()
+        .iter()
+        .find(|(at, what)| *at >= began && what.starts_with(sha(999).as_str()))
+        .unwrap()
+        .0;
+    assert!(at - began <= 61_000, "{} ms", at - began);
+    assert_eq!(
+        world.forge.writes().iter().find(|(at, _)| *at >= began).unwrap().1,
+        format!("{}/trainyard/a", sha(999))
+    );
 }
 
 #[tokio::test]

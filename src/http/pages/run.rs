@@ -28,9 +28,10 @@ use crate::http::text::{self, Shown, shown, shown_cut, shown_lines};
 use crate::model::params::{self, Reported};
 use crate::model::{AttemptState, MetricSource, RepoName, RunState, StepState};
 use crate::report::comment::without_summary;
+use crate::report::status;
 use crate::store::attempts::AttemptRow;
 use crate::store::comparisons::ComparisonRow;
-use crate::store::outbox::{OutboxKind, OutboxState};
+use crate::store::outbox::{OutboxKind, OutboxRow, OutboxState};
 use crate::store::pulls::RepoRow;
 use crate::store::runs::{RunView, StepRow};
 use crate::store::tokens::Scope;
@@ -174,7 +175,8 @@ struct Source {
 struct Report {
     number: String,
     url: String,
-    state: &'static str,
+    /// Empty: the forge shows it.
+    state: Shown,
     html: Safe<String>,
 }
 
@@ -299,6 +301,11 @@ pub async fn show(
         let why = api::explain(&web, &view, repo.name.as_str()).await?;
         let ready = why.steps.into_iter().filter(|step| step.state == StepState::Ready);
         waits.extend(ready.take(WAITS).map(|step| shown_cut(&format!("{}: {}", step.step, step.says), 400)));
+    }
+    let status = format!("{}/{}", run.head_sha, status::context(&run.pipeline));
+    let status = store.outbox_row(&repo.id, OutboxKind::Status, &status).await?;
+    if let Some(why) = status.as_ref().and_then(untold) {
+        waits.push(shown_cut(&format!("the commit status, {why}"), 400));
     }
     let took = match (run.started_ms, run.ended_ms) {
         (Some(from), to) => text::duration(to.unwrap_or(now) - from),
@@ -565,15 +572,24 @@ async fn reports(
         reports.push(Report {
             number: links.change().number(number),
             url: links.at(WebPage::Pull(number)).unwrap_or_default(),
-            state: match row.state {
-                OutboxState::Sent => "",
-                OutboxState::Pending => "on its way",
-                OutboxState::Dead => "the forge refused it",
+            state: match untold(&row) {
+                Some(why) => shown_cut(&why, 300),
+                None if row.state == OutboxState::Pending => shown("on its way"),
+                None => shown(""),
             },
             html: Safe(report::to_html(body)),
         });
     }
     Ok((reports, waiting))
+}
+
+/// Why the forge does not show it yet, once that failed.
+fn untold(row: &OutboxRow) -> Option<String> {
+    match row.state {
+        OutboxState::Dead => Some(format!("given up for now: {}", row.last_error)),
+        OutboxState::Pending if row.tries > 0 => Some(format!("tried again later: {}", row.last_error)),
+        OutboxState::Pending | OutboxState::Sent => None,
+    }
 }
 
 /// `POST /runs/{run}/cancel`
