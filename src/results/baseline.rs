@@ -24,6 +24,23 @@ pub enum Choice {
     None { note: String },
 }
 
+/// A choice, and what may change it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chosen {
+    pub choice: Choice,
+    /// Commits on which a good run, or another one, makes for another choice. None: any good run of the base branch may.
+    pub nearer: Option<Vec<Sha>>,
+}
+
+impl Chosen {
+    fn on(choice: Choice, nearer: Vec<Sha>) -> Self {
+        Self { choice, nearer: Some(nearer) }
+    }
+    fn open(choice: Choice) -> Self {
+        Self { choice, nearer: None }
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum ChooseError {
     #[error(transparent)]
@@ -43,11 +60,11 @@ pub struct Chooser<'a> {
 
 impl Chooser<'_> {
     /// `pull` is None for a branch without a pull request.
-    pub async fn choose(&self, pull: Option<&PullRow>) -> Result<Choice, ChooseError> {
+    pub async fn choose(&self, pull: Option<&PullRow>) -> Result<Chosen, ChooseError> {
         if self.candidate.plan.metrics.baseline == Baseline::MergeBase
             && let Some(choice) = self.on_other_data().await?
         {
-            return Ok(choice);
+            return Ok(Chosen::on(choice, Vec::new()));
         }
         let chosen = match &self.candidate.plan.metrics.baseline {
             Baseline::MergeBase => match pull {
@@ -58,18 +75,19 @@ impl Chooser<'_> {
                 }
                 None => self.merge_base(&self.repo.default_branch).await,
             },
-            Baseline::Branch(name) => self.newest_of(name).await,
-            Baseline::Run(text) => self.named(text).await,
-            Baseline::Model(name) => Ok(Choice::None {
-                note: format!(
+            Baseline::Branch(name) => self.newest_of(name).await.map(Chosen::open),
+            Baseline::Run(text) => self.named(text).await.map(|choice| Chosen::on(choice, Vec::new())),
+            Baseline::Model(name) => {
+                let note = format!(
                     "no baseline: model:{name} needs a model registry, which this version does not have"
-                ),
-            }),
+                );
+                Ok(Chosen::on(Choice::None { note }, Vec::new()))
+            }
         };
         match chosen {
             // A branch or commit that the forge no longer has stays away: that is an answer.
             Err(ChooseError::Forge(error)) if error.is_permanent() => {
-                Ok(Choice::None { note: format!("no baseline: {error}") })
+                Ok(Chosen::open(Choice::None { note: format!("no baseline: {error}") }))
             }
             other => other,
         }
@@ -92,12 +110,11 @@ impl Chooser<'_> {
         Ok(None)
     }
 
-    async fn merge_base(&self, base: &str) -> Result<Choice, ChooseError> {
+    async fn merge_base(&self, base: &str) -> Result<Chosen, ChooseError> {
         let head = &self.candidate.head_sha;
         let Some(sha) = self.forge.merge_base(&self.repo.name, base, head).await? else {
-            return Ok(Choice::None {
-                note: format!("no baseline: {base} and this commit share no history"),
-            });
+            let note = format!("no baseline: {base} and this commit share no history");
+            return Ok(Chosen::open(Choice::None { note }));
         };
         if sha == *head {
             let why = format!("this commit is part of {base} already");
@@ -108,28 +125,33 @@ impl Chooser<'_> {
             None => "it has no run of this pipeline".to_owned(),
             Some(run) if !run.trusted => "its run is not trusted".to_owned(),
             Some(run) if run.state == RunState::Succeeded => {
-                return Ok(Choice::Use { run: run.id, note: here });
+                return Ok(Chosen::on(Choice::Use { run: run.id, note: here }, vec![sha]));
             }
             Some(run) if !run.state.is_terminal() => {
-                return Ok(Choice::Wait { run: run.id, note: here, state: run.state });
+                let choice = Choice::Wait { run: run.id, note: here, state: run.state };
+                return Ok(Chosen::on(choice, vec![sha]));
             }
             Some(run) => format!("its run {}", past(run.state)),
         };
         let place = format!("the merge-base {}", sha.abbreviated());
-        self.ancestor_of(&sha, base, &place, Some(why)).await
+        let mut chosen = self.ancestor_of(&sha, base, &place, Some(why)).await?;
+        chosen.nearer.get_or_insert_default().push(sha);
+        Ok(chosen)
     }
 
-    /// The nearest good run before `sha`, which itself is not looked at.
+    /// The nearest good run before `sha`, which itself is not looked at. Nearer are the commits from there up to that run's.
     async fn ancestor_of(
         &self,
         sha: &Sha,
         branch: &str,
         place: &str,
         why: Option<String>,
-    ) -> Result<Choice, ChooseError> {
+    ) -> Result<Chosen, ChooseError> {
         let because = why.as_deref().map(|w| format!(", because {w}")).unwrap_or_default();
         let history = self.forge.history(&self.repo.name, sha, WALK + 1).await?;
+        let mut nearer = Vec::new();
         for (distance, earlier) in history.iter().filter(|s| *s != sha).enumerate() {
+            nearer.push(earlier.clone());
             if let Some(run) = self.run_at(earlier).await?
                 && run.trusted
                 && run.state == RunState::Succeeded
@@ -138,16 +160,15 @@ impl Chooser<'_> {
                     if distance == 0 { "1 commit".to_owned() } else { format!("{} commits", distance + 1) };
                 let note =
                     format!("{branch} at {}, {commits} before {place}{because}", earlier.abbreviated());
-                return Ok(Choice::Use { run: run.id, note });
+                return Ok(Chosen::on(Choice::Use { run: run.id, note }, nearer));
             }
         }
-        let looked = history.len().saturating_sub(usize::from(history.contains(sha)));
-        let searched = match looked {
+        let searched = match nearer.len() {
             0 => format!("there is no commit before {place}"),
             1 => format!("the 1 commit before {place} has no good run"),
             n => format!("none of the {n} commits before {place} has a good run"),
         };
-        Ok(Choice::None { note: format!("no baseline: {searched}{because}") })
+        Ok(Chosen::on(Choice::None { note: format!("no baseline: {searched}{because}") }, nearer))
     }
 
     /// The newest good run of a branch, or the newest one in progress when there is no good one yet.

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use async_trait::async_trait;
 use sha2::{Digest, Sha256};
 
-use super::baseline::{Choice, ChooseError, Chooser};
+use super::baseline::{Choice, ChooseError, Chooser, Chosen};
 use super::compare::{RULES, compare};
 use super::examples::Sheets;
 use super::summary::{Summary, summarise};
@@ -138,25 +138,29 @@ impl Comparer {
         let keep: Vec<String> = targets.iter().map(|(target, _)| target.clone()).collect();
         self.supersede(run, &keep).await?;
 
-        let metrics = self.store.last_metrics(&run.id).await?;
-        let params = self.store.run_params(&run.id).await?;
-        let sheets = Arc::new(self.sheets(run).await?);
-        let summary = summarise(&metrics, &run.plan).tested_on(&params).predicted_on(&sheets);
         let live = self.store.comparisons_of(&run.id).await?;
         let forge = self
             .forges
             .get(&repo.forge)
             .with_context(|| format!("forge {} is not configured", repo.forge))?;
         let chooser = Chooser { store: &self.store, forge: forge.as_ref(), repo: &repo, candidate: run };
+        let digest = gates_digest(run);
+        // Loaded when something is to be judged: predictions may be large.
+        let own = tokio::sync::OnceCell::new();
         let mut again: Option<Millis> = None;
         for (target, pull) in targets {
-            let choice = match chooser.choose(pull).await {
-                Ok(choice) => choice,
+            let chosen = match chooser.choose(pull).await {
+                Ok(chosen) => chosen,
                 Err(ChooseError::Store(error)) => return Err(error.into()),
                 Err(ChooseError::Forge(error)) => return Err(error.into()),
             };
             let before = live.iter().find(|row| row.target == target);
-            let row = self.judge(run, (&summary, &sheets), target, choice, before, now).await?;
+            let row = if let Some(row) = before.filter(|row| stands(row, &chosen.choice, &digest)) {
+                ComparisonRow { nearer: chosen.nearer, ..row.clone() }
+            } else {
+                let own = own.get_or_try_init(|| self.measured(run)).await?;
+                self.judge(run, own, target, chosen, before, now).await?
+            };
             if row.state == ComparisonState::Pending {
                 again = Some(again.map_or(row.wait_until_ms, |at| at.min(row.wait_until_ms)));
             }
@@ -166,18 +170,28 @@ impl Comparer {
         Ok(again)
     }
 
+    async fn measured(&self, run: &RunRow) -> anyhow::Result<Measured> {
+        let metrics = self.store.last_metrics(&run.id).await?;
+        let params = self.store.run_params(&run.id).await?;
+        let sheets = Arc::new(self.sheets(run).await?);
+        Ok(Measured {
+            summary: summarise(&metrics, &run.plan).tested_on(&params).predicted_on(&sheets),
+            sheets,
+        })
+    }
+
     async fn judge(
         &self,
         run: &RunRow,
-        (summary, sheets): (&Summary, &Arc<Sheets>),
+        own: &Measured,
         target: String,
-        choice: Choice,
+        Chosen { choice, nearer }: Chosen,
         before: Option<&ComparisonRow>,
         now: Millis,
     ) -> anyhow::Result<ComparisonRow> {
         let spec = &run.plan.metrics;
         let digest = gates_digest(run);
-        let alone = || compare(summary, None, &spec.gates, spec.primary.as_deref());
+        let alone = || compare(&own.summary, None, &spec.gates, spec.primary.as_deref());
         let wanted = match &choice {
             Choice::Use { run, .. } | Choice::Wait { run, .. } => Some(run.clone()),
             Choice::None { .. } => None,
@@ -191,11 +205,8 @@ impl Comparer {
         let (state, outcome, note): (_, Option<Outcome>, String) = match choice {
             Choice::Use { run: baseline, note } => {
                 let row = self.store.run(&baseline).await?.context("the baseline has no row")?;
-                let metrics = self.store.last_metrics(&baseline).await?;
-                let params = self.store.run_params(&baseline).await?;
-                let theirs = self.sheets(&row).await?;
-                let base = summarise(&metrics, &row.plan).tested_on(&params).predicted_on(&theirs);
-                let (mine, ours) = (summary.clone(), Arc::clone(sheets));
+                let Measured { summary: base, sheets: theirs } = self.measured(&row).await?;
+                let (mine, ours) = (own.summary.clone(), Arc::clone(&own.sheets));
                 let (gates, primary) = (spec.gates.clone(), spec.primary.clone());
                 // Thousands of draws over every example: not for the threads that serve.
                 let outcome = tokio::task::spawn_blocking(move || {
@@ -222,6 +233,7 @@ impl Comparer {
             candidate: run.id.clone(),
             baseline: wanted,
             baseline_note: note,
+            nearer,
             target,
             gates_digest: digest,
             rules: RULES.to_owned(),
@@ -242,7 +254,7 @@ impl Comparer {
     async fn wake_candidates(&self, ended: &RunRow) -> anyhow::Result<()> {
         let now = self.clock.now_ms();
         let mut candidates = self.store.candidates_on(&ended.id).await?;
-        // Only a good run can be a nearer baseline than the one that was found; each look costs calls to the forge.
+        // Only a good run can be a nearer baseline than the one that was found.
         if ended.trusted && ended.state == RunState::Succeeded {
             for pull in self.store.open_pulls_onto(&ended.repo_id, &ended.branch).await? {
                 let run = self.store.head_run(&ended.repo_id, &ended.pipeline, &pull.pull.head_sha).await?;
@@ -253,13 +265,19 @@ impl Comparer {
         candidates.dedup();
         let mut asks = Vec::new();
         for candidate in candidates.into_iter().filter(|c| *c != ended.id) {
-            // Only those that wait, whatever another daemon's clock said, or were last judged before it ended, so that two branches that are each other's base never
-            // wake each other for ever.
+            // Each look costs calls to the forge, and there may be hundreds of open pull requests: only those that rest on it and wait,
+            // whatever another daemon's clock said, or for which its commit counts. Where any run may count, those last judged before it
+            // ended, so that two branches that are each other's base never wake each other for ever.
             let rows = self.store.comparisons_of(&candidate).await?;
             let ended_ms = ended.ended_ms.unwrap_or(ended.created_ms);
-            let waits =
-                |row: &ComparisonRow| row.state == ComparisonState::Pending || row.updated_ms <= ended_ms;
-            if rows.iter().any(waits) {
+            let concerns = |row: &ComparisonRow| match &row.nearer {
+                _ if row.baseline.as_ref() == Some(&ended.id) => {
+                    row.state == ComparisonState::Pending || row.updated_ms <= ended_ms
+                }
+                Some(commits) => commits.contains(&ended.head_sha),
+                None => row.updated_ms <= ended_ms,
+            };
+            if rows.iter().any(concerns) {
                 asks.push(WorkAsk::compare(&candidate, now));
             }
         }
@@ -274,6 +292,27 @@ impl Comparer {
         self.store.supersede_comparisons(&run.id, keep, vec![report_ask(run, now)], now).await?;
         Ok(())
     }
+}
+
+/// What a run measured, as it is judged.
+struct Measured {
+    summary: Summary,
+    sheets: Arc<Sheets>,
+}
+
+/// Does a judgement hold, now that this baseline was chosen? Runs that ended do not change, but what they left may be deleted: what
+/// was judged with their predictions stays so. The note tells a baseline from one that was waited for in vain.
+fn stands(row: &ComparisonRow, choice: &Choice, gates_digest: &str) -> bool {
+    let (baseline, note) = match choice {
+        Choice::Use { run, note } => (Some(run), note),
+        Choice::None { note } => (None, note),
+        Choice::Wait { .. } => return false,
+    };
+    row.state == ComparisonState::Final
+        && row.rules == RULES
+        && row.gates_digest == gates_digest
+        && row.baseline.as_ref() == baseline
+        && row.baseline_note == *note
 }
 
 fn report_ask(run: &RunRow, now: Millis) -> WorkAsk {

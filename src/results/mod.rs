@@ -12,7 +12,7 @@ mod evidence;
 mod examples;
 mod summary;
 
-pub use baseline::{Choice, ChooseError, Chooser};
+pub use baseline::{Choice, ChooseError, Chooser, Chosen};
 pub use compare::{RULES, compare};
 pub use comparer::Comparer;
 pub use evidence::of_mean;

@@ -4,7 +4,7 @@ use super::conn::{Conn, Fields, all, execute, one, to_json};
 use super::work::{WorkAsk, ask_in};
 use super::{Store, StoreError, dialect};
 use crate::clock::Millis;
-use crate::model::{ComparisonId, ComparisonState, RunId, Verdict};
+use crate::model::{ComparisonId, ComparisonState, RunId, Sha, Verdict};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct ComparisonRow {
@@ -13,6 +13,8 @@ pub struct ComparisonRow {
     pub baseline: Option<RunId>,
     /// How the baseline was chosen, or why there is none: one sentence for people.
     pub baseline_note: String,
+    /// Commits on which a good run, or another one, makes for another baseline. None: any good run of the base branch may.
+    pub nearer: Option<Vec<Sha>>,
     /// `pr:<number>` or `branch:<name>`.
     pub target: String,
     pub gates_digest: String,
@@ -31,7 +33,7 @@ pub struct ComparisonRow {
 macro_rules! select_comparison {
     ($rest:literal) => {
         concat!(
-            "SELECT id, candidate_run_id, baseline_run_id, baseline_note, target, gates_digest, rules, state, verdict, result,
+            "SELECT id, candidate_run_id, baseline_run_id, baseline_note, nearer, target, gates_digest, rules, state, verdict, result,
                created_ms, wait_until_ms, updated_ms FROM comparisons WHERE state <> 'superseded' AND ",
             $rest
         )
@@ -45,6 +47,7 @@ impl ComparisonRow {
             candidate: row.get("candidate_run_id")?,
             baseline: row.get("baseline_run_id")?,
             baseline_note: row.get("baseline_note")?,
+            nearer: row.json_or_null("nearer")?,
             target: row.get("target")?,
             gates_digest: row.get("gates_digest")?,
             rules: row.get("rules")?,
@@ -66,6 +69,7 @@ impl ComparisonRow {
             && self.result == other.result
             && self.rules == other.rules
             && self.baseline_note == other.baseline_note
+            && self.nearer == other.nearer
             && self.wait_until_ms == other.wait_until_ms
     }
 }
@@ -88,8 +92,8 @@ async fn insert(
     execute!(
         tx,
         "INSERT INTO comparisons (id, candidate_run_id, baseline_run_id, baseline_note, target, gates_digest, rules, state, verdict,
-           result, created_ms, wait_until_ms, updated_ms)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+           result, created_ms, wait_until_ms, updated_ms, nearer)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
         id,
         &row.candidate,
         &row.baseline,
@@ -102,7 +106,8 @@ async fn insert(
         to_json(&row.result)?,
         row.created_ms,
         row.wait_until_ms,
-        now
+        now,
+        row.nearer.as_ref().map(to_json).transpose()?
     )
     .map(|_| ())
 }
@@ -139,7 +144,7 @@ impl Store {
                         execute!(
                             tx,
                             "UPDATE comparisons SET state = $2, verdict = $3, result = $4, rules = $5, baseline_note = $6,
-                               wait_until_ms = $7, updated_ms = $8 WHERE id = $1 AND state = $9",
+                               wait_until_ms = $7, updated_ms = $8, nearer = $10 WHERE id = $1 AND state = $9",
                             &live.id,
                             row.state.word(),
                             row.verdict.map(Verdict::word),
@@ -148,7 +153,8 @@ impl Store {
                             &row.baseline_note,
                             row.wait_until_ms,
                             now,
-                            live.state.word()
+                            live.state.word(),
+                            row.nearer.as_ref().map(to_json).transpose()?
                         )?;
                     }
                 }

@@ -177,6 +177,14 @@ pub(super) trait Fields {
     fn json<T: serde::de::DeserializeOwned>(&self, column: &'static str) -> Result<T, StoreError> {
         serde_json::from_str(&self.get::<String>(column)?).map_err(|err| inconsistent(column, &err))
     }
+    /// The same; NULL as None.
+    fn json_or_null<T: serde::de::DeserializeOwned>(
+        &self,
+        column: &'static str,
+    ) -> Result<Option<T>, StoreError> {
+        let text: Option<String> = self.get(column)?;
+        text.map(|text| serde_json::from_str(&text)).transpose().map_err(|err| inconsistent(column, &err))
+    }
 }
 
 fn inconsistent(column: &'static str, why: &dyn std::fmt::Display) -> StoreError {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use trainyard::agent::sheet::{self, Sheet};
 use trainyard::blob::Blobs;
 use trainyard::clock::{Clock, ManualClock, Millis};
 use trainyard::config::Config;
@@ -14,7 +15,7 @@ use trainyard::model::{
 };
 use trainyard::results::Comparer;
 use trainyard::store::Store;
-use trainyard::store::attempts::AttemptMove;
+use trainyard::store::attempts::{ArtifactRow, AttemptMove};
 use trainyard::store::comparisons::ComparisonRow;
 use trainyard::store::deliveries::IntakeCommit;
 use trainyard::store::runs::{NewRun, StepMove};
@@ -32,6 +33,7 @@ pub struct World {
     pub comparer: Comparer,
     pub repo: RepoId,
     pub forges: Arc<Forges>,
+    blobs: Blobs,
 }
 
 /// A commit whose id starts with these letters.
@@ -60,8 +62,8 @@ impl World {
         let repo = place.repo().await;
         let blobs = Blobs::local(&place.path.with_file_name("blobs")).unwrap();
         let comparer =
-            Comparer::new(place.store.clone(), forges.clone(), clock.clone(), config.clone(), blobs);
-        Self { place, clock, forge, config, comparer, repo, forges }
+            Comparer::new(place.store.clone(), forges.clone(), clock.clone(), config.clone(), blobs.clone());
+        Self { place, clock, forge, config, comparer, repo, forges, blobs }
     }
 
     pub fn store(&self) -> &Store {
@@ -88,6 +90,11 @@ impl World {
 
     /// Ends a queued run like this, with an accuracy when it got that far.
     pub async fn end(&self, run: &RunId, state: RunState, accuracy: f64) {
+        self.end_leaving(run, state, accuracy, None).await;
+    }
+
+    /// The same, with a sheet of predictions left behind.
+    async fn end_leaving(&self, run: &RunId, state: RunState, accuracy: f64, sheet: Option<&Sheet>) {
         self.clock.advance(1_000);
         let now = self.clock.now_ms();
         let trained = matches!(state, RunState::Succeeded | RunState::Failed);
@@ -96,6 +103,20 @@ impl World {
             let uid = self.place.started(run).await;
             let point = MetricPoint { name: "accuracy".into(), value: accuracy, step: None, at_ms: now };
             self.store().record_metrics(&uid, 1, vec![point], BTreeMap::new(), now).await.unwrap();
+            if let Some(sheet) = sheet {
+                let bytes = sheet.encode().unwrap();
+                let blob_key = format!("artifacts/{uid}");
+                let artifact = ArtifactRow {
+                    attempt_uid: uid.clone(),
+                    path: sheet::PATH.into(),
+                    bytes: bytes.len() as i64,
+                    sha256: String::new(),
+                    executable: false,
+                    blob_key: blob_key.clone(),
+                };
+                self.blobs.put(&blob_key, bytes.into()).await.unwrap();
+                assert!(self.store().put_artifact(artifact, now).await.unwrap());
+            }
             let good = state == RunState::Succeeded;
             moves.0.push(StepMove {
                 step: self.place.view(run).await.steps[0].id.clone(),
@@ -381,4 +402,95 @@ async fn two_branches_that_are_each_others_base_do_not_wake_each_other_for_ever(
         w.end(&run, RunState::Succeeded, 0.8).await;
     }
     w.settle().await; // `drive` panics when it never ends
+}
+
+#[tokio::test]
+async fn a_run_that_ends_wakes_only_whom_it_concerns() {
+    const PULLS: usize = 20;
+    let (a3, a4, a5) = (sha("a3"), sha("a4"), sha("a5"));
+    let w = World::new().await;
+    let base = w.run_at(&a3, RunState::Succeeded, 0.80).await;
+    let mut candidates = Vec::new();
+    for n in 0..PULLS {
+        let head = sha(&format!("c{n:02}"));
+        w.forge.commit_on(&head, &[&a3]);
+        w.pull(&head, |pull| pull.number = 100 + n as i64).await;
+        let run = w.insert(&head, &format!("topic-{n}"), |_| {}).await;
+        w.end(&run, RunState::Succeeded, 0.81).await;
+        candidates.push(run);
+    }
+    w.settle().await;
+    let baselines = async || {
+        let mut all = Vec::new();
+        for run in &candidates {
+            all.push(w.only(run).await.baseline.unwrap());
+        }
+        all
+    };
+    assert_eq!(baselines().await, vec![base; PULLS]);
+
+    // A merge: its run has a baseline of its own to find, and is none of theirs.
+    let asked = w.forge.asked();
+    w.forge.commit_on(&a4, &[&a3]);
+    w.forge.branch("main", &a4);
+    let four = w.run_at(&a4, RunState::Succeeded, 0.80).await;
+    w.settle().await;
+    let merge = w.forge.asked() - asked;
+    assert_eq!(merge, 1, "questions to the forge");
+
+    // One that had to do with an earlier run takes the nearer one when it has come.
+    w.forge.commit_on(&a5, &[&a4]);
+    w.forge.branch("main", &a5);
+    let head = sha("d1");
+    w.forge.commit_on(&head, &[&a5]);
+    let late = w.candidate(&head, 0.81).await;
+    w.settle().await;
+    assert_eq!(w.only(&late).await.baseline, Some(four));
+    let asked = w.forge.asked();
+    let five = w.run_at(&a5, RunState::Succeeded, 0.80).await;
+    w.settle().await;
+    assert_eq!(w.only(&late).await.baseline, Some(five));
+    assert_eq!(w.forge.asked() - asked, 2, "its own, and that one's");
+
+    // A commit that runs again is a newer run of it for all that are held against that commit.
+    let again = w.insert(&a3, "main", |run| run.generation = 1).await;
+    w.end(&again, RunState::Succeeded, 0.80).await;
+    w.settle().await;
+    assert_eq!(baselines().await, vec![again; PULLS]);
+    println!("FIGURE compare_open_pulls={} questions_per_merge={merge}", PULLS + 1);
+}
+
+#[tokio::test]
+async fn a_judgement_outlives_the_predictions_that_it_rests_on() {
+    let w = World::new().await;
+    let predicted = |run: &mut NewRun| {
+        let spec = serde_json::json!({"path": "p.csv", "id": "id", "label": "label", "prediction": "said", "metrics": ["accuracy"], "slices": []});
+        run.plan.metrics.predictions = Some(serde_json::from_value(spec).unwrap());
+    };
+    let sheet = |right: usize| Sheet {
+        test_set: "the same".into(),
+        ids: (0..1_000).collect(),
+        means: vec![("accuracy".into(), (0..1_000).map(|n| f64::from(n < right)).collect())],
+        ..Sheet::default()
+    };
+    let base = w.insert(&sha("a3"), "main", predicted).await;
+    w.end_leaving(&base, RunState::Succeeded, 0.80, Some(&sheet(800))).await;
+    w.pull(&sha("b1"), |_| {}).await;
+    let run = w.insert(&sha("b1"), "longer", predicted).await;
+    w.end_leaving(&run, RunState::Succeeded, 0.81, Some(&sheet(810))).await;
+    w.settle().await;
+    let judged = w.only(&run).await;
+    let of_examples = judged.result["metrics"][0].clone();
+    assert_eq!(judged.verdict, Some(Verdict::Pass), "{of_examples:#}");
+
+    // Retention takes what the runs left; the comparison is looked at again all the same.
+    for id in [&base, &run] {
+        let keys: Vec<String> =
+            w.store().run_artifacts(id).await.unwrap().into_iter().map(|a| a.blob_key).collect();
+        assert_eq!(keys.len(), 1);
+        w.blobs.delete(&keys).await.unwrap();
+    }
+    w.ask(&run).await;
+    w.settle().await;
+    assert_eq!(w.only(&run).await, judged);
 }

@@ -74,7 +74,7 @@ async fn new_data_starts_one_run_once_it_stays() {
     let forge = forges.get("github").unwrap();
     let chooser = Chooser { store: heart.store(), forge: forge.as_ref(), repo: &repo, candidate: run };
     let note = format!("main at {}, on the data before", first.head_sha.abbreviated());
-    assert_eq!(chooser.choose(None).await.unwrap(), Choice::Use { run: first.id.clone(), note });
+    assert_eq!(chooser.choose(None).await.unwrap().choice, Choice::Use { run: first.id.clone(), note });
 
     // A crash after the change was handed in and before that was noted: handed in again, decided once (G2, G3).
     assert!(heart.store().note_watch(before, after.changes).await.unwrap());

@@ -36,6 +36,8 @@ pub struct State {
     pub comments: BTreeMap<i64, Vec<Comment>>,
     /// Every write that reached us: when, and to what (`sha/context`, `#number`).
     pub writes: Vec<(Millis, String)>,
+    /// Questions about the commit graph.
+    pub asked: usize,
     plan: Option<Plan>,
     ids: u64,
 }
@@ -121,6 +123,11 @@ impl FakeForge {
         self.state.lock().unwrap().writes.clone()
     }
 
+    /// How many questions about the commit graph have come.
+    pub fn asked(&self) -> usize {
+        self.state.lock().unwrap().asked
+    }
+
     fn write<T>(
         &self,
         what: String,
@@ -174,13 +181,16 @@ impl Forge for FakeForge {
         Err(missing("file"))
     }
     async fn merge_base(&self, _: &RepoName, base: &str, head: &Sha) -> Result<Option<Sha>, ForgeError> {
-        let state = self.state.lock().unwrap();
+        let mut state = self.state.lock().unwrap();
+        state.asked += 1;
         let tip = state.branches.get(base).ok_or_else(|| missing(base))?;
         let ours = ancestors(&state, head);
         Ok(ancestors(&state, tip).into_iter().find(|sha| ours.contains(sha)))
     }
     async fn history(&self, _: &RepoName, sha: &Sha, limit: u32) -> Result<Vec<Sha>, ForgeError> {
-        let mut shas = ancestors(&self.state.lock().unwrap(), sha);
+        let mut state = self.state.lock().unwrap();
+        state.asked += 1;
+        let mut shas = ancestors(&state, sha);
         shas.truncate(limit as usize);
         Ok(shas)
     }

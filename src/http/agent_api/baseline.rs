@@ -127,7 +127,7 @@ async fn run_baseline(
     let pulls = app.store.open_pulls_with_head(&run.repo_id, &run.head_sha).await?;
     let chooser = Chooser { store: &app.store, forge: forge.as_ref(), repo, candidate: run };
     let choice = match chooser.choose(pulls.first()).await {
-        Ok(choice) => choice,
+        Ok(chosen) => chosen.choice,
         Err(ChooseError::Store(error)) => return Err(error.into()),
         Err(ChooseError::Forge(error)) => {
             let wait = if let ForgeError::Limited { wait_ms, .. } = &error { *wait_ms } else { 0 };

@@ -395,6 +395,7 @@ mod tests {
             candidate: crate::model::RunId::from_text("r"),
             baseline: Some(crate::model::RunId::from_text("0192aaaa-bbbb-7ccc-dddd-eeeeffff0000")),
             baseline_note: "main at abc".into(),
+            nearer: None,
             target: "pr:7".into(),
             gates_digest: String::new(),
             rules: "point-1".into(),

@@ -19,6 +19,7 @@ fn comparison(candidate: &RunId, baseline: Option<&RunId>) -> ComparisonRow {
         candidate: candidate.clone(),
         baseline: baseline.cloned(),
         baseline_note: "the merge-base".into(),
+        nearer: None,
         target: "pr:1".into(),
         gates_digest: "g".into(),
         rules: "point-1".into(),
@@ -50,6 +51,7 @@ pub async fn a_comparison_is_final_once(at: &Place) {
     let done = ComparisonRow {
         state: ComparisonState::Final,
         verdict: Some(Verdict::Pass),
+        nearer: Some(vec![sha('c'), sha('d')]),
         result: json!({"accuracy": 0.9}),
         ..pending.clone()
     };
