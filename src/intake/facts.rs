@@ -35,6 +35,8 @@ pub struct Facts {
     pub groups: BTreeMap<String, Vec<GroupRun>>,
     /// The pull request as the forge shows it now; deliveries may be late.
     pub pull_now: Option<PullRequest>,
+    /// Of a push to the default branch: a newer one was decided before it.
+    pub overtaken: bool,
     /// Another open pull request has this head.
     pub other_open_pull: bool,
 }
@@ -56,6 +58,7 @@ impl Facts {
             existing: Vec::new(),
             groups: BTreeMap::new(),
             pull_now: None,
+            overtaken: false,
             other_open_pull: false,
         }
     }

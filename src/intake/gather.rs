@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::facts::{Broken, Facts, GroupRun, PipelineFile};
 use super::filter::has_paths;
-use super::plan::{group, head_of, trusted, trusted_run, variables};
+use super::plan::{group, head_of, is_default_branch, trusted, trusted_run, variables};
 use crate::clock::Millis;
 use crate::forge::{Commit, Forge, ForgeError, Permission, TreeEntry, TreeKind, WebPage, tree_diff};
 use crate::model::{
@@ -91,6 +91,11 @@ pub async fn from_store(
     }
     let Some((sha, branch)) = head_of(event, facts.change) else { return Ok(()) };
     facts.existing = store.head_runs(&repo_id, &sha).await?;
+    if let (EventKind::Push(push), true) = (&event.kind, is_default_branch(event, facts))
+        && let Some(known) = store.files_sha(&repo_id).await?
+    {
+        facts.overtaken = overtaken(forge, event, push, &sha, &known).await?;
+    }
     let mut groups = BTreeSet::new();
     for file in &facts.pipelines {
         let Ok(plan) = &file.parsed else { continue };
@@ -112,6 +117,27 @@ pub async fn from_store(
         facts.groups.insert(group, runs);
     }
     Ok(())
+}
+
+/// Was a push of `sha` overtaken by one of `known` to the same branch, which was decided before it? Not where the branch was moved
+/// back to `sha` since.
+async fn overtaken(
+    forge: &dyn Forge,
+    event: &Event,
+    push: &Push,
+    sha: &Sha,
+    known: &Sha,
+) -> Result<bool, GatherError> {
+    if sha == known || push.before.as_ref() == Some(known) {
+        return Ok(false);
+    }
+    let base = optional(forge.merge_base(&event.repo.name, known.as_str(), sha).await)?.flatten();
+    match base {
+        Some(base) if base == *known => Ok(false),
+        Some(base) if base == *sha => is_ancestor(forge, event, known, &push.branch).await,
+        // Neither comes from the other: the branch was moved, to one of them.
+        _ => Ok(!is_ancestor(forge, event, sha, &push.branch).await?),
+    }
 }
 
 /// Is `other` newer than this event's head? A descendant is. So is anything on a branch that was moved away from the head.

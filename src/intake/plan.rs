@@ -307,7 +307,7 @@ fn opened(event: &Event, facts: &Facts) -> IntakePlan {
     if let (EventKind::Data(data), true) = (&event.kind, sentences.is_empty()) {
         sentences.push(format!("pipeline `{}` is not at {} any more", data.pipeline, sha.short()));
     }
-    if is_default_branch(event, facts) {
+    if is_default_branch(event, facts) && !facts.overtaken {
         out.priorities = priorities(facts);
         out.watches = Some(watches(facts, &sha, &branch));
     }
@@ -333,7 +333,7 @@ fn is_meant(event: &Event, file: &PipelineFile) -> bool {
 }
 
 /// Did someone who may write push to the default branch?
-fn is_default_branch(event: &Event, facts: &Facts) -> bool {
+pub(super) fn is_default_branch(event: &Event, facts: &Facts) -> bool {
     matches!(&event.kind, EventKind::Push(push) if push.branch == event.repo.default_branch)
         && trusted(event, facts)
 }

@@ -1,6 +1,6 @@
 //! Places that pipelines of the default branch watch for new data.
 
-use super::conn::{Conn, Fields, all, execute};
+use super::conn::{Conn, Fields, all, execute, one};
 use super::work::{WorkAsk, WorkKind, ask_in};
 use super::{Store, StoreError};
 use crate::clock::Millis;
@@ -59,9 +59,10 @@ impl WatchRow {
     }
 }
 
-/// Replaces a repository's watches. What is known of a place that stays is kept.
+/// Replaces a repository's watches, and notes which commit they are of. What is known of a place that stays is kept.
 pub(super) async fn put_watches(tx: &mut Conn, watches: &Watches, now: Millis) -> Result<(), StoreError> {
     let repo = &watches.repo_id;
+    execute!(tx, "UPDATE repos SET files_sha = $2 WHERE id = $1", repo, &watches.sha)?;
     let before = all!(
         tx,
         WatchRow::read,
@@ -102,6 +103,14 @@ pub(super) async fn put_watches(tx: &mut Conn, watches: &Watches, now: Millis) -
 }
 
 impl Store {
+    /// The commit of the default branch that watches and priorities of a repository are of.
+    pub async fn files_sha(&self, repo: &RepoId) -> Result<Option<Sha>, StoreError> {
+        let mut conn = self.read().await?;
+        let sha: Option<Option<Sha>> =
+            one!(conn, |row| row.get("files_sha"), "SELECT files_sha FROM repos WHERE id = $1", repo)?;
+        Ok(sha.flatten())
+    }
+
     /// The watched places of a repository, by pipeline and place.
     pub async fn data_watches(&self, repo: &RepoId) -> Result<Vec<WatchRow>, StoreError> {
         let mut conn = self.read().await?;

@@ -1,8 +1,10 @@
 //! `when: {event: data}`: what changes below a watched place starts one run, compared with the one on the data before.
 
+use sqlx::{Connection, Row};
 use trainyard::forge::Forges;
-use trainyard::model::{DATA_DIGEST, DATA_PREFIX, EndClass, RunState};
+use trainyard::model::{DATA_DIGEST, DATA_PREFIX, EndClass, RunState, Sha};
 use trainyard::results::{Choice, Chooser};
+use trainyard::sandbox::Delivery;
 use trainyard::store::runs::RunRow;
 use trainyard::store::watches::WatchRow;
 use trainyard::store::work::{WorkAsk, WorkKind};
@@ -131,4 +133,55 @@ async fn only_what_is_allowed_and_asked_for_is_watched() {
     heart.hand_in_all().await;
     heart.settle().await;
     assert_eq!(heart.watches().await, []);
+}
+
+/// A push that is decided late, such as one that waited out an error of the forge, is not what the default branch asks for now.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_push_that_comes_late_takes_no_watch_back() {
+    let heart = Heart::new(good).await;
+    let place = format!("{}/", heart.watched().display());
+    let text = |priority: &str, when: &str| {
+        format!("name: churn\npriority: {priority}\nwhen: [{{event: push}}{when}]\ntrain: python train.py\n")
+    };
+    let watching = format!(", {{event: data, prefix: {place:?}}}");
+    let pushed = async |priority: &str, when: &str| {
+        let sha = heart.push_pipeline(&text(priority, when)).await;
+        (sha, heart.sandbox.deliveries().pop().unwrap())
+    };
+    let decided = async |sent: &Delivery, id: &str| {
+        heart.hand_in(heart.store(), sent, id).await;
+        heart.settle().await;
+        let shas: Vec<Sha> = heart.watches().await.into_iter().map(|row| row.sha).collect();
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&heart.place.path);
+        let mut file = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+        let priority =
+            sqlx::query("SELECT priority FROM pipelines").fetch_one(&mut file).await.unwrap().get(0);
+        (shas, Option::<String>::Some(priority))
+    };
+    let (one, first) = pushed("low", &watching).await;
+    let (two, second) = pushed("normal", &watching).await;
+    let (three, third) = pushed("high", &watching).await;
+    let high = Some("high".to_owned());
+    assert_eq!(decided(&first, "1").await, (vec![one.clone()], Some("low".into())));
+    assert_eq!(decided(&third, "3").await, (vec![three.clone()], high.clone()));
+    assert_eq!(decided(&second, "2").await, (vec![three.clone()], high.clone()), "{two} comes late");
+    assert_eq!(decided(&first, "1 again").await, (vec![three.clone()], high.clone()));
+
+    // Nothing is watched any more: a late push does not begin it again.
+    let (_, fourth) = pushed("low", "").await;
+    assert_eq!(decided(&fourth, "4").await, (vec![], Some("low".into())));
+    assert_eq!(decided(&third, "3 again").await, (vec![], Some("low".into())));
+
+    // The branch is moved back: that is newer than where it was.
+    heart.tree.push(&["--force", &format!("{two}:refs/heads/main")]);
+    let back = heart.sandbox.deliveries().pop().unwrap();
+    assert_eq!(decided(&back, "5").await, (vec![two.clone()], Some("normal".into())));
+    // Moved to another history, and then a late word of the one that was left.
+    heart.tree.git(&["reset", "--hard", "--quiet", one.as_str()]);
+    heart.tree.write(".trainyard.yaml", text("high", &watching));
+    let other = heart.tree.commit("Another history");
+    heart.tree.push(&["--force", "HEAD:refs/heads/main"]);
+    let moved = heart.sandbox.deliveries().pop().unwrap();
+    assert_eq!(decided(&moved, "6").await, (vec![other.clone()], high.clone()));
+    assert_eq!(decided(&fourth, "4 again").await, (vec![other], high));
 }

@@ -51,6 +51,7 @@ pub async fn a_watched_place_keeps_what_is_known(at: &Place) {
     push("p3", &[("churn", "/other/")], &[], 'c').await;
     let rows = at.store.data_watches(&repo).await.unwrap();
     assert_eq!((rows.len(), rows[0].prefix.as_str(), rows[0].digest.as_ref()), (1, "/other/", None));
+    assert_eq!(at.store.files_sha(&repo).await.unwrap(), Some(sha('c')));
 }
 
 pub async fn earlier_generations_are_found(at: &Place) {
