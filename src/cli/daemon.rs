@@ -200,6 +200,9 @@ impl Daemon {
             WorkAsk { kind: WorkKind::Retention, key: "retention".into(), at_ms: now },
         ];
         self.app.store.ask(asks, now).await.context("cannot ask for the work that is open")?;
+        for kind in [WorkKind::Compare, WorkKind::Report] {
+            self.app.store.retry_parked(kind, now).await.context("cannot take up what was parked")?;
+        }
         // The token may be another one.
         let forges = self.app.forges.names().map(str::to_owned).collect();
         self.app

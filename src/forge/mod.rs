@@ -275,6 +275,11 @@ pub fn http_client(config: &ForgeConfig) -> Result<reqwest::Client, ConfigError>
     rest::git_client(config).map_err(|e| rest::unusable(config, e))
 }
 
+/// Something stored is of a forge that the configuration does not name.
+#[derive(Debug, thiserror::Error)]
+#[error("forge {0} is not configured any more; add [forge.{0}] again")]
+pub struct NotConfigured(pub String);
+
 /// The configured forges by name.
 #[derive(Debug, Clone, Default)]
 pub struct Forges(std::collections::BTreeMap<String, Arc<dyn Forge>>);
@@ -298,6 +303,13 @@ impl Forges {
     }
     pub fn get(&self, name: &str) -> Option<&Arc<dyn Forge>> {
         self.0.get(name)
+    }
+    /// The client of a forge that something stored speaks of.
+    ///
+    /// # Errors
+    /// It is not configured.
+    pub fn require(&self, name: &str) -> Result<&Arc<dyn Forge>, NotConfigured> {
+        self.get(name).ok_or_else(|| NotConfigured(name.to_owned()))
     }
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::App;
 use super::serve::{Limits, serve};
+use crate::store::StoreError;
 
 const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -53,8 +54,10 @@ async fn metrics(State(app): State<App>) -> Response {
     use std::fmt::Write;
     let mut text = app.telemetry.encode();
     // Counted at the scrape: the rows are the truth. The text ends with `# EOF`, which must stay last.
-    match app.store.count_runs().await {
-        Ok(counts) => {
+    let counted =
+        async { Ok::<_, StoreError>((app.store.count_runs().await?, app.store.count_parked().await?)) };
+    match counted.await {
+        Ok((counts, parked)) => {
             let end = text.find("# EOF").unwrap_or(text.len());
             text.truncate(end);
             text.push_str("# HELP trainyard_runs Runs by state.\n# TYPE trainyard_runs gauge\n");
@@ -63,11 +66,13 @@ async fn metrics(State(app): State<App>) -> Response {
             }
             let _ = writeln!(
                 text,
-                "# HELP trainyard_build Version of the daemon.\n# TYPE trainyard_build info\ntrainyard_build_info{{version=\"{}\"}} 1\n# EOF",
+                "# HELP trainyard_parked_work Work items that failed until they were given up; `trainyard doctor` lists them.\n\
+                 # TYPE trainyard_parked_work gauge\ntrainyard_parked_work {parked}\n\
+                 # HELP trainyard_build Version of the daemon.\n# TYPE trainyard_build info\ntrainyard_build_info{{version=\"{}\"}} 1\n# EOF",
                 env!("CARGO_PKG_VERSION")
             );
         }
-        Err(error) => tracing::warn!(%error, "cannot count runs for /metrics"),
+        Err(error) => tracing::warn!(%error, "cannot count rows for /metrics"),
     }
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text).into_response()

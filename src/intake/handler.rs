@@ -330,7 +330,7 @@ impl Handler for Intake {
         WorkKind::Delivery
     }
 
-    fn parks_after(&self) -> Option<i64> {
+    fn parks_after(&self, _: &anyhow::Error) -> Option<i64> {
         Some(5)
     }
 

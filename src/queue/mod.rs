@@ -15,14 +15,18 @@ pub use worker::Worker;
 #[async_trait]
 pub trait Handler: Send + Sync {
     fn kind(&self) -> WorkKind;
-    /// After how many failed tries an item is parked for an operator. None: it goes on at the longest back-off.
-    /// Trouble that passes by itself (a forge that is away) is no failure: return [`WorkOutcome::Wait`] for it, which
+    /// After how many tries that failed, at last by this error, an item is parked for an operator. None: it goes on at the longest
+    /// back-off. Trouble that passes by itself (a forge that is away) is no failure: return [`WorkOutcome::Wait`] for it, which
     /// counts apart and never parks.
-    fn parks_after(&self) -> Option<i64> {
+    fn parks_after(&self, _: &anyhow::Error) -> Option<i64> {
         None
     }
     async fn handle(&self, item: &WorkItem) -> anyhow::Result<WorkOutcome>;
 }
+
+/// Tries of what only another configuration can make possible, eight minutes or so of them: another replica, or a restart that is under
+/// way, may have it.
+pub const UNCONFIGURED_TRIES: i64 = 10;
 
 /// Wait before the next try after `tries` failed ones: 1 s doubling to 5 min, times 0.8 to 1.2 (`jitter` in 0..1).
 pub fn backoff_ms(tries: i64, jitter: f64) -> Millis {

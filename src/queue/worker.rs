@@ -166,10 +166,9 @@ impl Worker {
     /// Looks at one item with its lease kept alive. Never panics and never fails: what goes wrong is settled or logged.
     async fn attend(&self, claimed: Claimed) {
         let Claimed { desk, item, _place } = claimed;
-        let handler = self.desks[desk].handler.clone();
-        let parks_after = handler.parks_after();
+        let handler = &self.desks[desk].handler;
         let mut work = {
-            let item = item.clone();
+            let (item, handler) = (item.clone(), handler.clone());
             // A task of its own: a panic in it ends here, and losing the lease ends it.
             AbortOnDropHandle::new(tokio::spawn(async move { handler.handle(&item).await }))
         };
@@ -190,8 +189,8 @@ impl Worker {
         };
         let outcome = match result {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(error)) => self.failed(&item, parks_after, format!("{error:#}")),
-            Err(join) => self.failed(&item, parks_after, panic_text(join)),
+            Ok(Err(error)) => self.failed(&item, handler.as_ref(), &error),
+            Err(join) => self.failed(&item, handler.as_ref(), &anyhow::Error::msg(panic_text(join))),
         };
         match self.store.settle(&item, outcome, self.clock.now_ms()).await {
             Ok(true) => {}
@@ -206,9 +205,10 @@ impl Worker {
     }
 
     /// Logs the failure, once, with its whole chain, and says what becomes of the item.
-    fn failed(&self, item: &WorkItem, parks_after: Option<i64>, error: String) -> WorkOutcome {
+    fn failed(&self, item: &WorkItem, handler: &dyn Handler, error: &anyhow::Error) -> WorkOutcome {
         let tries = item.tries + 1;
-        let parked = parks_after.is_some_and(|limit| tries >= limit);
+        let parked = handler.parks_after(error).is_some_and(|limit| tries >= limit);
+        let error = format!("{error:#}");
         tracing::warn!(work.kind = %item.kind, work.key = %item.key, work.tries = tries, work.parked = parked, error, "work failed");
         if parked {
             WorkOutcome::Park { error }

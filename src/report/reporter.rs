@@ -12,10 +12,10 @@ use super::{comment, status};
 use crate::blob::Blobs;
 use crate::clock::{Millis, SharedClock};
 use crate::config::{Config, PoolConfig};
-use crate::forge::Forges;
+use crate::forge::{Forges, NotConfigured};
 use crate::model::plan::CommentMode;
 use crate::model::{RepoId, RunState, Sha};
-use crate::queue::Handler;
+use crate::queue::{Handler, UNCONFIGURED_TRIES};
 use crate::store::Instance;
 use crate::store::Store;
 use crate::store::comparisons::ComparisonRow;
@@ -42,6 +42,10 @@ pub struct Reporter {
 impl Handler for Reporter {
     fn kind(&self) -> WorkKind {
         WorkKind::Report
+    }
+
+    fn parks_after(&self, error: &anyhow::Error) -> Option<i64> {
+        error.is::<NotConfigured>().then_some(UNCONFIGURED_TRIES)
     }
 
     async fn handle(&self, item: &WorkItem) -> anyhow::Result<WorkOutcome> {
@@ -105,10 +109,7 @@ impl Reporter {
         }
         let mut again: Option<Millis> = None;
         let pulls = self.store.open_pulls_with_head(&repo.id, sha).await?;
-        let forge = self
-            .forges
-            .get(&repo.forge)
-            .with_context(|| format!("forge {} is not configured", repo.forge))?;
+        let forge = self.forges.require(&repo.forge)?;
         let limits = forge.capabilities();
         let pools = self.config.pools();
         let gatherer = Gatherer {

@@ -14,9 +14,9 @@ use crate::agent::sheet::{self, Sheet};
 use crate::blob::{BlobError, Blobs};
 use crate::clock::{Millis, SharedClock};
 use crate::config::Config;
-use crate::forge::{ForgeError, Forges};
+use crate::forge::{ForgeError, Forges, NotConfigured};
 use crate::model::{ComparisonId, ComparisonState, Outcome, RunId, RunState, Verdict, spell_span};
-use crate::queue::Handler;
+use crate::queue::{Handler, UNCONFIGURED_TRIES};
 use crate::store::Store;
 use crate::store::comparisons::ComparisonRow;
 use crate::store::pulls::PullRow;
@@ -40,6 +40,10 @@ pub struct Comparer {
 impl Handler for Comparer {
     fn kind(&self) -> WorkKind {
         WorkKind::Compare
+    }
+
+    fn parks_after(&self, error: &anyhow::Error) -> Option<i64> {
+        error.is::<NotConfigured>().then_some(UNCONFIGURED_TRIES)
     }
 
     async fn handle(&self, item: &WorkItem) -> anyhow::Result<WorkOutcome> {
@@ -139,10 +143,7 @@ impl Comparer {
         self.supersede(run, &keep).await?;
 
         let live = self.store.comparisons_of(&run.id).await?;
-        let forge = self
-            .forges
-            .get(&repo.forge)
-            .with_context(|| format!("forge {} is not configured", repo.forge))?;
+        let forge = self.forges.require(&repo.forge)?;
         let chooser = Chooser { store: &self.store, forge: forge.as_ref(), repo: &repo, candidate: run };
         let digest = gates_digest(run);
         // Loaded when something is to be judged: predictions may be large.

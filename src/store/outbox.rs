@@ -316,6 +316,27 @@ impl Store {
         .await
     }
 
+    /// What a forge was not told: given up, or refused several times, and begun at `since` or later. Newest first, for `doctor`.
+    pub async fn outbox_untold(
+        &self,
+        credential: &str,
+        since: Millis,
+        limit: i64,
+    ) -> Result<Vec<OutboxRow>, StoreError> {
+        let mut conn = self.read().await?;
+        all!(
+            conn,
+            OutboxRow::read,
+            select_outbox!(
+                "credential = $1 AND (state = 'dead' OR state = 'pending' AND tries > 3) AND created_ms >= $2
+                 ORDER BY updated_ms DESC, id LIMIT $3"
+            ),
+            credential,
+            since,
+            limit
+        )
+    }
+
     /// What the forge should show in one place.
     pub async fn outbox_row(
         &self,

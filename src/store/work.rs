@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use sqlx::AssertSqlSafe;
 
-use super::conn::{Conn, Fields, all, execute};
+use super::conn::{Conn, Fields, all, execute, one};
 use super::runs::open_run;
 use super::{Store, StoreError, dialect};
 use crate::clock::Millis;
@@ -419,7 +419,7 @@ impl Store {
         let _ = tokio::time::timeout(timeout, self.signals.work.notified()).await;
     }
 
-    /// Parked items with what went wrong, newest first, for `doctor` and the dashboard.
+    /// Parked items with what went wrong, newest first, for `doctor`.
     pub async fn parked(&self, limit: i64) -> Result<Vec<(WorkItem, String)>, StoreError> {
         let mut conn = self.read().await?;
         all!(
@@ -429,5 +429,47 @@ impl Store {
              ORDER BY run_at_ms DESC, kind, key LIMIT $1",
             limit
         )
+    }
+
+    /// How many items are parked.
+    pub async fn count_parked(&self) -> Result<i64, StoreError> {
+        let mut conn = self.read().await?;
+        let count = one!(
+            conn,
+            |row| row.get("parked"),
+            "SELECT COUNT(*) AS parked FROM work WHERE state = 'parked'"
+        )?;
+        Ok(count.unwrap_or_default())
+    }
+
+    /// Items that go on failing, or waiting for something outside: more than `times` in a row, with what went wrong last; most often
+    /// first. For `doctor`.
+    pub async fn failing(&self, times: i64, limit: i64) -> Result<Vec<(WorkItem, String)>, StoreError> {
+        let mut conn = self.read().await?;
+        all!(
+            conn,
+            |row| Ok((WorkItem::read(row)?, row.get("last_error")?)),
+            "SELECT kind, key, epoch, claimed, tries, waits, last_error FROM work
+             WHERE state <> 'parked' AND (tries > $1 OR waits > $1) ORDER BY tries + waits DESC, kind, key LIMIT $2",
+            times,
+            limit
+        )
+    }
+
+    /// Makes parked items of a kind due again: for a start, which may bring what they lacked.
+    pub async fn retry_parked(&self, kind: WorkKind, now: Millis) -> Result<(), StoreError> {
+        self.write(move |tx| {
+            Box::pin(async move {
+                let rows = execute!(
+                    tx,
+                    "UPDATE work SET state = 'ready', run_at_ms = $2, tries = 0, waits = 0 WHERE kind = $1 AND state = 'parked'",
+                    kind.word(),
+                    now
+                )?;
+                tx.asked |= rows > 0;
+                Ok(())
+            })
+        })
+        .await
     }
 }

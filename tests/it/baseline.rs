@@ -13,13 +13,15 @@ use trainyard::model::{
     AttemptState, ComparisonState, EndClass, MetricPoint, PullRequest, RepoId, RunId, RunState, Sha,
     StepState, Tolerance, Verdict,
 };
+use trainyard::queue::Worker;
+use trainyard::report::Reporter;
 use trainyard::results::Comparer;
-use trainyard::store::Store;
 use trainyard::store::attempts::{ArtifactRow, AttemptMove};
 use trainyard::store::comparisons::ComparisonRow;
 use trainyard::store::deliveries::IntakeCommit;
 use trainyard::store::runs::{NewRun, StepMove};
-use trainyard::store::work::WorkAsk;
+use trainyard::store::work::{WorkAsk, WorkKind};
+use trainyard::store::{Instance, Store};
 
 use crate::drive::drive;
 use crate::fake_forge::FakeForge;
@@ -493,4 +495,45 @@ async fn a_judgement_outlives_the_predictions_that_it_rests_on() {
     w.ask(&run).await;
     w.settle().await;
     assert_eq!(w.only(&run).await, judged);
+}
+
+/// Nobody can compare or report for a forge that was taken out of the configuration: that ends, is shown, and is taken up by a start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn work_of_a_forge_that_is_not_configured_is_parked_until_a_start() {
+    let w = World::new().await;
+    let run = w.candidate(&sha("b1"), 0.81).await;
+    let now = w.clock.now_ms();
+    w.store().ask(vec![WorkAsk::report_commit(&w.repo, &sha("b1"), now)], now).await.unwrap();
+    let instance = Arc::new(Instance::load(w.store()).await.unwrap());
+    let worker = |forges: Arc<Forges>| {
+        let (store, clock, config) = (w.store().clone(), w.clock.clone(), w.config.clone());
+        let comparer =
+            Comparer::new(store.clone(), forges.clone(), clock.clone(), config.clone(), w.blobs.clone());
+        let reporter =
+            Reporter::new(store.clone(), forges, w.blobs.clone(), clock.clone(), config, instance.clone());
+        Worker::new(store, clock, "test").register(Arc::new(comparer), 1).register(Arc::new(reporter), 1)
+    };
+    let without = worker(Arc::default());
+    let mut looked = 0;
+    for _ in 0..20 {
+        looked += without.run_until_idle().await.unwrap();
+        w.clock.advance(400_000);
+    }
+    let parked = w.store().parked(9).await.unwrap();
+    let mut kinds: Vec<&str> = parked.iter().map(|(item, _)| item.kind.word()).collect();
+    kinds.sort_unstable();
+    assert_eq!((looked, kinds), (20, vec!["compare", "report"]), "ten tries each");
+    for (_, error) in &parked {
+        assert!(
+            error.ends_with("forge github is not configured any more; add [forge.github] again"),
+            "{error}"
+        );
+    }
+
+    for kind in [WorkKind::Compare, WorkKind::Report] {
+        w.store().retry_parked(kind, w.clock.now_ms()).await.unwrap();
+    }
+    worker(w.forges.clone()).run_until_idle().await.unwrap();
+    assert_eq!(w.store().count_parked().await.unwrap(), 0);
+    assert_eq!(w.only(&run).await.state, ComparisonState::Final);
 }

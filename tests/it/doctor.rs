@@ -9,10 +9,12 @@ use axum::routing::get;
 use axum::{Json, Router};
 use secrecy::ExposeSecret;
 use serde_json::json;
-use trainyard::clock::SystemClock;
+use trainyard::clock::{Clock, SystemClock};
 use trainyard::config::{ForgeKind, SecretSource};
-use trainyard::model::RepoName;
+use trainyard::model::{RepoName, RepoRef};
 use trainyard::sandbox::{Sandbox, SandboxOptions};
+use trainyard::store::outbox::{Desire, OutboxKind};
+use trainyard::store::work::{WorkAsk, WorkKind, WorkOutcome};
 use trainyard::store::{OpenOptions, Store};
 
 /// A forge whose token's account may push to `ada/churn` and only read `ada/leave`.
@@ -116,6 +118,57 @@ async fn doctor_finds_what_is_wrong_and_says_how_to_mend_it() {
         std::fs::read_dir(data.join("blobs/doctor")).map_or(true, |mut d| d.next().is_none()),
         "it leaves nothing"
     );
+
+    // What was given up, what keeps failing, and what the forge refused, each with its error and what to do.
+    assert_eq!(mark(&lines, "work").0, "OK");
+    assert_eq!(mark(&lines, "told to github").0, "OK");
+    let store = Store::open(&OpenOptions::sqlite(data.join("trainyard.db"))).await.unwrap();
+    let now = SystemClock.now_ms();
+    let repo = RepoRef {
+        forge_id: "1".into(),
+        name: RepoName::parse("ada/churn").unwrap(),
+        default_branch: "main".into(),
+    };
+    let repo_id = store.upsert_repo("github", &repo, now).await.unwrap();
+    let desire = Desire {
+        credential: "github".into(),
+        repo_id: repo_id.clone(),
+        kind: OutboxKind::Comment,
+        target: "12".into(),
+        desired: json!({"body": "x"}),
+        last: true,
+        not_before_ms: now,
+    };
+    store.desire(desire, now).await.unwrap();
+    let row = store.outbox_row(&repo_id, OutboxKind::Comment, "12").await.unwrap().unwrap();
+    store.outbox_dead(&row.id, row.desired_seq, "refused with 403", now).await.unwrap();
+    let asks =
+        ["given up", "fails"].map(|key| WorkAsk { kind: WorkKind::Compare, key: key.into(), at_ms: 0 });
+    store.ask(asks.into(), 0).await.unwrap();
+    for n in 1..=11 {
+        for item in store.claim(&[WorkKind::Compare], "w", n, 9, 9).await.unwrap() {
+            let error = format!("{} for the {n}th time", item.key);
+            let outcome = if item.key == "fails" {
+                WorkOutcome::Retry { at_ms: n, error }
+            } else {
+                WorkOutcome::Park { error }
+            };
+            store.settle(&item, outcome, n).await.unwrap();
+        }
+    }
+    store.close().await;
+    let (code, lines) = doctor(&file, &["--offline"]).await;
+    assert_eq!(code, 0, "{lines:#?}");
+    let work: Vec<&str> = lines.iter().filter(|l| l.1 == "work").map(|l| l.2.as_str()).collect();
+    assert_eq!(
+        work,
+        [
+            "compare given up is parked after 1 tries: given up for the 1th time → mend what the error says and restart the daemon: a start tries it once more",
+            "compare fails failed 11 times and waited 0 times in a row: fails for the 11th time → mend what the error says; it is tried again every 5 minutes",
+        ]
+    );
+    let told = mark(&lines, "told to github");
+    assert!(told.0 == "WARN" && told.1.contains("the comment for 12: refused with 403"), "{}", told.1);
 
     // As root on a directory of another user it touches nothing: the daemon could not open what root made.
     std::fs::remove_dir_all(data.join("blobs")).unwrap();

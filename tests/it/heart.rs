@@ -726,7 +726,7 @@ impl Handler for Moody {
     fn kind(&self) -> WorkKind {
         WorkKind::Compare
     }
-    fn parks_after(&self) -> Option<i64> {
+    fn parks_after(&self, _: &anyhow::Error) -> Option<i64> {
         Some(5)
     }
     async fn handle(&self, item: &WorkItem) -> anyhow::Result<WorkOutcome> {

@@ -2,6 +2,7 @@
 //! nothing but a test object in the blob store, which it deletes again.
 
 mod cluster;
+mod stuck;
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -144,6 +145,7 @@ async fn look(report: &mut Report, config: &Config, offline: bool) {
     }
     if let Some(store) = store {
         webhooks(report, config, &store).await;
+        stuck::look(report, config, &store).await;
         store.close().await;
     }
     if !running {

@@ -133,6 +133,8 @@ pub async fn the_outbox_converges(at: &Place) {
     assert_eq!(row().await.state, OutboxState::Pending);
     at.store.outbox_dead(&now.id, 3, "no such commit", T0 + 5).await.unwrap();
     assert_eq!((row().await.state, row().await.last_error.as_str()), (OutboxState::Dead, "no such commit"));
+    assert_eq!(at.store.outbox_untold("github", T0, 9).await.unwrap(), [row().await]);
+    assert_eq!(at.store.outbox_untold("github", T0 + 1, 9).await.unwrap(), []);
     assert!(at.store.desire(desire(&repo, "error", T0 + 6), T0 + 6).await.unwrap());
     assert_eq!(row().await.state, OutboxState::Pending);
 

@@ -77,6 +77,15 @@ pub async fn outcomes_decide_what_comes_next(at: &Place) {
     assert_eq!(claim(at, T0 + 10_000_000).await, []);
     let parked = at.store.parked(9).await.unwrap();
     assert_eq!((parked[0].0.key.as_str(), parked[0].1.as_str()), ("r", "broken"));
+    let kind = parked[0].0.kind;
+    let other = *WorkKind::ALL.iter().find(|other| **other != kind).unwrap();
+    at.store.retry_parked(other, T0 + 202).await.unwrap();
+    assert_eq!(at.store.count_parked().await.unwrap(), 1);
+    at.store.retry_parked(kind, T0 + 202).await.unwrap();
+    assert_eq!(at.store.count_parked().await.unwrap(), 0);
+    let item = claim(at, T0 + 202).await.remove(0);
+    assert_eq!(item.tries, 0, "so does a start");
+    at.store.settle(&item, WorkOutcome::Park { error: "broken".into() }, T0 + 203).await.unwrap();
     at.store.ask(vec![ask("r", T0 + 300)], T0 + 300).await.unwrap();
     assert_eq!(claim(at, T0 + 300).await[0].tries, 0, "asking takes it out of the park");
 }
@@ -98,6 +107,8 @@ pub async fn waiting_is_not_failing(at: &Place) {
     }
     let item = claim(at, now).await.remove(0);
     assert_eq!((item.tries, item.waits), (1, 6));
+    assert_eq!(at.store.failing(5, 9).await.unwrap(), [(item.clone(), "502".to_owned())]);
+    assert_eq!(at.store.failing(6, 9).await.unwrap(), []);
     at.store.settle(&item, WorkOutcome::Again { at_ms: now }, now).await.unwrap();
     let item = claim(at, now).await.remove(0);
     assert_eq!((item.tries, item.waits), (0, 0));

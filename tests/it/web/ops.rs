@@ -1,5 +1,7 @@
 //! What operators ask: is it ready, and what has it counted.
 
+use trainyard::store::work::{WorkAsk, WorkKind, WorkOutcome};
+
 use super::{Web, raw};
 
 fn get(path: &str) -> String {
@@ -34,5 +36,14 @@ async fn metrics_are_openmetrics_text() {
         answer.body
     );
     assert!(answer.body.contains("trainyard_build_info{version="));
+    assert!(answer.body.contains("\ntrainyard_parked_work 0\n"), "{}", answer.body);
+    let ask = WorkAsk { kind: WorkKind::Compare, key: "x".into(), at_ms: 0 };
+    web.place.store.ask(vec![ask], 0).await.unwrap();
+    for item in web.place.store.claim(&[WorkKind::Compare], "w", i64::MAX / 2, 9, 9).await.unwrap() {
+        let park = WorkOutcome::Park { error: "no luck".into() };
+        web.place.store.settle(&item, park, 0).await.unwrap();
+    }
+    let answer = raw(web.ops, get("/metrics")).await;
+    assert!(answer.body.contains("\ntrainyard_parked_work 1\n"), "{}", answer.body);
     assert!(answer.body.trim_end().ends_with("# EOF"));
 }
