@@ -138,20 +138,21 @@ async fn receive(
         Err(refusal) => {
             // An event word counts only once it is signed: labels are not for strangers to make.
             count(&hook.forge, "", refusal.outcome);
-            match &refusal.error {
-                Some(error) => tracing::warn!(
+            if let Some(error) = &refusal.error {
+                tracing::warn!(
                     forge.name = hook.forge,
                     forge.hook_id = id,
                     %error,
                     "webhook refused: compare the secret at the forge with the hook's in the configuration"
-                ),
-                None => tracing::info!(
+                );
+            } else {
+                tracing::info!(
                     forge.name = hook.forge,
                     forge.hook_id = id,
                     outcome = refusal.outcome,
                     "webhook refused: {}",
                     refusal.message
-                ),
+                );
             }
             refusal.into_response()
         }

@@ -493,7 +493,7 @@ mod tests {
         let lost =
             |exit_code| Observation::Gone { class: EndClass::Preempted, exit_code, reason: "lost".into() };
         let since = |why: &str, since_ms| Observation::Pending { why: why.into(), since_ms };
-        for (seen, job, standing, want) in [
+        let rows = vec![
             (pending(), job(true, None), &waits, since("waiting", Some(7))),
             (pending(), job(true, None), &Standing::Admitted, since("its queue lets it start", Some(7))),
             // Admitted: from then on its start has a time limit.
@@ -513,7 +513,8 @@ mod tests {
             (Observation::Running, job(true, None), &over, Observation::Running),
             // Let in anew meanwhile: what ended it was not the queue.
             (gone(EndClass::NodeLost), job(false, None), &over, gone(EndClass::NodeLost)),
-        ] {
+        ];
+        for (seen, job, standing, want) in rows {
             assert_eq!(judge(seen, &job, standing, 7), want);
         }
     }
