@@ -1,0 +1,212 @@
+//! Rules on the values of columns: answered from profiles, and from the tallies of cells, pairs and order.
+
+use crate::error::{Error, Result};
+use crate::findings::{Finding, Severity};
+use crate::profile::ColumnProfile;
+use crate::rules::{ColumnRule, Range, Rules};
+use crate::scan::Scanned;
+use crate::schema::Kind;
+use crate::source;
+
+/// Rules answered from the column's profile.
+pub(super) fn whole_column(
+    column: &ColumnProfile,
+    rule: &ColumnRule,
+    now: i64,
+    findings: &mut Vec<Finding>,
+) -> Result<()> {
+    let name = column.field.name.as_str();
+    if let Some(share) = rule.nulls
+        && !share.holds(column.null_share())
+        && column.rows > 0
+    {
+        findings.push(
+            Finding::new(
+                Severity::Fail,
+                "nulls",
+                Some(name),
+                format!("{:.4}% nulls, wanted {share}", column.null_share() * 100.0),
+            )
+            .counted(column.nulls, column.rows),
+        );
+    }
+    let mut fail = |rule: &'static str, message: String| {
+        findings.push(Finding::new(Severity::Fail, rule, Some(name), message));
+    };
+    let (distinct, exact) = column.distinct.count();
+    if let Some(range) = rule.distinct
+        && !range.holds(distinct.round())
+    {
+        fail(
+            "distinct",
+            format!("{}{distinct:.0} distinct values, wanted {range}", if exact { "" } else { "about " }),
+        );
+    }
+    let present = column.present().max(1) as f64;
+    if let Some(range) = rule.distinct_share
+        && !range.holds(distinct / present)
+    {
+        fail(
+            "distinct_share",
+            format!("{:.4} of the values are distinct, wanted {range}", distinct / present),
+        );
+    }
+    let measured: [(&'static str, Option<Range>); 4] =
+        [("mean", rule.mean), ("std", rule.std), ("sum", rule.sum), ("median", rule.median)];
+    let Some(numbers) = &column.numbers else {
+        if measured.iter().any(|(_, r)| r.is_some())
+            || !rule.quantiles.is_empty()
+            || rule.max_z.is_some()
+            || rule.fresh.is_some()
+            || rule.monotonic.is_some()
+        {
+            return Err(Error::usage(format!(
+                "rules of {name:?}: mean, std, sum, median, quantiles, max_z, monotonic and fresh want numbers or times, the column is {}",
+                column.field.kind
+            )));
+        }
+        return Ok(());
+    };
+    for (what, range) in measured {
+        let Some(range) = range else { continue };
+        let value = match what {
+            "mean" => numbers.mean(),
+            "std" => numbers.deviation(),
+            "sum" => numbers.sum.value(),
+            _ => quantile(column, 0.5),
+        };
+        // Without values there is no mean; that is no pass.
+        if !range.holds(value) {
+            fail(what, format!("the {what} is {value}, wanted {range}"));
+        }
+    }
+    for (share, range) in &rule.quantiles {
+        let at: f64 = share.parse().ok().filter(|s| (0.0..=1.0).contains(s)).ok_or_else(|| {
+            Error::usage(format!("rules of {name:?}: quantile {share:?} is not between 0 and 1"))
+        })?;
+        let value = quantile(column, at);
+        if !range.holds(value) {
+            fail("quantile", format!("the quantile at {share} is {value}, wanted {range}"));
+        }
+    }
+    if let Some(most) = rule.max_z
+        && numbers.count > 1
+    {
+        let (mean, deviation) = (numbers.mean(), numbers.deviation());
+        let far = ((numbers.max - mean) / deviation).max((mean - numbers.min) / deviation);
+        if deviation > 0.0 && far > most {
+            fail(
+                "max_z",
+                format!("a value lies {far:.2} standard deviations from the mean, wanted at most {most}"),
+            );
+        }
+    }
+    if let Some(fresh) = &rule.fresh {
+        let age = duration(fresh)
+            .ok_or_else(|| Error::usage(format!("rules of {name:?}: fresh: {fresh:?}; write 36h or 7d")))?;
+        if column.field.kind != Kind::Time {
+            return Err(Error::usage(format!(
+                "rules of {name:?}: fresh wants times, the column is {}",
+                column.field.kind
+            )));
+        }
+        if numbers.count == 0 || (now as f64 - numbers.max) > age {
+            fail(
+                "fresh",
+                format!("the newest value is {}, older than {fresh}", source::show_time(numbers.max as i64)),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Exact where all values are counted, else from the sketch.
+fn quantile(column: &ColumnProfile, share: f64) -> f64 {
+    let Some(numbers) = &column.numbers else { return f64::NAN };
+    if let Some(counts) = column.distinct.numbers().filter(|c| !c.is_empty()) {
+        // Linear between the two nearest ranks, as most tools do.
+        let place = share * (numbers.count.saturating_sub(1)) as f64;
+        let value = |rank: u64| {
+            let mut sum = 0;
+            counts
+                .iter()
+                .find(|(_, c)| {
+                    sum += c;
+                    sum > rank
+                })
+                .map_or(f64::NAN, |c| c.0)
+        };
+        let (low, high) = (value(place.floor() as u64), value(place.ceil() as u64));
+        return low + (high - low) * (place - place.floor());
+    }
+    numbers.quantiles.quantiles(&[share])[0]
+}
+
+/// Microseconds of `90m`, `36h`, `7d`.
+fn duration(text: &str) -> Option<f64> {
+    let (number, unit) = text.trim().split_at_checked(text.trim().len().checked_sub(1)?)?;
+    let seconds = match unit {
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        "d" => 86_400.0,
+        _ => return None,
+    };
+    number.trim().parse::<f64>().ok().filter(|n| *n >= 0.0).map(|n| n * seconds * 1e6)
+}
+
+/// Rules of cells, pairs and order.
+pub(super) fn cells(rules: &Rules, scanned: &Scanned, findings: &mut Vec<Finding>) -> Result<()> {
+    for (column, tallies) in &scanned.cells {
+        let Some(rule) = rules.schema.get(column) else { continue };
+        let mostly = rule.share_needed(column)?;
+        for (cell, tally) in tallies {
+            if tally.checked == 0 || (tally.checked - tally.broken) as f64 >= mostly * tally.checked as f64 {
+                continue;
+            }
+            findings.push(
+                Finding::new(
+                    Severity::Fail,
+                    cell.rule,
+                    Some(column),
+                    format!("values that are not {}", cell.words),
+                )
+                .counted(tally.broken, tally.checked)
+                .with_examples(tally.shown(&scanned.report), rule.personal),
+            );
+        }
+    }
+    for (column, tally) in &scanned.orders {
+        if tally.broken > 0 {
+            let personal = rules.schema.get(column).is_some_and(|r| r.personal);
+            findings.push(
+                Finding::new(
+                    Severity::Fail,
+                    "monotonic",
+                    Some(column),
+                    "values that do not follow the one before as they should",
+                )
+                .counted(tally.broken, tally.checked)
+                .with_examples(tally.shown(&scanned.report), personal),
+            );
+        }
+    }
+    for (pair, tally) in &scanned.pairs {
+        let mostly = pair.mostly.unwrap_or(1.0);
+        if tally.checked > 0 && ((tally.checked - tally.broken) as f64) < mostly * tally.checked as f64 {
+            let personal =
+                [&pair.left, &pair.right].iter().any(|c| rules.schema.get(*c).is_some_and(|r| r.personal));
+            findings.push(
+                Finding::new(
+                    Severity::Fail,
+                    "pair",
+                    Some(&pair.left),
+                    format!("rows where {} {} {} does not hold", pair.left, pair.is.sign(), pair.right),
+                )
+                .counted(tally.broken, tally.checked)
+                .with_examples(tally.shown(&scanned.report), personal),
+            );
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,195 @@
+//! Rules on sets of rows: unique keys, repeated rows, foreign keys, and splits that must not share rows.
+
+use crate::error::{Error, Result};
+use crate::findings::{Example, Finding, Severity};
+use crate::rules::Rules;
+use crate::scan::{self, KeySet, Options, Scanned, settled_row};
+use crate::schema::Kind;
+use crate::sets::Matches;
+use crate::source::{self, Source};
+
+/// The keys that set rules need, in one order for asking and answering.
+pub(super) struct Sets {
+    pub(super) wanted: Vec<KeySet>,
+    /// Of each rule on splits, its columns.
+    splits: Vec<Vec<String>>,
+}
+
+impl Sets {
+    pub(super) fn of(rules: &Rules, source: &Source, reading: &source::Options) -> Result<Self> {
+        let single = |columns: &[String]| {
+            let [column] = columns else { return false };
+            source.index(column).is_some_and(|i| matches!(source.fields[i].kind, Kind::Int | Kind::Time))
+        };
+        let mut wanted = Vec::new();
+        for columns in &rules.unique {
+            wanted.push(KeySet { columns: columns.clone(), skip_nulls: true, single: single(columns) });
+        }
+        if rules.duplicate_rows.is_some() {
+            let all: Vec<String> =
+                source.fields.iter().filter(|f| f.kind != Kind::Other).map(|f| f.name.clone()).collect();
+            wanted.push(KeySet { columns: all, skip_nulls: false, single: false });
+        }
+        for key in &rules.foreign_keys {
+            wanted.push(KeySet { columns: key.columns.clone(), skip_nulls: true, single: false });
+        }
+        let mut splits = Vec::new();
+        for rule in &rules.disjoint {
+            let columns = if rule.on.is_empty() {
+                let other = Source::open(&rule.path, reading)?;
+                source
+                    .fields
+                    .iter()
+                    .filter(|f| f.kind != Kind::Other && other.index(&f.name).is_some())
+                    .map(|f| f.name.clone())
+                    .collect()
+            } else {
+                rule.on.clone()
+            };
+            wanted.push(KeySet { columns: columns.clone(), skip_nulls: !rule.on.is_empty(), single: false });
+            splits.push(columns);
+        }
+        Ok(Self { wanted, splits })
+    }
+
+    pub(super) fn judge(
+        &self,
+        rules: &Rules,
+        source: &Source,
+        reading: &source::Options,
+        options: &Options,
+        scanned: &Scanned,
+        findings: &mut Vec<Finding>,
+    ) -> Result<()> {
+        let mut keys = scanned.keys.iter();
+        let rows = |found: &Matches, words: &str| -> Vec<Example> {
+            found
+                .first
+                .iter()
+                .map(|(row, other)| Example {
+                    row: Some(settled_row(&scanned.report, *row)),
+                    value: other
+                        .map_or_else(String::new, |o| format!("{words} {}", settled_row(&scanned.report, o))),
+                })
+                .collect()
+        };
+        for columns in &rules.unique {
+            let Some(keys) = keys.next() else { break };
+            let found = keys.duplicates()?;
+            if found.count > 0 {
+                let one = (columns.len() == 1).then(|| columns[0].as_str());
+                findings.push(
+                    Finding::new(
+                        Severity::Fail,
+                        "unique",
+                        one,
+                        format!("rows that repeat the key ({}) of an earlier row", columns.join(", ")),
+                    )
+                    .counted(found.count, found.keys)
+                    .with_examples(rows(&found, "as row"), false),
+                );
+            }
+        }
+        if let Some(share) = rules.duplicate_rows
+            && let Some(keys) = keys.next()
+        {
+            let found = keys.duplicates()?;
+            if found.count > 0 && !share.holds(found.count as f64 / found.keys as f64) {
+                findings.push(
+                    Finding::new(
+                        Severity::Fail,
+                        "duplicate_rows",
+                        None,
+                        format!("rows that repeat an earlier one, wanted {share}"),
+                    )
+                    .counted(found.count, found.keys)
+                    .with_examples(rows(&found, "as row"), false),
+                );
+            }
+        }
+        for key in &rules.foreign_keys {
+            let Some(mine) = keys.next() else { break };
+            let theirs =
+                other_keys(source, &key.columns, &key.references, key.to.as_deref(), true, reading, options)?;
+            let found = mine.against(&theirs, false)?;
+            if found.count > 0 {
+                findings.push(
+                    Finding::new(
+                        Severity::Fail,
+                        "foreign_key",
+                        (key.columns.len() == 1).then(|| key.columns[0].as_str()),
+                        format!("rows whose key ({}) is not in {}", key.columns.join(", "), key.references),
+                    )
+                    .counted(found.count, found.keys)
+                    .with_examples(rows(&found, ""), false),
+                );
+            }
+        }
+        for (rule, columns) in rules.disjoint.iter().zip(&self.splits) {
+            let Some(mine) = keys.next() else { break };
+            let theirs =
+                other_keys(source, columns, &rule.path, None, !rule.on.is_empty(), reading, options)?;
+            let found = mine.against(&theirs, true)?;
+            if found.count > 0 {
+                let what = if rule.on.is_empty() {
+                    "whole rows".to_owned()
+                } else {
+                    format!("keys ({})", columns.join(", "))
+                };
+                let examples = found
+                    .first
+                    .iter()
+                    .map(|(row, _)| Example {
+                        row: Some(settled_row(&scanned.report, *row)),
+                        value: String::new(),
+                    })
+                    .collect();
+                findings.push(
+                    Finding::new(
+                        Severity::Fail,
+                        "leakage",
+                        None,
+                        format!("{what} that are in {} too", rule.path),
+                    )
+                    .counted(found.count, found.keys)
+                    .with_examples(examples, false),
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The keys of another table.
+fn other_keys(
+    source: &Source,
+    columns: &[String],
+    path: &str,
+    to: Option<&[String]>,
+    skip_nulls: bool,
+    reading: &source::Options,
+    options: &Options,
+) -> Result<crate::sets::Keys> {
+    let to = to.unwrap_or(columns);
+    let mut other = Source::open(path, reading)?;
+    if to.len() != columns.len() {
+        return Err(Error::usage(format!(
+            "a foreign key of {} columns refers to {} of {path}",
+            columns.len(),
+            to.len()
+        )));
+    }
+    let set = KeySet { columns: to.to_vec(), skip_nulls, single: false };
+    let mut scanned = scan::scan(&mut other, &Rules::default(), None, &[set], options)?;
+    for (mine, theirs) in columns.iter().zip(to) {
+        let kind = |s: &Source, c: &str| s.index(c).map(|i| s.fields[i].kind);
+        if let (Some(a), Some(b)) = (kind(source, mine), kind(&other, theirs))
+            && a != b
+        {
+            return Err(Error::usage(format!(
+                "the key {mine:?} is {a}, {theirs:?} of {path} is {b}: they cannot be compared"
+            )));
+        }
+    }
+    scanned.keys.pop().ok_or_else(|| Error::usage(format!("{path}: has no keys")))
+}

@@ -1,0 +1,168 @@
+//! The columns and records as they stand, against what the rules declare.
+
+use crate::findings::{Example, Finding, Severity};
+use crate::rules::{ColumnRule, Rules, Stage};
+use crate::scan::Scanned;
+use crate::schema::{Field, Kind};
+use crate::source::Source;
+
+/// Whether a column is of the type that its rule declares.
+pub(crate) fn type_fits(rule: &ColumnRule, field: &Field) -> bool {
+    let Some(want) = &rule.kind else { return true };
+    let kind = match want.as_str() {
+        "bool" | "boolean" => Kind::Bool,
+        "int" | "integer" => Kind::Int,
+        "float" | "number" => return matches!(field.kind, Kind::Float | Kind::Int),
+        "text" | "string" | "str" | "category" => Kind::Text,
+        "time" | "timestamp" | "datetime" | "date" => Kind::Time,
+        exact => {
+            // A type of Arrow; CSV and JSON have none, so there only the kind counts.
+            let physical = field.physical.to_ascii_lowercase();
+            return physical == exact.to_ascii_lowercase()
+                || (matches!(physical.as_str(), "csv" | "json") && kind_of_name(exact) == Some(field.kind));
+        }
+    };
+    kind == field.kind
+}
+
+fn kind_of_name(name: &str) -> Option<Kind> {
+    let name = name.to_ascii_lowercase();
+    Some(match name.as_str() {
+        n if n.starts_with("int") || n.starts_with("uint") => Kind::Int,
+        n if n.starts_with("float") || n.starts_with("decimal") => Kind::Float,
+        n if n.starts_with("utf8") || n.starts_with("largeutf8") => Kind::Text,
+        n if n.starts_with("date") || n.starts_with("timestamp") => Kind::Time,
+        _ => return None,
+    })
+}
+
+/// The schema as it stands against the one declared.
+pub(super) fn declared(source: &Source, rules: &Rules, findings: &mut Vec<Finding>) {
+    for (name, rule) in &rules.schema {
+        match source.fields.iter().find(|f| f.name == *name) {
+            None if rule.optional || matches!(rule.stage, Some(Stage::Planned | Stage::Deprecated)) => {}
+            None => {
+                let near = source.fields.iter().find(|f| f.name.eq_ignore_ascii_case(name));
+                let hint = near.map_or(String::new(), |f| format!("; there is {:?}", f.name));
+                findings.push(
+                    Finding::new(
+                        Severity::Fail,
+                        "missing_column",
+                        Some(name),
+                        format!("the column is absent{hint}"),
+                    )
+                    .counted(1, 1),
+                );
+            }
+            Some(field) if !type_fits(rule, field) => findings.push(
+                Finding::new(
+                    Severity::Fail,
+                    "type",
+                    Some(name),
+                    format!(
+                        "is {} ({}), declared as {}",
+                        field.kind,
+                        field.physical,
+                        rule.kind.as_deref().unwrap_or_default()
+                    ),
+                )
+                .counted(1, 1),
+            ),
+            Some(_) => {}
+        }
+    }
+    if rules.strict {
+        for field in source.fields.iter().filter(|f| !rules.schema.contains_key(&f.name)) {
+            findings.push(
+                Finding::new(Severity::Fail, "extra_column", Some(&field.name), "the column is not declared")
+                    .counted(1, 1),
+            );
+        }
+    }
+    if let Some(order) = &rules.order {
+        let have: Vec<&String> = source.fields.iter().map(|f| &f.name).collect();
+        if !have.iter().copied().eq(order.iter()) {
+            let at =
+                have.iter().zip(order).position(|(a, b)| **a != *b).unwrap_or(have.len().min(order.len()));
+            let is = have.get(at).map_or("nothing".to_owned(), |c| format!("{c:?}"));
+            let should = order.get(at).map_or("nothing".to_owned(), |c| format!("{c:?}"));
+            findings.push(Finding::new(
+                Severity::Fail,
+                "order",
+                None,
+                format!("the order of columns differs from place {} on: {is} instead of {should}", at + 1),
+            ));
+        }
+    }
+}
+
+/// What is wrong with records as such, and with their number.
+pub(super) fn records(source: &Source, rules: &Rules, scanned: &Scanned, findings: &mut Vec<Finding>) {
+    let (rows, defects) = (scanned.profile.rows, &scanned.report.defects);
+    if rows == 0 {
+        findings.push(Finding::new(Severity::Fail, "no_rows", None, "the table has no rows"));
+    }
+    if let Some(range) = rules.rows
+        && !range.holds(rows as f64)
+    {
+        findings.push(
+            Finding::new(Severity::Fail, "rows", None, format!("{rows} rows, wanted {range}"))
+                .counted(rows, rows),
+        );
+    }
+    let places = || {
+        defects
+            .records
+            .iter()
+            .map(|r| Example { row: Some(r - 1), value: "record".into() })
+            .collect::<Vec<_>>()
+    };
+    if defects.ragged > 0 {
+        findings.push(
+            Finding::new(
+                Severity::Fail,
+                "ragged_rows",
+                None,
+                "records with more or fewer fields than the header",
+            )
+            .counted(defects.ragged, rows)
+            .with_examples(places(), false),
+        );
+    }
+    if defects.malformed > 0 {
+        findings.push(
+            Finding::new(Severity::Fail, "malformed_lines", None, "lines that are not a JSON object")
+                .counted(defects.malformed, rows)
+                .with_examples(places(), false),
+        );
+    }
+    for (i, field) in source.fields.iter().enumerate() {
+        let personal = rules.schema.get(&field.name).is_some_and(|r| r.personal);
+        if let Some(count) = defects.not_utf8.get(i).filter(|c| **c > 0) {
+            findings.push(
+                Finding::new(Severity::Fail, "invalid_utf8", Some(&field.name), "cells that are not UTF-8")
+                    .counted(*count, rows),
+            );
+        }
+        let unread =
+            defects.unparsed.get(i).copied().unwrap_or(0) + defects.wider.get(i).copied().unwrap_or(0);
+        if unread > 0 {
+            let examples = defects
+                .examples
+                .iter()
+                .filter(|(c, _)| *c == i)
+                .map(|(_, value)| Example { row: None, value: value.clone() })
+                .collect();
+            findings.push(
+                Finding::new(
+                    Severity::Fail,
+                    "mixed_types",
+                    Some(&field.name),
+                    format!("cells that are not {}, unlike the others", field.kind),
+                )
+                .counted(unread, rows)
+                .with_examples(examples, personal),
+            );
+        }
+    }
+}
