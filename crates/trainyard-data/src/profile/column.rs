@@ -1,19 +1,25 @@
 //! The profile of one column, and how batches are added to it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, DictionaryArray, Float64Array, Int64Array, StringArray,
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, DictionaryArray, Float64Array, Int64Array,
+    PrimitiveArray, StringArray,
 };
 use arrow::datatypes::{DataType, Float64Type, Int32Type, Int64Type};
 use serde::{Deserialize, Serialize};
 
+use super::dense::Dense;
 use super::distinct::Distinct;
 use super::exact_sum::ExactSum;
 use super::hash;
 use super::histogram::{Finder, Histogram};
-use super::quantiles::Quantiles;
+use super::numbers::Numbers;
 use crate::schema::{Field, Kind};
+
+/// Rows that are taken at a time, whatever batches hold: copies of them stay in the processor's cache.
+const ROWS: usize = 8192;
 
 /// What is known of one column.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -36,23 +42,9 @@ pub struct ColumnProfile {
     #[serde(skip)]
     pending: Pending,
     #[serde(skip)]
+    dense: Dense,
+    #[serde(skip)]
     finder: Option<Finder>,
-}
-
-/// Measures of the finite numbers of a column. Times are microseconds since 1970.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Numbers {
-    pub count: u64,
-    pub min: f64,
-    pub max: f64,
-    pub zeros: u64,
-    pub negative: u64,
-    pub sum: ExactSum,
-    pub squares: ExactSum,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub histogram: Option<Histogram>,
-    pub quantiles: Quantiles,
 }
 
 /// Lengths of texts, in bytes.
@@ -79,49 +71,6 @@ struct Pending {
     counts: Vec<u64>,
 }
 
-impl Numbers {
-    fn new(edges: Option<&[f64]>) -> Self {
-        Self {
-            count: 0,
-            min: f64::MAX,
-            max: f64::MIN,
-            zeros: 0,
-            negative: 0,
-            sum: ExactSum::default(),
-            squares: ExactSum::default(),
-            histogram: edges.map(|e| Histogram::new(e.to_vec())),
-            quantiles: Quantiles::default(),
-        }
-    }
-
-    pub fn mean(&self) -> f64 {
-        let (high, low) = self.sum.pair();
-        high / self.count as f64 + low / self.count as f64
-    }
-
-    /// The variance with `ddof` degrees of freedom taken off, from the exact sums in twice the precision of a double.
-    pub fn variance(&self, ddof: u64) -> f64 {
-        if self.count <= ddof {
-            return f64::NAN;
-        }
-        let n = self.count as f64;
-        let (s, s_low) = self.sum.pair();
-        let (q, q_low) = self.squares.pair();
-        // (s + s_low)² / n as a pair.
-        let square = s * s;
-        let square_low = s.mul_add(s, -square) + 2.0 * s * s_low;
-        let part = square / n;
-        let part_low = ((-part).mul_add(n, square) + square_low) / n;
-        let spread = (q - part) + (q_low - part_low);
-        (spread / (n - ddof as f64)).max(0.0)
-    }
-
-    /// Standard deviation of the sample.
-    pub fn deviation(&self) -> f64 {
-        self.variance(1).sqrt()
-    }
-}
-
 impl ColumnProfile {
     /// An empty profile; `edges` are those of its histogram.
     pub fn new(field: Field, edges: Option<&[f64]>) -> Self {
@@ -137,6 +86,7 @@ impl ColumnProfile {
             distinct: Distinct::new(kind),
             digest: 0,
             pending: Pending::default(),
+            dense: Dense::default(),
             finder: edges.map(Finder::new),
             field,
         }
@@ -153,6 +103,12 @@ impl ColumnProfile {
 
     /// Adds a batch in the canonical type of the column's kind.
     pub fn add(&mut self, array: &dyn Array) {
+        for start in (0..array.len()).step_by(ROWS) {
+            self.add_some(&*array.slice(start, ROWS.min(array.len() - start)));
+        }
+    }
+
+    fn add_some(&mut self, array: &dyn Array) {
         self.rows += array.len() as u64;
         let nulls = array.logical_null_count() as u64;
         self.nulls += nulls;
@@ -210,60 +166,53 @@ impl ColumnProfile {
     }
 
     fn add_floats(&mut self, array: &Float64Array) {
-        if array.null_count() == 0 {
-            for x in array.values() {
-                self.add_float(*x);
-            }
-        } else {
-            for x in array.iter().flatten() {
-                self.add_float(x);
-            }
-        }
-    }
-
-    #[inline]
-    fn add_float(&mut self, x: f64) {
-        if !x.is_finite() {
-            if x.is_nan() {
-                self.nan += 1;
-            } else {
-                self.infinite += 1;
-            }
-            return;
-        }
         let Some(numbers) = &mut self.numbers else { return };
-        let bits = hash::float_bits(x);
-        let hash = hash::number(bits);
-        self.digest = self.digest.wrapping_add(hash);
-        self.distinct.add_number(bits, hash, 1);
-        numbers.sum.add(x);
-        numbers.squares.add_square(x);
-        numbers.measure(x, self.finder.as_ref());
+        let mut values = present(array);
+        let finite = values.iter().fold(0, |n, x| n + usize::from(x.is_finite()));
+        if finite < values.len() {
+            let nan = values.iter().fold(0, |n, x| n + usize::from(x.is_nan()));
+            self.nan += nan as u64;
+            self.infinite += (values.len() - finite - nan) as u64;
+            values.to_mut().retain(|x| x.is_finite());
+        }
+        // The bits of `hash::float_bits`: adding 0 makes a 0 of -0, and NaN is not among them.
+        let bits = values.iter().map(|x| (x + 0.0).to_bits());
+        self.digest = self.digest.wrapping_add(self.distinct.add_numbers(bits));
+        ExactSum::add_all(&values, &mut numbers.sum, &mut numbers.squares);
+        numbers.measure(&values, self.finder.as_ref());
     }
 
     fn add_integers(&mut self, array: &Int64Array) {
-        let Some(numbers) = &mut self.numbers else { return };
-        let (mut sum, mut squares) = (0_i128, 0_u128);
-        for x in array.iter().flatten() {
-            let hash = hash::number(x as u64);
-            self.digest = self.digest.wrapping_add(hash);
-            self.distinct.add_number(x as u64, hash, 1);
-            sum += i128::from(x);
-            let square = u128::from(x.unsigned_abs()) * u128::from(x.unsigned_abs());
-            squares = squares.checked_add(square).unwrap_or_else(|| {
-                add_integer(&mut numbers.squares, false, squares);
-                square
-            });
-            numbers.measure(x as f64, self.finder.as_ref());
+        let values = present(array);
+        if self.dense.add(&values, self.rows) {
+            return;
         }
-        add_integer(&mut numbers.sum, sum < 0, sum.unsigned_abs());
-        add_integer(&mut numbers.squares, false, squares);
+        let Some(numbers) = &mut self.numbers else { return };
+        let bits = values.iter().map(|x| *x as u64);
+        self.digest = self.digest.wrapping_add(self.distinct.add_numbers(bits));
+        numbers.add_integers(values.iter().map(|x| (*x, 1)));
+        let values: Vec<f64> = values.iter().map(|x| *x as f64).collect();
+        numbers.measure(&values, self.finder.as_ref());
+    }
+
+    /// Takes the counts of integers of a narrow range into the profile.
+    fn flush_integers(&mut self) {
+        let dense = std::mem::take(&mut self.dense);
+        let Some(numbers) = self.numbers.as_mut().filter(|_| dense.total() > 0) else { return };
+        for (x, count) in dense.counts() {
+            let hash = hash::number(x as u64);
+            self.digest = self.digest.wrapping_add(hash.wrapping_mul(count));
+            self.distinct.add_number(x as u64, hash, count);
+        }
+        numbers.add_integers(dense.counts());
+        let floats = dense.counts().map(|(x, count)| (x as f64, count));
+        numbers.measure_counts(dense.total(), floats, self.finder.as_ref());
     }
 
     fn add_dictionary(&mut self, array: &DictionaryArray<Int32Type>) {
         let values = array.values();
         if !self.pending.values.as_ref().is_some_and(|v| Arc::ptr_eq(v, values)) {
-            self.flush();
+            self.flush_texts();
             self.pending.values = Some(Arc::clone(values));
             self.pending.counts.resize(values.len(), 0);
         }
@@ -281,7 +230,7 @@ impl ColumnProfile {
     }
 
     /// Takes the counts of a dictionary into the profile.
-    fn flush(&mut self) {
+    fn flush_texts(&mut self) {
         let Some(values) = self.pending.values.take() else { return };
         let counts = std::mem::take(&mut self.pending.counts);
         if let Some(texts) = values.as_any().downcast_ref::<StringArray>() {
@@ -309,7 +258,8 @@ impl ColumnProfile {
 
     /// Ends the adding of batches.
     pub fn seal(&mut self) {
-        self.flush();
+        self.flush_texts();
+        self.flush_integers();
         if let Some(numbers) = &mut self.numbers {
             numbers.quantiles.seal();
         }
@@ -394,34 +344,22 @@ impl ColumnProfile {
     }
 }
 
-impl Numbers {
-    #[inline]
-    fn measure(&mut self, x: f64, finder: Option<&Finder>) {
-        self.count += 1;
-        self.min = self.min.min(x);
-        self.max = self.max.max(x);
-        self.zeros += u64::from(x == 0.0);
-        self.negative += u64::from(x < 0.0);
-        self.quantiles.add(x);
-        if let (Some(histogram), Some(finder)) = (&mut self.histogram, finder) {
-            histogram.counts[finder.bin(x)] += 1;
+/// The values that are not null.
+fn present<T: ArrowPrimitiveType>(array: &PrimitiveArray<T>) -> Cow<'_, [T::Native]> {
+    match array.nulls().filter(|nulls| nulls.null_count() > 0) {
+        None => Cow::Borrowed(array.values()),
+        Some(nulls) => {
+            let mut out = Vec::with_capacity(array.len() - nulls.null_count());
+            for (from, to) in nulls.valid_slices() {
+                out.extend_from_slice(&array.values()[from..to]);
+            }
+            Cow::Owned(out)
         }
     }
 }
 
 fn total(mut counts: impl Iterator<Item = u64>) -> Option<u64> {
     counts.try_fold(0_u64, u64::checked_add)
-}
-
-/// Adds an integer of up to 128 bits to an exact sum, 32 bits at a time.
-fn add_integer(sum: &mut ExactSum, negative: bool, size: u128) {
-    for place in 0..4 {
-        let digit = (size >> (32 * place)) as u32;
-        if digit != 0 {
-            let value = f64::from(digit) * 2.0_f64.powi(32 * place);
-            sum.add(if negative { -value } else { value });
-        }
-    }
 }
 
 /// The numbers of a batch as floats, for rules: `None` where null.

@@ -64,6 +64,25 @@ impl Distinct {
         }
     }
 
+    /// Adds numbers by their canonical bits; the sum of their hashes.
+    #[inline]
+    pub fn add_numbers(&mut self, bits: impl Iterator<Item = u64>) -> u64 {
+        let mut digest = 0_u64;
+        let mut hashed = bits.map(|bits| {
+            let hash = hash::number(bits);
+            digest = digest.wrapping_add(hash);
+            (bits, hash)
+        });
+        while self.many.is_none() {
+            let Some((bits, hash)) = hashed.next() else { break };
+            self.add_number(bits, hash, 1);
+        }
+        if let Some(many) = &mut self.many {
+            hashed.for_each(|(_, hash)| many.sketch.add(hash));
+        }
+        digest
+    }
+
     /// Adds a text by its hash.
     #[inline]
     pub fn add_text(&mut self, text: &str, hash: u64, count: u64) {

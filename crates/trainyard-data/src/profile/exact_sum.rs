@@ -7,6 +7,14 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 /// 2,098 bits of doubles and 64 bits of headroom, in chunks of 32.
 const CHUNKS: usize = 68;
+/// Exponents of finite doubles, the weight of a mantissa's last bit: 2^(exponent - 1074).
+const EXPONENTS: usize = 2047;
+/// Exponents of doubles whose square, and whose square's last bit, are far inside of the range of doubles.
+const SQUARES: std::ops::RangeInclusive<usize> = 558..=1502;
+/// Values that are added together: less than what could overflow a sum of squared mantissas (2^106 each).
+const TOGETHER: usize = 1 << 16;
+/// Values below which the table by exponents does not pay.
+const FEW: usize = 256;
 /// The weight of chunk 0 is 2^-1074.
 const LOWEST: i32 = -1074;
 
@@ -39,23 +47,13 @@ impl ExactSum {
     /// Adds a finite value; the caller keeps NaN and infinities out.
     #[inline]
     pub fn add(&mut self, x: f64) {
-        let bits = x.to_bits();
-        let exponent = (bits >> 52) as usize & 0x7ff;
-        let fraction = bits & ((1 << 52) - 1);
-        // Subnormals share the exponent of the smallest normal and lack its leading one.
-        let (mantissa, shift) =
-            if exponent == 0 { (fraction, 0) } else { (fraction | (1 << 52), exponent - 1) };
-        let (chunk, low) = (shift >> 5, shift & 31);
+        let (mantissa, exponent, sign) = taken_apart(x);
+        let (chunk, low) = (exponent >> 5, exponent & 31);
         let below = ((mantissa << low) & 0xffff_ffff) as i64;
         let above = (mantissa >> (32 - low)) as i64;
-        // All ones for negative values: x ^ s - s negates.
-        let sign = (bits as i64) >> 63;
         self.chunks[chunk] += (below ^ sign) - sign;
         self.chunks[chunk + 1] += (above ^ sign) - sign;
-        self.pending += 1;
-        if self.pending >= 512 {
-            self.carry();
-        }
+        self.added();
     }
 
     /// Adds x² without rounding, as a product and its error term. Values whose square leaves the range of doubles, or
@@ -77,6 +75,68 @@ impl ExactSum {
         self.add(product);
         if error != 0.0 {
             self.add(error);
+        }
+    }
+
+    /// Adds values to `sum` and their squares to `squares`, as [`add`](Self::add) and
+    /// [`add_square`](Self::add_square) would, faster: mantissas of one exponent are integers of one unit, so they
+    /// are summed as integers, and each exponent's sum is added once.
+    pub fn add_all(values: &[f64], sum: &mut Self, squares: &mut Self) {
+        if values.len() < FEW {
+            for x in values {
+                sum.add(*x);
+                squares.add_square(*x);
+            }
+            return;
+        }
+        let mut table = vec![(0_i128, 0_u128); EXPONENTS + 1];
+        for values in values.chunks(TOGETHER) {
+            let mut outside = false;
+            for x in values {
+                let (mantissa, exponent, sign) = taken_apart(*x);
+                let (sums, squared) = &mut table[exponent & EXPONENTS];
+                *sums += i128::from((mantissa as i64 ^ sign) - sign);
+                *squared += u128::from(mantissa) * u128::from(mantissa);
+                outside |= !SQUARES.contains(&exponent);
+            }
+            for (exponent, (sums, squared)) in table.iter_mut().enumerate() {
+                if *squared == 0 {
+                    continue;
+                }
+                sum.add_integer(*sums < 0, sums.unsigned_abs(), exponent);
+                if SQUARES.contains(&exponent) {
+                    squares.add_integer(false, *squared, 2 * exponent - LOWEST.unsigned_abs() as usize);
+                }
+                (*sums, *squared) = (0, 0);
+            }
+            if outside {
+                for x in values.iter().filter(|x| !SQUARES.contains(&taken_apart(**x).1)) {
+                    squares.add_square(*x);
+                }
+            }
+        }
+    }
+
+    /// Adds `size` · 2^(exponent - 1074). The result must be below 2^1070.
+    pub(super) fn add_integer(&mut self, negative: bool, size: u128, exponent: usize) {
+        let (chunk, low) = (exponent >> 5, exponent & 31);
+        let sign = -i64::from(negative);
+        for place in 0..4 {
+            let digit = u64::from((size >> (32 * place)) as u32) << low;
+            if digit != 0 {
+                let (below, above) = ((digit & 0xffff_ffff) as i64, (digit >> 32) as i64);
+                self.chunks[chunk + place] += (below ^ sign) - sign;
+                self.chunks[chunk + place + 1] += (above ^ sign) - sign;
+            }
+        }
+        self.added();
+    }
+
+    #[inline]
+    fn added(&mut self) {
+        self.pending += 1;
+        if self.pending >= 512 {
+            self.carry();
         }
     }
 
@@ -153,6 +213,17 @@ impl ExactSum {
         }
         (high, ((a - high) + b) + c)
     }
+}
+
+/// (m, e, s) of a finite x of size m · 2^(e - 1074); s is all ones if it is negative, so that `(m ^ s) - s` has its sign.
+#[inline]
+fn taken_apart(x: f64) -> (u64, usize, i64) {
+    let bits = x.to_bits();
+    let exponent = (bits >> 52) & 0x7ff;
+    // Subnormals share the exponent of the smallest normal and lack its leading one.
+    let normal = u64::from(exponent != 0);
+    let mantissa = (bits & ((1 << 52) - 1)) | (normal << 52);
+    (mantissa, (exponent - normal) as usize, (bits as i64) >> 63)
 }
 
 /// x · 2^e in two steps, so that neither factor leaves the range of doubles.

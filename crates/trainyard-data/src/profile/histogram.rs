@@ -77,42 +77,58 @@ impl Histogram {
     }
 }
 
-/// Finds bins quickly: a grid over the span of the edges says where to begin.
+/// Finds bins quickly: a grid over the span of the edges says where to begin, and a fixed, small number of
+/// comparisons without a branch ends there.
 #[derive(Debug, Clone)]
 pub struct Finder {
+    /// With an infinite one at the end.
     edges: Vec<f64>,
     low: f64,
     scale: f64,
+    /// Of each cell of the grid, the bin that its values are in or before.
     start: Vec<u8>,
+    /// Edges that a cell has at most.
+    steps: usize,
 }
 
 const GRID: usize = 1024;
+/// Comparisons beyond which a plain search is as good.
+const MOST_STEPS: usize = 5;
 
 impl Finder {
     /// Edges as in [`Histogram`]; at most 255 of them use the grid.
     pub fn new(edges: &[f64]) -> Self {
-        // The middle of the edges, so that far tails do not stretch the grid.
-        let (low, high) = match edges {
-            [] => (0.0, 0.0),
-            _ => (edges[edges.len() / 16], edges[edges.len() - 1 - edges.len() / 16]),
-        };
+        let mut out =
+            Self { edges: edges.to_vec(), low: 0.0, scale: 0.0, start: Vec::new(), steps: usize::MAX };
+        if (9..256).contains(&edges.len()) {
+            // Far tails stretch the grid; without them, their edges are all in the first and the last cell.
+            for trim in [0, 1, 2, edges.len() / 16] {
+                out.lay_grid(edges, trim);
+            }
+        }
+        out.edges.push(f64::INFINITY);
+        out
+    }
+
+    /// Lays the grid between the edges but `trim` on each side, if that is better than what there is.
+    fn lay_grid(&mut self, edges: &[f64], trim: usize) {
+        let (low, high) = (edges[trim], edges[edges.len() - 1 - trim]);
         let scale = GRID as f64 / (high - low);
-        let usable = edges.len() > 8 && edges.len() < 256 && scale.is_finite() && high > low;
-        let start = if usable {
-            (0..GRID)
-                .map(|cell| {
-                    if cell == 0 {
-                        return 0;
-                    }
-                    // A bin that is surely not beyond the cell's values: one cell earlier, for rounding.
-                    let x = low + (cell as f64 - 1.0) / scale;
-                    edges.partition_point(|e| *e < x) as u8
-                })
-                .collect()
-        } else {
-            Vec::new()
+        if !scale.is_finite() || high <= low {
+            return;
+        }
+        // One cell more on each side, for rounding.
+        let below = |cell: f64| edges.partition_point(|e| *e < low + cell / scale);
+        let bins = |cell: usize| {
+            let first = if cell == 0 { 0 } else { below(cell as f64 - 1.0) };
+            let last = if cell == GRID - 1 { edges.len() } else { below(cell as f64 + 2.0) };
+            (first, last)
         };
-        Self { edges: edges.to_vec(), low, scale, start }
+        let steps = (0..GRID).map(|cell| bins(cell).1 - bins(cell).0).max().unwrap_or(0);
+        if steps <= MOST_STEPS && steps < self.steps {
+            (self.low, self.scale, self.steps) = (low, scale, steps);
+            self.start = (0..GRID).map(|cell| bins(cell).0 as u8).collect();
+        }
     }
 
     /// The bin of a value that is not NaN: how many edges lie below it.
@@ -124,8 +140,8 @@ impl Finder {
         // A float to integer cast saturates: values outside go to the first and last cells.
         let cell = (((x - self.low) * self.scale) as usize).min(GRID - 1);
         let mut bin = usize::from(self.start[cell]);
-        while bin < self.edges.len() && self.edges[bin] < x {
-            bin += 1;
+        for _ in 0..self.steps {
+            bin += usize::from(self.edges[bin] < x);
         }
         bin
     }

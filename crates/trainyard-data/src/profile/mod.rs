@@ -5,22 +5,25 @@
 //! quantiles are a KLL sketch. A profile holds values of the data where they are few (categories): treat it as data.
 
 mod column;
+mod dense;
 mod distinct;
 mod exact_sum;
 pub(crate) mod hash;
 mod histogram;
 mod hll;
+mod numbers;
 mod quantiles;
 
 #[cfg(test)]
 mod tests;
 
 pub(crate) use column::as_floats;
-pub use column::{ColumnProfile, Lengths, Numbers};
+pub use column::{ColumnProfile, Lengths};
 pub use distinct::{Distinct, EXACT};
 pub use exact_sum::ExactSum;
 pub use histogram::{Finder, Histogram};
 pub use hll::Hll;
+pub use numbers::Numbers;
 pub use quantiles::Quantiles;
 
 use serde::{Deserialize, Serialize};

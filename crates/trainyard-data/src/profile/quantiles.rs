@@ -13,6 +13,10 @@ use crate::stats::Rng;
 /// Values of the topmost level; lower levels hold less, by a factor of 2/3 each.
 const TOP: usize = 512;
 const LEAST: usize = 16;
+/// Values that are inserted before they are sorted, however little the lowest level may keep. Half of them fit above.
+const BASE: usize = 2 * (TOP - 1);
+/// Of sorted values, at least as many are kept (and less than twice as many).
+const PICKS: u64 = 4096;
 /// Inserted values beyond which sampling doubles.
 const FULL: u64 = 1 << 16;
 
@@ -55,44 +59,84 @@ impl Default for Quantiles {
 }
 
 impl Quantiles {
-    #[inline]
-    pub fn add(&mut self, x: f64) {
-        self.count += 1;
-        if self.sampling.shift == 0 {
-            self.insert(x, 0);
-            if self.count >= FULL {
-                self.sampling.shift = 1;
+    /// Adds values in their order.
+    pub fn add_all(&mut self, values: &[f64]) {
+        let mut rest = values;
+        while !rest.is_empty() {
+            let Sampling { shift, seen, pick, .. } = self.sampling;
+            let now = ((1 << shift) - seen).min(rest.len() as u64);
+            if (seen..seen + now).contains(&pick) {
+                self.sampling.value = rest[(pick - seen) as usize];
+            }
+            self.sampling.seen += now;
+            self.count += now;
+            rest = &rest[now as usize..];
+            if self.sampling.seen == 1 << shift {
+                self.insert(self.sampling.value);
+                if self.count >> shift >= FULL {
+                    self.sampling.shift += 1;
+                    self.compress(shift as usize);
+                }
                 self.next_block();
             }
-            return;
         }
-        if self.sampling.seen == self.sampling.pick {
-            self.sampling.value = x;
-        }
-        self.sampling.seen += 1;
-        if self.sampling.seen == 1 << self.sampling.shift {
-            let (value, level) = (self.sampling.value, self.sampling.shift);
-            self.insert(value, level as usize);
-            if self.count >> level >= FULL {
-                self.sampling.shift += 1;
+    }
+
+    /// Adds values in ascending order, each as often as it says; `total` is the sum of the counts.
+    pub fn add_counts(&mut self, total: u64, counts: impl Iterator<Item = (f64, u64)>) {
+        self.flush();
+        self.count += total;
+        // Of sorted values every 2^shift-th one stands for its neighbours: a rank is off by less than that.
+        let shift = (total / PICKS).checked_ilog2().unwrap_or(0);
+        let (picks, rest) = (total >> shift, total & ((1 << shift) - 1));
+        let level = self.level(shift as usize);
+        let (mut picked, mut reached, mut last) = (0, 0, f64::NAN);
+        for (x, count) in counts {
+            reached += count;
+            while picked < picks && (picked << shift) + (1 << shift >> 1) < reached {
+                level.push(x);
+                picked += 1;
             }
-            self.next_block();
+            last = x;
         }
+        for bit in (0..shift as usize).filter(|bit| rest >> bit & 1 == 1) {
+            self.level(bit).push(last);
+        }
+        self.settle();
     }
 
     fn next_block(&mut self) {
         self.sampling.seen = 0;
-        self.sampling.pick = self.coins.0.next_u64() & ((1 << self.sampling.shift) - 1);
+        if self.sampling.shift > 0 {
+            self.sampling.pick = self.coins.0.next_u64() & ((1 << self.sampling.shift) - 1);
+        }
     }
 
-    fn insert(&mut self, x: f64, level: usize) {
-        while self.levels.len() <= level {
-            self.levels.push(Vec::new());
+    /// Adds a value to the lowest level in use.
+    fn insert(&mut self, x: f64) {
+        let at = self.sampling.shift as usize;
+        let level = self.level(at);
+        level.push(x);
+        if level.len() >= BASE {
+            self.compress(at);
         }
-        self.levels[level].push(x);
-        if self.levels[level].len() >= self.capacity(level) {
-            self.compress(level);
+    }
+
+    fn level(&mut self, at: usize) -> &mut Vec<f64> {
+        if self.levels.len() <= at {
+            self.levels.resize(at + 1, Vec::new());
         }
+        &mut self.levels[at]
+    }
+
+    /// After values were added at several levels: no level is too full, and sampling is what the count asks for.
+    fn settle(&mut self) {
+        self.compress(0);
+        self.sampling.shift = 0;
+        while self.count >> self.sampling.shift >= FULL {
+            self.sampling.shift += 1;
+        }
+        self.next_block();
     }
 
     fn capacity(&self, level: usize) -> usize {
@@ -107,18 +151,20 @@ impl Quantiles {
                 level += 1;
                 continue;
             }
-            let mut full = std::mem::take(&mut self.levels[level]);
-            full.sort_unstable_by(f64::total_cmp);
+            // As integers of the same order, which are sorted faster.
+            let mut full: Vec<i64> =
+                self.levels[level].drain(..).map(|x| ordered(x.to_bits() as i64)).collect();
+            full.sort_unstable();
             if level + 1 == self.levels.len() {
                 self.levels.push(Vec::new());
             }
             // An odd one stays, so that the weights add up.
             if full.len() % 2 == 1 {
-                let kept = full.pop();
+                let kept = full.pop().map(float_of);
                 self.levels[level].extend(kept);
             }
             let first = (self.coins.0.next_u64() >> 63) as usize;
-            self.levels[level + 1].extend(full.iter().skip(first).step_by(2));
+            self.levels[level + 1].extend(full.into_iter().skip(first).step_by(2).map(float_of));
             level += 1;
         }
     }
@@ -130,17 +176,9 @@ impl Quantiles {
         other.flush();
         self.count += other.count;
         for (level, values) in other.levels.iter().enumerate() {
-            while self.levels.len() <= level {
-                self.levels.push(Vec::new());
-            }
-            self.levels[level].extend_from_slice(values);
+            self.level(level).extend_from_slice(values);
         }
-        self.compress(0);
-        self.sampling.shift = 0;
-        while self.count >> self.sampling.shift >= FULL {
-            self.sampling.shift += 1;
-        }
-        self.next_block();
+        self.settle();
     }
 
     /// Puts the values of the unfinished block where they weigh what they are: `seen` copies, in binary.
@@ -153,7 +191,7 @@ impl Quantiles {
             if let Some(x) = x {
                 for bit in 0..=shift {
                     if seen >> bit & 1 == 1 {
-                        self.insert(x, bit as usize);
+                        self.level(bit as usize).push(x);
                     }
                 }
             }
@@ -210,6 +248,7 @@ impl Quantiles {
     /// Made ready to be written: unfinished blocks put away.
     pub(crate) fn seal(&mut self) {
         self.flush();
+        self.compress(0);
     }
 
     /// Whether what was read from a file can be a sketch.
@@ -224,4 +263,13 @@ impl Quantiles {
                 .try_fold(0_u64, |sum, (h, v)| (v.len() as u64).checked_mul(1 << h)?.checked_add(sum))
                 .is_some()
     }
+}
+
+/// From the bits of doubles to integers of the order of [`f64::total_cmp`], and back.
+fn ordered(bits: i64) -> i64 {
+    bits ^ ((bits >> 63) as u64 >> 1) as i64
+}
+
+fn float_of(ordered_bits: i64) -> f64 {
+    f64::from_bits(ordered(ordered_bits) as u64)
 }

@@ -59,6 +59,40 @@ proptest! {
         prop_assert!(left.agrees_exactly(&whole));
     }
 
+    /// Summing by exponent is summing one by one.
+    #[test]
+    fn sums_of_many_are_sums_of_each(values in prop::collection::vec(any_float(), 256..600)) {
+        let values: Vec<f64> = values.into_iter().filter(|x| x.is_finite()).collect();
+        let (mut sum, mut squares) = (ExactSum::default(), ExactSum::default());
+        ExactSum::add_all(&values, &mut sum, &mut squares);
+        let (mut one_sum, mut one_squares) = (ExactSum::default(), ExactSum::default());
+        for x in &values {
+            one_sum.add(*x);
+            one_squares.add_square(*x);
+        }
+        prop_assert!(sum == one_sum && squares == one_squares, "{sum:?} {one_sum:?} {squares:?} {one_squares:?}");
+    }
+
+    /// Integers of a narrow range are counted first; those beside one that is far away are not. Both are the same.
+    #[test]
+    fn counted_integers_are_integers(values in prop::collection::vec(-3000..3000_i64, 1..300)) {
+        let edges = [-1e5, -1.0, 0.0, 1.0, 2.5, 1e5];
+        let profile = |values: &[i64]| {
+            let mut p = ColumnProfile::new(field(Kind::Int), Some(&edges));
+            values.chunks(100).for_each(|chunk| p.add(&Int64Array::from(chunk.to_vec())));
+            p.seal();
+            p
+        };
+        let far = 1 << 50;
+        let mut beside = values.clone();
+        for at in (0..values.len()).step_by(50).rev() {
+            beside.insert(at, far);
+        }
+        let mut counted = profile(&values);
+        counted.merge(&profile(&vec![far; beside.len() - values.len()]));
+        prop_assert!(counted.agrees_exactly(&profile(&beside)));
+    }
+
     /// A profile is what its file says.
     #[test]
     fn a_file_holds_the_profile(values in prop::collection::vec(any_float(), 0..300)) {
@@ -129,10 +163,16 @@ fn sketches_keep_their_bounds() {
         for p in &parts[1..] {
             merged.merge(p);
         }
-        let mut sorted = values.clone();
-        sorted.sort_by(f64::total_cmp);
         let whole = floats(&values, &[]);
-        for profile in [&whole, &merged] {
+        // Integers of a narrow range, which are counted before they are sketched.
+        let few: Vec<i64> = values.iter().map(|v| (*v * 97.0) as i64 % 40_000).collect();
+        let mut counted = ColumnProfile::new(field(Kind::Int), Some(&[]));
+        counted.add(&Int64Array::from(few.clone()));
+        counted.seal();
+        let few: Vec<f64> = few.into_iter().map(|v| v as f64).collect();
+        for (profile, values) in [(&whole, &values), (&merged, &values), (&counted, &few)] {
+            let mut sorted = values.clone();
+            sorted.sort_by(f64::total_cmp);
             let q = &profile.numbers.as_ref().unwrap().quantiles;
             assert_eq!(q.count(), n as u64);
             for i in 1..100 {
@@ -174,13 +214,17 @@ fn heavy_hitters_are_found_among_many() {
 #[test]
 fn bins_agree_with_a_plain_search() {
     let mut rng = Rng::new(4);
-    let mut sample: Vec<f64> = (0..5000).map(|_| (rng.normal() * 3.0).exp()).collect();
-    let edges = Histogram::edges_of(&mut sample);
-    let finder = Finder::new(&edges);
-    for x in
-        sample.iter().copied().chain(edges.iter().copied()).chain([-1e300, 0.0, 1e300, f64::MIN, f64::MAX])
-    {
-        assert_eq!(finder.bin(x), edges.partition_point(|e| *e < x), "{x}");
+    // From even to so lopsided that no grid fits.
+    for spread in [0.0, 0.3, 3.0, 30.0] {
+        let mut sample: Vec<f64> = (0..5000)
+            .map(|_| if spread == 0.0 { rng.uniform() } else { (rng.normal() * spread).exp() })
+            .collect();
+        let edges = Histogram::edges_of(&mut sample);
+        let finder = Finder::new(&edges);
+        let near = edges.iter().flat_map(|e| [e.next_down(), *e, e.next_up()]);
+        for x in sample.iter().copied().chain(near).chain([-1e300, 0.0, 1e300, f64::MIN, f64::MAX]) {
+            assert_eq!(finder.bin(x), edges.partition_point(|e| *e < x), "{x}");
+        }
     }
 }
 

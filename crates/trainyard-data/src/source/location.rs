@@ -69,12 +69,28 @@ impl Location {
 
     /// A reader from `offset` on that asks for large pieces.
     pub(crate) fn reader(&self, offset: u64) -> Reader {
+        self.reader_after(offset, Bytes::new())
+    }
+
+    /// The same where the first bytes are known already.
+    pub(crate) fn reader_after(&self, offset: u64, known: Bytes) -> Reader {
         let piece = match self.place {
             Place::Local(_) => 128 << 10,
             #[cfg(feature = "remote")]
             Place::Remote(..) => 8 << 20,
         };
-        Reader { location: self.clone(), next: offset, piece, bytes: Bytes::new() }
+        Reader { location: self.clone(), next: offset + known.len() as u64, piece, bytes: known }
+    }
+
+    /// Bytes to read at a time where `parts` of the file are read side by side: what saves reads and is not too much
+    /// for all of them together.
+    pub(super) fn ahead(&self, parts: u64) -> u64 {
+        let (all, least) = match self.place {
+            Place::Local(_) => (1 << 20, 64 << 10),
+            #[cfg(feature = "remote")]
+            Place::Remote(..) => (8 << 20, 1 << 20),
+        };
+        (all / parts.max(1)).max(least)
     }
 }
 

@@ -4,6 +4,7 @@
 //! row group × column group of Parquet, blocks of records of the other formats. Batches arrive in the canonical types
 //! of [`Kind`]. Bytes are never trusted: whatever they hold, the answer is batches or an [`Error`].
 
+mod ahead;
 mod blocks;
 mod builders;
 mod delimited;

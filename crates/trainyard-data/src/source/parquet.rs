@@ -8,6 +8,7 @@ use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection, RowSelector,
 };
 
+use super::ahead::Ahead;
 use super::drive::Batch;
 use super::{Form, Location, canonical, guarded};
 use crate::error::{Error, Result};
@@ -123,7 +124,8 @@ pub fn read(
     let name = &location.name;
     let rows = metadata.metadata().row_group(row_group).num_rows() as u64;
     let roots: Vec<usize> = wanted.iter().map(|c| columns[*c]).collect();
-    let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(location.clone(), metadata.clone());
+    let input = Ahead::new(location, metadata, row_group, &roots);
+    let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(input, metadata.clone());
     let mask = ProjectionMask::roots(builder.parquet_schema(), roots.iter().copied());
     let reader = builder
         .with_row_groups(vec![row_group])
@@ -187,9 +189,10 @@ pub fn sample(
                     selectors.push(RowSelector::skip(stride - length - (stride - length) / 2));
                 }
             }
-            let builder =
-                ParquetRecordBatchReaderBuilder::new_with_metadata(location.clone(), metadata.clone());
-            let mask = ProjectionMask::roots(builder.parquet_schema(), numeric.iter().map(|c| columns[*c]));
+            let roots: Vec<usize> = numeric.iter().map(|c| columns[*c]).collect();
+            let input = Ahead::new(location, metadata, row_group, &roots);
+            let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(input, metadata.clone());
+            let mask = ProjectionMask::roots(builder.parquet_schema(), roots.iter().copied());
             let reader = builder
                 .with_row_groups(vec![row_group])
                 .with_projection(mask)
