@@ -1,11 +1,9 @@
 //! Whatever the bytes, the answer is a result or an error with the file's name: no panic, no hang, no pass.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, Float64Array};
 use arrow::record_batch::RecordBatch;
-use trainyard_data::stats::Rng;
 use trainyard_data::{Error, Profile};
 
 use crate::support::*;
@@ -166,80 +164,4 @@ fn an_arrow_file_that_claims_parts_outside_of_itself_is_refused() {
         let error = profile(&write(&dir.path().join(name), &bytes)).unwrap_err().to_string();
         assert!(error.contains("outside of the file"), "{name}: {error}");
     }
-}
-
-/// Seeded mutations of good files: flips, cuts, repeats. Each must be answered, in time.
-#[test]
-fn any_bytes_are_answered() {
-    let dir = tempfile::tempdir().unwrap();
-    let t = table(300, 1, Change::default());
-    let parquet = write_parquet(&dir.path().join("a.parquet"), &t, 100);
-    let made = profile(&parquet).unwrap();
-    let mut ipc = Vec::new();
-    let mut writer = arrow::ipc::writer::FileWriter::try_new(&mut ipc, &batch(&t).schema()).unwrap();
-    writer.write(&batch(&t)).unwrap();
-    writer.finish().unwrap();
-    drop(writer);
-    let seeds: Vec<(&str, Vec<u8>)> = vec![
-        ("m.parquet", std::fs::read(&parquet).unwrap()),
-        ("m.csv", csv(&t, ',').into_bytes()),
-        ("m.jsonl", json_lines(&t).into_bytes()),
-        ("m.arrow", ipc),
-        ("m.json", made.to_json().unwrap().into_bytes()),
-    ];
-    // The libraries of the formats may panic inside; that is caught, and not worth a page of output.
-    std::panic::set_hook(Box::new(|_| {}));
-    let (mut answered, mut errors, mut slowest) = (0, 0, Duration::ZERO);
-    let budget = Duration::from_secs(if long() { 20 } else { 3 });
-    for (at, (name, good)) in seeds.iter().enumerate() {
-        let mut rng = Rng::new(at as u64);
-        let (before, started) = (answered, Instant::now());
-        while started.elapsed() < budget {
-            let mut bytes = good.clone();
-            for _ in 0..=rng.below(4) {
-                let i = rng.below(bytes.len().max(1) as u64) as usize;
-                match rng.below(6) {
-                    0 | 1 if i < bytes.len() => bytes[i] ^= 1 << rng.below(8),
-                    2 if i < bytes.len() => bytes[i] = rng.next_u64() as u8,
-                    3 => bytes.truncate(i),
-                    4 => {
-                        let j = (i + rng.below(200) as usize).min(bytes.len());
-                        let piece = bytes[i.min(j)..j].to_vec();
-                        bytes.splice(i.min(bytes.len())..i.min(bytes.len()), piece);
-                    }
-                    _ if i < bytes.len() => {
-                        let end = (i + 8).min(bytes.len());
-                        bytes[i..end].fill(0xff);
-                    }
-                    _ => {}
-                }
-            }
-            let one = Instant::now();
-            let outcome = if *name == "m.json" {
-                Profile::from_json("m", &bytes).map(|p| {
-                    // What is read can be used.
-                    let mut twice = p.clone();
-                    let _ = twice.merge(&p);
-                    let _ = trainyard_data::drift::compare(&p, &made, &rules("{}"));
-                })
-            } else {
-                check(
-                    &write(&dir.path().join(name), &bytes),
-                    &rules(r#"{"schema": {"id": {"unique": true}}}"#),
-                    Some(&made),
-                )
-                .map(|_| ())
-            };
-            slowest = slowest.max(one.elapsed());
-            answered += 1;
-            errors += usize::from(outcome.is_err());
-        }
-        println!("FIGURE data.mutations_of format={name} answered={}", answered - before);
-    }
-    let _ = std::panic::take_hook();
-    println!(
-        "FIGURE data.mutations answered={answered} errors={errors} panics=0 slowest_ms={}",
-        slowest.as_millis()
-    );
-    assert!(answered > 100 && slowest < Duration::from_secs(20), "{answered} {slowest:?}");
 }
