@@ -1,6 +1,7 @@
 //! The numbers of profiles, checks and statistics, each beside a peer or a limit measured in the same run.
 //!
-//! Prints `BENCH <name> <value> <unit> [ratio=<r>]`. `TRAINYARD_BENCH_ROWS` is the size of the larger tables (default 10,000,000).
+//! Prints `BENCH <name> <value> <unit> [ratio=<r>]`. Tables of more rows than `TRAINYARD_BENCH_ROWS` says are left out
+//! (default 20,000,000).
 //! Peers are Python environments of `tests/python`; one that does not install is said and left out.
 
 use std::path::{Path, PathBuf};
@@ -32,9 +33,9 @@ fn main() -> Any<()> {
     let at = |name: &str| dir.path().join(name);
     // The memory of the largest beside that of the smallest says whether it grows with the rows.
     let mut first_rss = None;
-    for rows in [1_000_000, large_rows()] {
+    for rows in [1_000_000, 10_000_000, 20_000_000].into_iter().filter(|rows| *rows <= most_rows()) {
         let small = rows == 1_000_000;
-        if !(wanted("profile.parquet") || small && wanted("drift.vs_evidently")) {
+        if !(wanted(&format!("profile.parquet_{}", short(rows))) || small && wanted("drift.vs_evidently")) {
             continue;
         }
         let (a, b) = (at("a.parquet"), at("b.parquet"));
@@ -46,7 +47,10 @@ fn main() -> Any<()> {
         println!("BENCH profile.parquet_{}_decode_s {decode:.3} s", short(rows));
         let grown = rss / *first_rss.get_or_insert(rss);
         println!("BENCH profile.parquet_{}_rss_mib {rss:.1} MiB ratio={grown:.2}", short(rows));
-        if let Some((peer, peer_rss)) = peer("polars", "polars_profile.py", &[&a, &b])? {
+        // At 20 million rows it needs minutes and more memory than small machines have.
+        if rows <= 10_000_000
+            && let Some((peer, peer_rss)) = peer("polars", "polars_profile.py", &[&a, &b])?
+        {
             println!(
                 "BENCH profile.parquet_{}_vs_polars {:.2} x ratio={:.4}",
                 short(rows),
@@ -103,8 +107,8 @@ fn main() -> Any<()> {
     Ok(())
 }
 
-fn large_rows() -> usize {
-    std::env::var("TRAINYARD_BENCH_ROWS").ok().and_then(|v| v.parse().ok()).unwrap_or(10_000_000)
+fn most_rows() -> usize {
+    std::env::var("TRAINYARD_BENCH_ROWS").ok().and_then(|v| v.parse().ok()).unwrap_or(20_000_000)
 }
 
 fn short(rows: usize) -> String {
