@@ -200,7 +200,11 @@ static WHEN: Section = Section {
     title: "an entry of `when`",
     one_of: &[],
     fields: &[
-        f("event", Shape::Many(&Shape::Word(EVENTS)), "What happened. Default: push and pull_request."),
+        f(
+            "event",
+            Shape::Many(&Shape::Word(EVENTS)),
+            "What happened; `tag`, `cron` and `manual` are checked and start no runs yet. Default: push and pull_request.",
+        ),
         f(
             "branch",
             Shape::Many(&Shape::Text(Text::Branch)),
@@ -286,6 +290,7 @@ static RETRY: Section = Section {
 };
 
 const RETRY_SHAPE: Shape = Shape::Either(&[Shape::Int { min: 0, max: 20 }, Shape::Map(&RETRY)]);
+const RETRY_DOC: &str = "When it is tried again. Default: once more after an end that the machines caused (`preempted`, `evicted`, `node_lost`, `storage_full`, `source`, `internal`, or stopped from outside), never after your commands' own.";
 const REUSE: &str = "Take over the result of an earlier step if commands, inputs, variables, image, artifacts and hardware are equal. Without `inputs`, the whole source tree is its input.";
 const CACHE_SHAPE: Shape = Shape::Many(&Shape::Map(&CACHE));
 
@@ -305,7 +310,7 @@ static DEFAULTS: Section = Section {
         f("cache", CACHE_SHAPE, "Directories kept between runs; untrusted runs only read them."),
         f("reuse", Shape::Bool, REUSE),
         f("timeout", Shape::Duration, "Limit of one attempt of a step."),
-        f("retry", RETRY_SHAPE, "When a step is tried again."),
+        f("retry", RETRY_SHAPE, RETRY_DOC),
     ],
 };
 
@@ -325,7 +330,7 @@ macro_rules! step_fields {
             f("secrets", Shape::Many(&Shape::Either(&[Shape::Text(Text::Variable), Shape::Map(&SECRET)])), "More secrets, for this step alone."),
             f("setup", COMMANDS, "Commands before `commands`, instead of the default ones."),
             f("timeout", Shape::Duration, "Limit of one attempt. Default: the run's."),
-            f("retry", RETRY_SHAPE, "When it is tried again. Default: never."),
+            f("retry", RETRY_SHAPE, RETRY_DOC),
             f("checkpoint", Shape::Either(&[PATH, Shape::Map(&CHECKPOINT)]), "A directory that survives into the next attempt."),
             f("artifacts", GLOBS, "Globs of what later steps and people get."),
             f("inputs", GLOBS, "Globs of the files of the repository that its result depends on; switches `reuse` on."),
@@ -440,7 +445,7 @@ static COMPARE: Section = Section {
     fields: &[f(
         "baseline",
         Shape::Text(Text::Baseline),
-        "`merge-base` (default), `branch:NAME`, `model:ALIAS` or `run:ID`.",
+        "`merge-base` (default), `branch:NAME` or `run:ID`; `model:ALIAS` is checked and not run yet.",
     )],
 };
 

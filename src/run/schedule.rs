@@ -254,21 +254,25 @@ pub fn pool_of<'p>(
     let (name, pool) = Config::pool_of(pools, named).ok_or_else(|| {
         let known = pools.keys().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
         match named {
-            Some(name) => format!("there is no pool `{name}` here; the pools are {known}"),
-            None => format!("the step names no pool and there is no pool `default`; the pools are {known}"),
+            Some(name) => format!("there is no pool `{name}` here; the pools are {known}: name one of them in `pool`"),
+            None => format!("the step names no pool and there is no pool `default`; the pools are {known}: name one in `pool`, of the step or of `defaults`"),
         }
     })?;
     if !step.trusted && !pool.untrusted {
-        return Err(format!("pool `{name}` takes no steps of untrusted runs"));
+        return Err(format!(
+            "pool `{name}` takes no steps of untrusted runs: name another in `pool`, or have an administrator set its `untrusted`"
+        ));
     }
     let wanted = fair::gpus(step);
     if let Some(has) = pool.gpu_limit().filter(|has| wanted > *has) {
         let has = if has == 0 { "none".to_owned() } else { has.to_string() };
-        return Err(format!("the step asks for {wanted} GPUs and pool `{name}` has {has}"));
+        return Err(format!(
+            "the step asks for {wanted} GPUs and pool `{name}` has {has}: ask for fewer, or name another `pool`"
+        ));
     }
     if let Some(most) = pool.repository_gpus.filter(|most| wanted > *most) {
         return Err(format!(
-            "the step asks for {wanted} GPUs and pool `{name}` gives one repository {most} at once"
+            "the step asks for {wanted} GPUs and pool `{name}` gives one repository {most} at once: ask for fewer, or name another `pool`"
         ));
     }
     if pool.slot_limit() == Some(0) {

@@ -29,6 +29,7 @@ static COLUMN: Section = Section {
                 "float64",
                 "text",
                 "bool",
+                "time",
                 "date",
                 "timestamp",
             ]),
@@ -40,11 +41,12 @@ static COLUMN: Section = Section {
         f("nulls", Shape::Share, "How many may be missing: `0`, `<1%`."),
         f("one_of", Shape::Many(&Shape::Value), "The only values."),
         f("pattern", Shape::Text(Text::Pattern), "A regular expression that the whole value matches."),
+        f("regex", Shape::Text(Text::Pattern), "A regular expression that occurs in the value."),
         f("optional", Shape::Bool, "The column may be absent."),
         f(
             "mostly",
             Shape::Number,
-            "The share of values that must keep `min`, `max`, `one_of` and `pattern`, 0 to 1. Default: 1.",
+            "The share of values that must keep `min`, `max`, `one_of`, `pattern` and `regex`, 0 to 1. Default: 1.",
         ),
         f("label", Shape::Bool, "What the model predicts: its drift is named as such."),
         f("on_fail", Shape::Word(&["fail", "warn"]), "What a finding in this column does. Default: fail."),
@@ -61,7 +63,7 @@ static DATA_DRIFT: Section = Section {
     title: "`drift`",
     one_of: &[],
     fields: &[
-        req("against", ANY, "`baseline`, `file:PATH` or `model:ALIAS`."),
+        req("against", ANY, "`baseline` or `file:PATH`; `model:ALIAS` is checked and not run yet."),
         f(
             "compat",
             Shape::Word(&["evidently"]),

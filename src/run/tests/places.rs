@@ -101,10 +101,10 @@ fn places_go_to_the_oldest_and_the_impossible_is_refused() {
             &gpu
         ),
         [
-            "a: there is no pool `h100` here; the pools are `a100`, `cpu`",
-            "b: the step asks for 5 GPUs and pool `a100` has 4",
-            "c: the step asks for 1 GPUs and pool `cpu` has none",
-            "d: the step names no pool and there is no pool `default`; the pools are `a100`, `cpu`",
+            "a: there is no pool `h100` here; the pools are `a100`, `cpu`: name one of them in `pool`",
+            "b: the step asks for 5 GPUs and pool `a100` has 4: ask for fewer, or name another `pool`",
+            "c: the step asks for 1 GPUs and pool `cpu` has none: ask for fewer, or name another `pool`",
+            "d: the step names no pool and there is no pool `default`; the pools are `a100`, `cpu`: name one in `pool`, of the step or of `defaults`",
         ]
     );
     let mut closed = pools(&[("only", 2, 0)]);
@@ -112,7 +112,9 @@ fn places_go_to_the_oldest_and_the_impossible_is_refused() {
     closed.get_mut("only").unwrap().untrusted = false;
     assert_eq!(
         show(&[ready("a", None, 0, false)], &[], &closed),
-        ["a: pool `only` takes no steps of untrusted runs"]
+        [
+            "a: pool `only` takes no steps of untrusted runs: name another in `pool`, or have an administrator set its `untrusted`"
+        ]
     );
 }
 
@@ -279,7 +281,10 @@ fn quotas_groups_and_look_ups_hold_back_their_own_alone() {
     assert_eq!((places.as_str(), waits), ("a1 b1 a3", vec![format!("a2 {:?}", quota("2 GPUs at once"))]));
     wide[1].spec.resources.gpu = 3;
     let refused = pick(&scene(&wide, BTreeMap::new(), &pool)).refused;
-    assert_eq!(refused[0].1, "the step asks for 3 GPUs and pool `default` gives one repository 2 at once");
+    assert_eq!(
+        refused[0].1,
+        "the step asks for 3 GPUs and pool `default` gives one repository 2 at once: ask for fewer, or name another `pool`"
+    );
 
     // Two runs of one group that are both ready: one place, for the older. One that has begun goes before both.
     let free = pools(&[("default", 4, 0)]);
