@@ -24,7 +24,8 @@ pub struct Limits {
     pub lease_s: i64,
     /// How often watched data (`event: data`) is listed, in seconds.
     pub data_poll_s: i64,
-    /// How long a machine's daemon may be away before others count its local attempts as lost, in seconds.
+    /// How long a machine's daemon may be away before others count its local attempts as lost, and an executor before an attempt that is
+    /// to stop counts as ended, in seconds.
     pub machine_silence_s: i64,
 }
 
