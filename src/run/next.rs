@@ -237,7 +237,9 @@ impl<'a> Deciding<'a> {
     /// When an attempt is to stop and neither its executor can be asked nor its agent was heard for long, nobody will ever say that
     /// it ended. True: it was ended here.
     fn give_up(&mut self, attempt: &AttemptRow, stop: Option<&Stop>) -> bool {
-        let Some(why) = self.at.failed.get(&attempt.uid) else { return false };
+        // One that answers anything about it will say when it is gone.
+        let asked_in_vain = !self.at.observed.contains_key(&attempt.uid);
+        let Some(why) = self.at.failed.get(&attempt.uid).filter(|_| asked_in_vain) else { return false };
         let heard = attempt.heartbeat_ms.max(attempt.started_ms).max(attempt.submitted_ms);
         let silent_since = heard.unwrap_or(attempt.intended_ms);
         let lost_at = silent_since.saturating_add(self.at.limits.machine_silence_s * 1000);

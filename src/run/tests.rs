@@ -375,6 +375,8 @@ fn next_decides_what_the_table_says() {
         row("and not for ever either", view("running", "a running", "a1 running"),
             "run cancelled (by ann); a cancelled (by ann); a1 ended:cancelled (by ann; whether it still runs is unknown: no answer); CANCEL a1; REMOVE a1")
             .cancel("by ann").at(100_000).fails("a1"),
+        row("one that answers is believed", view("running", "a running", "a1 pending"), "a1 asked to stop; CANCEL a1; look 100005s")
+            .cancel("by ann").at(100_000).fails("a1").sees("a1", Observation::Pending { why: String::new(), since_ms: None }, 0),
         row("silence alone ends nothing", view("running", "a running", "a1 running"), "OBSERVE a1; look 115s").at(100).fails("a1"),
     ];
     assert!(rows.len() >= 30);

@@ -20,6 +20,8 @@ use crate::model::RunId;
 const PAGE: u32 = 500;
 /// A list, or the opening of a watch.
 pub(super) const CALL: Duration = Duration::from_secs(30);
+/// A round that ends sooner than this is followed by a pause, even one that ended in good order.
+pub(super) const SHORT: Duration = Duration::from_secs(2);
 
 #[derive(Default)]
 pub struct Picture {
@@ -84,8 +86,6 @@ impl Picture {
         relist_s: u32,
         wake: &(dyn Fn(RunId) + Send + Sync),
     ) {
-        /// A round that ends sooner than this is followed by a pause, even one that ended in good order.
-        const SHORT: Duration = Duration::from_secs(2);
         let mut pause = Duration::from_millis(800);
         // Nothing was looked at before the first list, unless that failed: then it brings no news of anything.
         let mut looked = false;

@@ -11,7 +11,7 @@ use kube::{Client, ResourceExt as _};
 
 use super::admission::Workload;
 use super::manifest::run_of;
-use super::picture::{CALL, everything};
+use super::picture::{CALL, SHORT, everything};
 use super::{ExecutorError, call};
 use crate::model::RunId;
 
@@ -109,7 +109,11 @@ impl Workloads {
         loop {
             let began = Instant::now();
             match self.round(client, namespace, relist_s, wake).await {
-                Ok(()) => told = false,
+                Ok(()) => {
+                    told = false;
+                    // A server that ends every watch at once, in good order, is not asked without a pause.
+                    tokio::time::sleep(SHORT.saturating_sub(began.elapsed())).await;
+                }
                 Err(error) => {
                     self.lock().good_until = None;
                     *self.known() = None;
