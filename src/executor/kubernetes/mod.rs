@@ -240,9 +240,16 @@ impl Kubernetes {
         Ok(call("list Jobs", self.jobs.list(&by_label)).await?.items.into_iter().next())
     }
 
+    /// The pods of an attempt that the cluster has now, and those that were seen to end before they went.
     async fn pods(&self, uid: &AttemptUid) -> Result<Vec<Pod>, ExecutorError> {
         let by_label = ListParams::default().labels(&format!("{LABEL_ATTEMPT}={uid}"));
-        Ok(call("list pods", self.pods.list(&by_label)).await?.items)
+        let mut pods = call("list pods", self.pods.list(&by_label)).await?.items;
+        for gone in self.picture.departed(uid.as_str()) {
+            if pods.iter().all(|pod| pod.name_any() != gone.name_any()) {
+                pods.push(gone);
+            }
+        }
+        Ok(pods)
     }
 
     /// Events of the Job and its pods, oldest first. They explain why something waits; their lack changes nothing.
@@ -418,7 +425,7 @@ impl Executor for Kubernetes {
             self.delete(&self.jobs, &name, PropagationPolicy::Foreground).await?;
         }
         let until = tokio::time::Instant::now() + ENDING;
-        while self.pods(uid).await?.iter().any(still_there) {
+        while self.pods(uid).await?.iter().any(|pod| !observe::ended(pod)) {
             if tokio::time::Instant::now() >= until {
                 return Err(ExecutorError::Transient(format!("the pod of Job {name} is still ending")));
             }
@@ -447,9 +454,4 @@ fn holds_devices(pod: &Pod) -> bool {
     let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
     let limits = containers.filter_map(|one| one.resources.as_ref()?.limits.as_ref());
     limits.flat_map(|limits| limits.keys()).any(|name| name.contains('/'))
-}
-
-/// A pod whose container may still run.
-fn still_there(pod: &Pod) -> bool {
-    !matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
 }

@@ -118,8 +118,12 @@ fn over_at(pod: &Pod) -> Option<Millis> {
     let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
     let ends = all.filter_map(|c| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
     let last = ends.map(millis).max();
-    let over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-    last.filter(|_| over)
+    last.filter(|_| ended(pod))
+}
+
+/// No container of it runs any more, nor will.
+pub(super) fn ended(pod: &Pod) -> bool {
+    matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
 }
 
 /// From when to when pods held their nodes: from the first one's binding to the last container's end, or now.
@@ -271,7 +275,7 @@ fn read_pod(pod: &Pod, events: &[Event], now: Millis) -> Observation {
     let step = state(container(status.container_statuses.as_ref(), STEP));
     let prepare = state(container(status.init_container_statuses.as_ref(), PREPARE));
     if let Some(end) = step.and_then(|s| s.terminated.as_ref()) {
-        return ended(pod, end);
+        return end_of(pod, end);
     }
     if let Some(end) = prepare.and_then(|s| s.terminated.as_ref()).filter(|end| end.exit_code != 0) {
         return match (said(end), disruption(pod)) {
@@ -393,7 +397,7 @@ fn said(end: &ContainerStateTerminated) -> Option<ResultFile> {
 }
 
 /// The step's container has ended. The agent's word counts where the container's own status agrees with it.
-fn ended(pod: &Pod, end: &ContainerStateTerminated) -> Observation {
+fn end_of(pod: &Pod, end: &ContainerStateTerminated) -> Observation {
     let disrupted = disruption(pod);
     if end.reason.as_deref() == Some("OOMKilled") {
         return gone(EndClass::OutOfMemory, Some(code(end)), "killed by the kernel: over its memory limit");

@@ -14,6 +14,7 @@ use rand::Rng as _;
 use tokio::sync::watch;
 
 use super::manifest::{LABEL_ATTEMPT, run_of};
+use super::observe::ended;
 use crate::model::RunId;
 
 /// Objects of one page of a list.
@@ -33,8 +34,21 @@ pub struct Picture {
 #[derive(Default)]
 struct Seen {
     attempts: BTreeMap<String, (Option<Job>, BTreeMap<String, Pod>)>,
+    /// Pods that ended and then went, as they last were, by attempt and name: only they say why they ended.
+    departed: BTreeMap<String, BTreeMap<String, Pod>>,
     /// Until when it may be believed.
     good_until: Option<Instant>,
+}
+
+impl Seen {
+    /// Keeps a pod that is gone, if it had ended and is not there under its name.
+    fn depart(&mut self, uid: &str, pod: Pod) {
+        let name = pod.name_any();
+        let there = self.attempts.get(uid).is_some_and(|(_, pods)| pods.contains_key(&name));
+        if ended(&pod) && !there {
+            self.departed.entry(uid.to_owned()).or_default().insert(name, pod);
+        }
+    }
 }
 
 impl Picture {
@@ -54,14 +68,15 @@ impl Picture {
         let _ = tokio::time::timeout(CALL, first_list.wait_for(|under_way| !under_way)).await;
     }
 
-    /// The Job and pods of an attempt, if the picture is fresh and has them.
+    /// The Job and pods of an attempt, departed ones too, if the picture is fresh and has them.
     pub fn of(&self, uid: &str) -> Option<(Job, Vec<Pod>)> {
         let seen = self.lock();
         if seen.good_until.is_none_or(|until| Instant::now() > until) {
             return None;
         }
         let (job, pods) = seen.attempts.get(uid)?;
-        Some((job.clone()?, pods.values().cloned().collect()))
+        let departed = seen.departed.get(uid).into_iter().flat_map(BTreeMap::values);
+        Some((job.clone()?, pods.values().chain(departed).cloned().collect()))
     }
 
     /// Every Job, if the picture is fresh.
@@ -73,8 +88,15 @@ impl Picture {
         seen.attempts.values().filter_map(|(job, _)| job.clone()).collect()
     }
 
+    /// The pods of an attempt that were seen to end and are gone since. What they say stays true however old the picture is.
+    pub fn departed(&self, uid: &str) -> Vec<Pod> {
+        self.lock().departed.get(uid).into_iter().flat_map(BTreeMap::values).cloned().collect()
+    }
+
     pub fn forget(&self, uid: &str) {
-        self.lock().attempts.remove(uid);
+        let mut seen = self.lock();
+        seen.attempts.remove(uid);
+        seen.departed.remove(uid);
     }
 
     /// Never returns. Lists both kinds, then watches both until the relist is due or a watch breaks.
@@ -150,11 +172,16 @@ impl Picture {
                 seen.attempts.entry(uid).or_default().1.insert(pod.name_any(), pod);
             }
             // What was there before and is not any more.
-            for (uid, (job, _)) in old {
+            for (uid, (job, pods)) in old {
                 if seen.attempts.get(&uid).is_none_or(|(job, _)| job.is_none()) {
                     changed.extend(job.as_ref().and_then(|job| run_of(Some(job.labels()))));
                 }
+                for pod in pods.into_values() {
+                    seen.depart(&uid, pod);
+                }
             }
+            let Seen { attempts, departed, .. } = &mut *seen;
+            departed.retain(|uid, _| attempts.get(uid).is_some_and(|(job, _)| job.is_some()));
             seen.good_until = Some(until + CALL);
             changed
         };
@@ -169,11 +196,12 @@ impl Picture {
         });
         let of_pods = self.follow(pods, selector, &pods_version, relist_s, wake, |seen, pod, there| {
             let Some(uid) = pod.labels().get(LABEL_ATTEMPT).cloned() else { return };
-            let entry = seen.attempts.entry(uid).or_default();
+            let entry = seen.attempts.entry(uid.clone()).or_default();
             if there {
                 entry.1.insert(pod.name_any(), pod);
             } else {
                 entry.1.remove(&pod.name_any());
+                seen.depart(&uid, pod);
             }
         });
         // Two connections: where one ends, even in good order, the other one's half of the picture must not be believed alone.

@@ -24,13 +24,15 @@ struct Case {
     step: StepSpec,
     pool: KubernetesPool,
     deed: Deed,
+    /// Nobody looks between the deed and the end of the pod.
+    unseen: bool,
     want: EndClass,
     words: &'static str,
 }
 
 fn case(what: &'static str, command: &'static [&'static str], want: EndClass, words: &'static str) -> Case {
     let step = StepSpec { image: None, pool: None, ..golden::step("train") };
-    Case { what, commands: command, step, pool: small_pool(), deed: None, want, words }
+    Case { what, commands: command, step, pool: small_pool(), deed: None, unseen: false, want, words }
 }
 
 async fn run(case: Case, namespace: &Namespace, deadline: bool) -> Result<f64, String> {
@@ -47,18 +49,31 @@ async fn run(case: Case, namespace: &Namespace, deadline: bool) -> Result<f64, S
         // The Job's deadline is the sum of what may take time; this makes it ten seconds.
         settings.pending_timeout_s = 10 - 120 - 2 - case.step.timeout_ms / 1000;
     }
-    let executor = Kubernetes::new(
+    let executor = Arc::new(Kubernetes::new(
         kubernetes::client(&settings.config).await.map_err(|e| e.to_string())?,
         settings,
         BTreeMap::from([("default".to_owned(), case.pool.clone())]),
         Arc::new(SystemClock),
-    );
+    ));
+    let watching = tokio::spawn(executor.clone().watch(Arc::new(|_| {})));
+    let end = end_of(&case, &executor, namespace, daemon.ca.clone(), began).await;
+    watching.abort();
+    end
+}
+
+async fn end_of(
+    case: &Case,
+    executor: &Kubernetes,
+    namespace: &Namespace,
+    ca: Option<String>,
+    began: Instant,
+) -> Result<f64, String> {
     let uid = uid();
     let launch = Launch {
         name: external_name("test", &uid, "train", 1),
         uid: AttemptUid::from_text(uid),
         pool: "default".into(),
-        agent_ca: daemon.ca.clone(),
+        agent_ca: ca,
         bootstrap: secrecy::SecretString::from(BOOTSTRAP),
         ..golden::launch(case.step.clone())
     };
@@ -106,6 +121,13 @@ async fn run(case: Case, namespace: &Namespace, deadline: bool) -> Result<f64, S
                         .unwrap();
                     if !done.status.success() {
                         return Err(format!("{}: {}", case.what, String::from_utf8_lossy(&done.stderr)));
+                    }
+                    // Who looks only after the pod has gone still learns why it went.
+                    while case.unseen && !pod_of(namespace, &launch).is_empty() {
+                        tokio::time::sleep(Duration::from_millis(300)).await;
+                        if began.elapsed() > Duration::from_secs(150) {
+                            return Err(format!("{}: its pod does not go", case.what));
+                        }
                     }
                 }
             }
@@ -168,10 +190,13 @@ async fn ends_on_the_real_cluster_have_class_and_sentence() {
             case("Job deleted", nap, EndClass::Cancelled, "its Job was deleted"),
             "kubectl delete job -n NAMESPACE NAME --wait=false",
         ),
-        done_to(
-            case("evicted", nap, EndClass::Preempted, "drained"),
-            "echo '{\"apiVersion\":\"policy/v1\",\"kind\":\"Eviction\",\"metadata\":{\"name\":\"POD\",\"namespace\":\"NAMESPACE\"}}' | kubectl create --raw /api/v1/namespaces/NAMESPACE/pods/POD/eviction -f -",
-        ),
+        Case {
+            unseen: true,
+            ..done_to(
+                case("evicted", nap, EndClass::Preempted, "drained"),
+                "echo '{\"apiVersion\":\"policy/v1\",\"kind\":\"Eviction\",\"metadata\":{\"name\":\"POD\",\"namespace\":\"NAMESPACE\"}}' | kubectl create --raw /api/v1/namespaces/NAMESPACE/pods/POD/eviction -f -",
+            )
+        },
         done_to(
             on(case("no autoscaler", nap, EndClass::Unschedulable, "max node group size"), nowhere.clone()),
             "echo '{\"apiVersion\":\"v1\",\"kind\":\"Event\",\"metadata\":{\"name\":\"POD.1\",\"namespace\":\"NAMESPACE\"},\"reason\":\"NotTriggerScaleUp\",\"message\":\"2 max node group size reached\",\"involvedObject\":{\"kind\":\"Pod\",\"name\":\"POD\",\"namespace\":\"NAMESPACE\",\"uid\":\"'$(kubectl get pod -n NAMESPACE POD -o jsonpath={.metadata.uid})'\"}}' | kubectl create -f -",
