@@ -22,6 +22,7 @@ fi
 step "build";   cargo build --locked --workspace --tests --bins || { echo "$passed passed, $((failed + 1)) failed, 0 skipped"; exit 1; }
 step "static agent"; one "scripts/static.sh" scripts/static.sh
 step "gitea"; one "scripts/gitea.sh" scripts/gitea.sh
+step "fake-gcs"; one "scripts/fake-gcs.sh" scripts/fake-gcs.sh
 step "lints";   one "cargo clippy" cargo clippy --locked --quiet --workspace --all-targets -- -D warnings
 step "tests"
 # Sandboxes keep what was said to them here; afterwards all of it is held against the forges' own descriptions.

@@ -4,11 +4,8 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::time::Duration;
 
-use crate::bucket::Bucket;
-
-fn data(args: &[&str], env: &[(&str, String)]) -> Output {
+pub fn data(args: &[&str], env: &[(&str, String)]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_trainyard"))
         .arg("data")
         .args(args)
@@ -17,11 +14,11 @@ fn data(args: &[&str], env: &[(&str, String)]) -> Output {
         .unwrap()
 }
 
-fn said(out: &Output) -> String {
+pub fn said(out: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr))
 }
 
-fn csv(path: &Path, shift: f64, plans: &[&str]) {
+pub fn csv(path: &Path, shift: f64, plans: &[&str]) {
     let mut text = String::from("id,age,plan\n");
     for i in 0..4000_u32 {
         // A spread of values without a generator: the fractional parts of multiples of an irrational number.
@@ -158,66 +155,4 @@ fn object_storage_is_read_and_its_failures_are_told() {
             assert!(text.contains("s3://bucket/folder/a.csv") && !text.contains("rows"), "{text}");
         }
     }
-}
-
-impl Bucket {
-    /// What the clouds' own tools read.
-    pub fn env(&self) -> [(&'static str, String); 5] {
-        [
-            ("AWS_ENDPOINT", self.endpoint.clone()),
-            ("AWS_ALLOW_HTTP", "true".to_owned()),
-            ("AWS_REGION", "us-east-1".to_owned()),
-            ("AWS_ACCESS_KEY_ID", "testing".to_owned()),
-            ("AWS_SECRET_ACCESS_KEY", "testing".to_owned()),
-        ]
-    }
-
-    pub async fn put(&self, key: &str, bytes: Vec<u8>) {
-        let url = format!("{}/yard/{key}", self.endpoint);
-        let client = reqwest::Client::builder().timeout(Duration::from_secs(20)).build().unwrap();
-        let answer = client.put(url).body(bytes).send().await.unwrap();
-        assert!(answer.status().is_success(), "{answer:?}");
-    }
-}
-
-/// Against a real S3 interface: reading, globs, prefixes, and the listing that `event: data` looks at.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_real_bucket_is_read_and_listed() {
-    let bucket = Bucket::start().await;
-    let dir = tempfile::tempdir().unwrap();
-    for (key, shift) in [("raw/a.csv", 0.0), ("raw/b.csv", 0.0001), ("moved/a.csv", 0.2)] {
-        let file = dir.path().join("x.csv");
-        csv(&file, shift, &["free", "pro"]);
-        bucket.put(key, std::fs::read(&file).unwrap()).await;
-    }
-    let env = bucket.env();
-    let run = async |args: &[&str]| {
-        let (args, env) = (args.iter().map(|a| (*a).to_owned()).collect::<Vec<_>>(), env.clone());
-        let call = move || data(&args.iter().map(String::as_str).collect::<Vec<_>>(), &env);
-        tokio::task::spawn_blocking(call).await.unwrap()
-    };
-    for place in ["s3://yard/raw/", "s3://yard/raw/*.csv"] {
-        let out = run(&["profile", place]).await;
-        assert!(said(&out).contains("8000 rows, 3 columns"), "{place}: {}", said(&out));
-    }
-    let out = run(&["diff", "s3://yard/raw/a.csv", "s3://yard/moved/a.csv"]).await;
-    assert_eq!(out.status.code(), Some(1), "{}", said(&out));
-    assert!(said(&out).contains("FAIL [drift] age"), "{}", said(&out));
-    let out = run(&["profile", "s3://yard/none/"]).await;
-    assert_eq!(out.status.code(), Some(2), "{}", said(&out));
-
-    let listed = async |place: &str| -> serde_json::Value {
-        let out = run(&["list", place, "--json"]).await;
-        assert_eq!(out.status.code(), Some(0), "{}", said(&out));
-        serde_json::from_slice(&out.stdout).unwrap()
-    };
-    let before = listed("s3://yard/raw/").await;
-    assert_eq!(before["files"], 2);
-    assert_eq!(listed("s3://yard/raw/").await, before);
-    bucket.put("raw/c.csv", b"id,age,plan\n1,2,free\n".to_vec()).await;
-    let changed = listed("s3://yard/raw/").await;
-    assert!(changed["digest"] != before["digest"] && changed["files"] == 3, "{changed}");
-    assert_eq!(listed("s3://yard/none/").await["files"], 0);
-    assert!(bucket.runs());
-    println!("FIGURE data_on_s3 reads=4 listings=4");
 }

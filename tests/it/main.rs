@@ -14,6 +14,7 @@ mod architecture;
 mod baseline;
 #[path = "../common/bucket.rs"]
 mod bucket;
+mod clouds;
 mod dashboard;
 mod data_cli;
 mod data_event;
