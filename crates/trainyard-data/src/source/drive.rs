@@ -239,9 +239,10 @@ impl Source {
                         unit += 1;
                     }
                 }
-                Form::ArrowFile { batches, .. } => {
-                    for from in (0..*batches).step_by(16) {
-                        let task = Task::Batches { file, from, to: (from + 16).min(*batches) };
+                Form::ArrowFile { file: parts, .. } => {
+                    let batches = parts.batches.len();
+                    for from in (0..batches).step_by(16) {
+                        let task = Task::Batches { file, from, to: (from + 16).min(batches) };
                         if !send(unit, Ok(task)) {
                             return;
                         }
@@ -312,9 +313,10 @@ impl Source {
                         _ => jsonl::read(&bytes, &self.fields, &mut defects, &mut feed)?,
                     },
                     Task::Batches { file, from, to } => {
-                        if let Form::ArrowFile { columns, .. } = &self.files[file].form {
+                        if let Form::ArrowFile { columns, file: parts } = &self.files[file].form {
                             ipc::read_file(
                                 &self.files[file].location,
+                                parts,
                                 columns,
                                 &self.fields,
                                 from..to,

@@ -1,25 +1,55 @@
-//! Arrow IPC, file and stream form.
+//! Arrow IPC, file and stream form, message by message: of a file's batches one is held at a time.
 
-use std::io::{BufReader, Cursor};
+use std::collections::HashMap;
+use std::io::{BufReader, Read};
 use std::ops::Range;
+use std::sync::Arc;
 
+use arrow::array::ArrayRef;
+use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
-use arrow::ipc::reader::{FileReader, StreamReader, read_footer_length};
-use arrow::ipc::{root_as_footer, root_as_message};
+use arrow::ipc::convert::try_fb_to_schema;
+use arrow::ipc::reader::{read_dictionary, read_footer_length, read_record_batch};
+use arrow::ipc::{Block, Message, root_as_footer, root_as_message};
 use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
 
 use super::drive::Batch;
+use super::location::Reader;
 use super::{Form, Location, canonical, guarded};
 use crate::error::{Error, Result};
 use crate::schema::{Field, Kind};
 
 /// Rows of a batch that a file of any size may hold: a column of nothing takes no bytes.
 const ROWS_ANYWAY: u64 = 1 << 24;
-/// The largest file that is read whole, which the file form needs.
+/// The most bytes, unpacked, of a batch, and of all dictionaries together.
 const LARGEST: u64 = 4 << 30;
 
-fn failed(name: &str, error: &arrow::error::ArrowError) -> Error {
+fn failed(name: &str, error: impl std::fmt::Display) -> Error {
     Error::data(name, format!("is not readable as Arrow IPC: {error}"))
+}
+
+fn outside(name: &str) -> Error {
+    failed(name, "a part of it claims to lie outside of the file")
+}
+
+/// A length that is not longer than what is left. The reader makes room for a part before it reads it.
+fn within(name: &str, length: i64, left: u64) -> Result<usize> {
+    let length = u64::try_from(length).ok().filter(|length| *length <= left).ok_or_else(|| outside(name))?;
+    refuse_bomb(name, "a message", length, length)?;
+    Ok(length as usize)
+}
+
+fn refuse_bomb(name: &str, what: &str, packed: u64, unpacked: u64) -> Result<()> {
+    super::refuse_bomb(name, what, packed, unpacked, LARGEST, "batches")
+}
+
+fn schema_of(name: &str, schema: Option<arrow::ipc::Schema>) -> Result<SchemaRef> {
+    let schema = schema.ok_or_else(|| failed(name, "it holds no schema"))?;
+    if !schema.endianness().equals_to_target_endianness() {
+        return Err(failed(name, "its numbers are of the other byte order"));
+    }
+    Ok(Arc::new(try_fb_to_schema(schema).map_err(|e| failed(name, e))?))
 }
 
 fn fields(schema: &SchemaRef) -> Vec<Field> {
@@ -34,121 +64,239 @@ fn fields(schema: &SchemaRef) -> Vec<Field> {
         .collect()
 }
 
-fn outside(name: &str) -> Error {
-    Error::data(name, "is not readable as Arrow IPC: a part of it claims to lie outside of the file")
+/// What batches are decoded with.
+struct Decoder {
+    schema: SchemaRef,
+    dictionaries: HashMap<i64, ArrayRef>,
+    /// Bytes of each dictionary, unpacked.
+    held: HashMap<i64, u64>,
 }
 
-/// Refuses a file whose footer names parts that are not in it: the reader makes room for a part before it reads it.
-fn check_blocks(name: &str, bytes: &[u8]) -> Result<()> {
-    let size = bytes.len();
-    // What is no footer at all is for the reader to say.
-    let Some(end) = bytes.last_chunk::<10>() else { return Ok(()) };
-    let Ok(length) = read_footer_length(*end) else { return Ok(()) };
-    let Some(from) = size.checked_sub(10).and_then(|n| n.checked_sub(length)) else {
-        return Err(outside(name));
-    };
-    let Ok(footer) = root_as_footer(&bytes[from..size - 10]) else { return Ok(()) };
-    let blocks = footer.recordBatches().into_iter().chain(footer.dictionaries()).flatten();
-    for block in blocks {
-        let parts = [block.offset(), i64::from(block.metaDataLength()), block.bodyLength()];
-        let end = parts.iter().try_fold(0_i64, |sum, part| sum.checked_add(*part).filter(|_| *part >= 0));
-        if end.is_none_or(|end| end as u64 > size as u64) {
-            return Err(outside(name));
+/// A batch, and the bytes that it holds.
+type Decoded = (RecordBatch, u64);
+
+impl Decoder {
+    fn new(schema: SchemaRef) -> Self {
+        Self { schema, dictionaries: HashMap::new(), held: HashMap::new() }
+    }
+
+    /// Takes a dictionary; whether the message holds one. `size` is the file's.
+    fn dictionary(&mut self, name: &str, size: u64, message: &Message, body: &Buffer) -> Result<bool> {
+        let Some(dictionary) = message.header_as_dictionary_batch() else { return Ok(false) };
+        let data = dictionary.data().ok_or_else(|| failed(name, "a dictionary is empty"))?;
+        let bytes = held(name, &data, body)?;
+        let held = self.held.entry(dictionary.id()).or_default();
+        *held = bytes + if dictionary.isDelta() { *held } else { 0 };
+        refuse_bomb(name, "its dictionaries", size, self.held.values().sum())?;
+        read_dictionary(body, dictionary, &self.schema, &mut self.dictionaries, &message.version())
+            .map_err(|e| failed(name, e))?;
+        Ok(true)
+    }
+
+    fn batch(&self, name: &str, message: &Message, body: &Buffer) -> Result<Decoded> {
+        let batch =
+            message.header_as_record_batch().ok_or_else(|| failed(name, "a message is no batch of rows"))?;
+        let held = held(name, &batch, body)?;
+        let schema = Arc::clone(&self.schema);
+        read_record_batch(body, batch, schema, &self.dictionaries, None, &message.version())
+            .map(|batch| (batch, held))
+            .map_err(|e| failed(name, e))
+    }
+}
+
+/// Bytes that a batch holds once it is unpacked. Each packed buffer begins with the length that it unpacks to, as the
+/// format's description of `BodyCompression` says; -1 stands before one that is not packed.
+fn held(name: &str, batch: &arrow::ipc::RecordBatch, body: &[u8]) -> Result<u64> {
+    let packed = body.len() as u64;
+    let mut held = packed;
+    if batch.compression().is_some() {
+        for buffer in batch.buffers().into_iter().flatten().filter(|buffer| buffer.length() != 0) {
+            let at = usize::try_from(buffer.offset()).ok();
+            let claim = at.and_then(|at| body.get(at..)?.first_chunk::<8>()).ok_or_else(|| outside(name))?;
+            held = held.saturating_add(u64::try_from(i64::from_le_bytes(*claim)).unwrap_or(0));
         }
     }
-    Ok(())
+    refuse_bomb(name, "a batch", packed, held)?;
+    Ok(held)
 }
 
-/// The same for a stream: walks from message to message and reads their heads alone.
-fn check_messages(location: &Location) -> Result<()> {
-    let mut at = 0_u64;
-    loop {
-        let word = |at: u64| -> Result<Option<i32>> {
-            if location.size.saturating_sub(at) < 4 {
-                return Ok(None);
+/// The file form: a footer says where the parts lie.
+pub struct File {
+    decoder: Decoder,
+    pub batches: Vec<Block>,
+}
+
+impl File {
+    fn open(location: &Location) -> Result<Self> {
+        let name = &location.name;
+        let end = location.read_up_to(location.size.saturating_sub(10), 10)?;
+        let end = end.first_chunk::<10>().ok_or_else(|| failed(name, "it is too short"))?;
+        let length = read_footer_length(*end).map_err(|e| failed(name, e))?;
+        let from = (location.size - 10).checked_sub(length as u64).ok_or_else(|| outside(name))?;
+        let footer = location.read(from, length)?;
+        let footer = root_as_footer(&footer).map_err(|e| failed(name, e))?;
+        let mut decoder = Decoder::new(schema_of(name, footer.schema())?);
+        for block in footer.dictionaries().into_iter().flatten() {
+            let (head, body) = message_at(location, block)?;
+            let message = root_as_message(&head).map_err(|e| failed(name, e))?;
+            if !decoder.dictionary(name, location.size, &message, &body)? {
+                return Err(failed(name, "a message is no dictionary"));
             }
-            Ok(location.read(at, 4)?.first_chunk::<4>().map(|word| i32::from_le_bytes(*word)))
-        };
-        // Since version 0.15 a marker of all ones stands before the length.
-        let mut length = word(at)?;
-        at += 4;
-        if length == Some(-1) {
-            length = word(at)?;
-            at += 4;
         }
-        let Some(length) = length.filter(|length| *length != 0) else { return Ok(()) };
-        let left = location.size.saturating_sub(at);
-        let Some(length) = u64::try_from(length).ok().filter(|length| *length <= left) else {
-            return Err(outside(&location.name));
-        };
-        let head = location.read(at, length as usize)?;
-        // What is no message is for the reader to say.
-        let Ok(message) = root_as_message(&head) else { return Ok(()) };
-        let body = u64::try_from(message.bodyLength()).ok().filter(|body| *body <= left - length);
-        at += length + body.ok_or_else(|| outside(&location.name))?;
+        Ok(Self { decoder, batches: footer.recordBatches().into_iter().flatten().copied().collect() })
+    }
+
+    fn read<'a>(
+        &'a self,
+        location: &'a Location,
+        range: Range<usize>,
+    ) -> impl Iterator<Item = Result<Decoded>> + 'a {
+        self.batches[range].iter().map(|block| {
+            let (head, body) = message_at(location, block)?;
+            let message = root_as_message(&head).map_err(|e| failed(&location.name, e))?;
+            self.decoder.batch(&location.name, &message, &body)
+        })
     }
 }
 
-fn file_reader(location: &Location) -> Result<FileReader<Cursor<bytes::Bytes>>> {
-    if location.size > LARGEST {
-        return Err(Error::usage(format!("{}: is over 4 GiB; write it as Parquet", location.name)));
+/// Head and body of a message of the file form.
+fn message_at(location: &Location, block: &Block) -> Result<(Bytes, Buffer)> {
+    let name = &location.name;
+    let from = u64::try_from(block.offset()).unwrap_or(u64::MAX);
+    let left = location.size.checked_sub(from).ok_or_else(|| outside(name))?;
+    let head = within(name, i64::from(block.metaDataLength()), left)?;
+    let body = within(name, block.bodyLength(), left - head as u64)?;
+    let bytes = location.read(from, head + body)?;
+    // Since version 0.15 a marker of all ones stands before the head's length.
+    let prefix = if bytes.starts_with(&[0xff; 4]) { 8 } else { 4 };
+    if prefix > head {
+        return Err(failed(name, "the head of a message is too short"));
     }
-    let bytes = location.read(0, location.size as usize)?;
-    check_blocks(&location.name, &bytes)?;
-    FileReader::try_new(Cursor::new(bytes), None).map_err(|e| failed(&location.name, &e))
+    Ok((bytes.slice(prefix..head), Buffer::from(bytes.slice(head..))))
+}
+
+/// The stream form: one message after the other.
+struct Stream<'a> {
+    location: &'a Location,
+    reader: BufReader<Reader>,
+    left: u64,
+    decoder: Decoder,
+}
+
+impl<'a> Stream<'a> {
+    fn open(location: &'a Location) -> Result<Self> {
+        let name = &location.name;
+        let mut reader = BufReader::new(location.reader(0));
+        let mut left = location.size;
+        let head = head(name, &mut reader, &mut left)?.ok_or_else(|| failed(name, "it is empty"))?;
+        let message = root_as_message(&head).map_err(|e| failed(name, e))?;
+        let decoder = Decoder::new(schema_of(name, message.header_as_schema())?);
+        let mut stream = Self { location, reader, left, decoder };
+        stream.body(&message)?;
+        Ok(stream)
+    }
+
+    fn body(&mut self, message: &Message) -> Result<Buffer> {
+        let length = within(&self.location.name, message.bodyLength(), self.left)?;
+        Ok(Buffer::from_vec(bytes(&self.location.name, &mut self.reader, &mut self.left, length)?))
+    }
+
+    fn read(&mut self) -> Result<Option<Decoded>> {
+        let name = &self.location.name;
+        while let Some(head) = head(name, &mut self.reader, &mut self.left)? {
+            let message = root_as_message(&head).map_err(|e| failed(name, e))?;
+            let body = self.body(&message)?;
+            if !self.decoder.dictionary(name, self.location.size, &message, &body)? {
+                return self.decoder.batch(name, &message, &body).map(Some);
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Iterator for Stream<'_> {
+    type Item = Result<Decoded>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.read().transpose()
+    }
+}
+
+/// The head of the next message of a stream; `None` at its end.
+fn head(name: &str, reader: &mut impl Read, left: &mut u64) -> Result<Option<Vec<u8>>> {
+    let mut word = || -> Result<Option<i32>> {
+        if *left < 4 {
+            return Ok(None);
+        }
+        Ok(bytes(name, reader, left, 4)?.first_chunk::<4>().map(|word| i32::from_le_bytes(*word)))
+    };
+    // Since version 0.15 a marker of all ones stands before the length.
+    let length = match word()? {
+        Some(-1) => word()?,
+        length => length,
+    };
+    let Some(length) = length.filter(|length| *length != 0) else { return Ok(None) };
+    let length = within(name, i64::from(length), *left)?;
+    bytes(name, reader, left, length).map(Some)
+}
+
+fn bytes(name: &str, reader: &mut impl Read, left: &mut u64, length: usize) -> Result<Vec<u8>> {
+    let mut out = vec![0; length];
+    reader.read_exact(&mut out).map_err(|e| Error::io(name, "cannot be read", e))?;
+    *left -= length as u64;
+    Ok(out)
 }
 
 pub fn open(location: &Location, file_form: bool) -> Result<(Form, Vec<Field>)> {
     guarded(&location.name, "its header", || {
         if file_form {
-            let reader = file_reader(location)?;
-            let fields = fields(&reader.schema());
-            let columns = (0..fields.len()).collect();
-            return Ok((Form::ArrowFile { columns, batches: reader.num_batches() }, fields));
+            let file = File::open(location)?;
+            let fields = fields(&file.decoder.schema);
+            return Ok((
+                Form::ArrowFile { columns: (0..fields.len()).collect(), file: Arc::new(file) },
+                fields,
+            ));
         }
-        check_messages(location)?;
-        let reader = StreamReader::try_new(BufReader::new(location.reader(0)), None)
-            .map_err(|e| failed(&location.name, &e))?;
-        let fields = fields(&reader.schema());
+        let fields = fields(&Stream::open(location)?.decoder.schema);
         Ok((Form::ArrowStream { columns: (0..fields.len()).collect() }, fields))
     })
 }
 
 fn hand_over(
-    location: &Location,
-    batch: &RecordBatch,
+    name: &str,
+    batches: impl Iterator<Item = Result<Decoded>>,
     columns: &[usize],
     fields: &[Field],
     feed: &mut dyn FnMut(Batch) -> Result<()>,
 ) -> Result<()> {
-    let name = &location.name;
-    if batch.num_rows() as u64 > location.size.saturating_mul(8).max(ROWS_ANYWAY) {
-        return Err(Error::data(
-            name,
-            format!("claims a batch of {} rows, more than its bytes can hold", batch.num_rows()),
-        ));
+    for batch in batches {
+        let (batch, held) = batch?;
+        let rows = batch.num_rows();
+        if rows as u64 > held.saturating_mul(8).max(ROWS_ANYWAY) {
+            return Err(Error::data(
+                name,
+                format!("claims a batch of {rows} rows, more than its bytes can hold"),
+            ));
+        }
+        let arrays = columns
+            .iter()
+            .zip(fields)
+            .map(|(at, field)| canonical(name, batch.column(*at), field))
+            .collect::<Result<_>>()?;
+        feed(Batch { arrays, rows, invalid: vec![0; fields.len()] })?;
     }
-    let arrays = columns
-        .iter()
-        .zip(fields)
-        .map(|(at, field)| canonical(name, batch.column(*at), field))
-        .collect::<Result<_>>()?;
-    feed(Batch { arrays, rows: batch.num_rows(), invalid: vec![0; fields.len()] })
+    Ok(())
 }
 
 pub fn read_file(
     location: &Location,
+    file: &File,
     columns: &[usize],
     fields: &[Field],
     batches: Range<usize>,
     feed: &mut dyn FnMut(Batch) -> Result<()>,
 ) -> Result<()> {
-    let mut reader = file_reader(location)?;
-    reader.set_index(batches.start).map_err(|e| failed(&location.name, &e))?;
-    for batch in reader.take(batches.len()) {
-        hand_over(location, &batch.map_err(|e| failed(&location.name, &e))?, columns, fields, feed)?;
-    }
-    Ok(())
+    hand_over(&location.name, file.read(location, batches), columns, fields, feed)
 }
 
 pub fn read_stream(
@@ -157,47 +305,34 @@ pub fn read_stream(
     fields: &[Field],
     feed: &mut dyn FnMut(Batch) -> Result<()>,
 ) -> Result<()> {
-    let reader = StreamReader::try_new(BufReader::new(location.reader(0)), None)
-        .map_err(|e| failed(&location.name, &e))?;
-    for batch in reader {
-        hand_over(location, &batch.map_err(|e| failed(&location.name, &e))?, columns, fields, feed)?;
-    }
-    Ok(())
+    hand_over(&location.name, Stream::open(location)?, columns, fields, feed)
 }
 
-/// Numbers of the first batches.
+/// Numbers of the first batches, of a stream where no file is given.
 pub fn sample(
     location: &Location,
+    file: Option<&File>,
     columns: &[usize],
     fields: &[Field],
-    file_form: bool,
     out: &mut [Vec<f64>],
 ) -> Result<()> {
-    guarded(&location.name, "its content", || {
-        let mut take = |batch: &RecordBatch| -> Result<()> {
-            hand_over(location, batch, columns, fields, &mut |batch| {
-                for (i, array) in batch.arrays.iter().enumerate() {
-                    if fields[i].kind.is_numeric()
-                        && let Some(values) = crate::profile::as_floats(array)
-                    {
-                        out[i].extend(values.into_iter().flatten().filter(|v| v.is_finite()));
-                    }
-                }
-                Ok(())
-            })
-        };
-        if file_form {
-            let reader = file_reader(location)?;
-            for batch in reader.take(64) {
-                take(&batch.map_err(|e| failed(&location.name, &e))?)?;
-            }
-        } else {
-            let reader = StreamReader::try_new(BufReader::new(location.reader(0)), None)
-                .map_err(|e| failed(&location.name, &e))?;
-            for batch in reader.take(64) {
-                take(&batch.map_err(|e| failed(&location.name, &e))?)?;
+    const BATCHES: usize = 64;
+    let mut take = |batch: Batch| {
+        for (i, array) in batch.arrays.iter().enumerate() {
+            if fields[i].kind.is_numeric()
+                && let Some(values) = crate::profile::as_floats(array)
+            {
+                out[i].extend(values.into_iter().flatten().filter(|v| v.is_finite()));
             }
         }
         Ok(())
+    };
+    let name = &location.name;
+    guarded(name, "its content", || match file {
+        Some(file) => {
+            let first = 0..file.batches.len().min(BATCHES);
+            hand_over(name, file.read(location, first), columns, fields, &mut take)
+        }
+        None => hand_over(name, Stream::open(location)?.take(BATCHES), columns, fields, &mut take),
     })
 }

@@ -86,7 +86,7 @@ enum Form {
     Parquet { metadata: ArrowReaderMetadata, columns: Vec<usize> },
     Csv(delimited::Dialect),
     JsonLines,
-    ArrowFile { columns: Vec<usize>, batches: usize },
+    ArrowFile { columns: Vec<usize>, file: Arc<ipc::File> },
     ArrowStream { columns: Vec<usize> },
 }
 
@@ -159,11 +159,11 @@ impl Source {
                 }
                 Form::Csv(dialect) => delimited::sample(&file.location, dialect, &self.fields, &mut out)?,
                 Form::JsonLines => jsonl::sample(&file.location, &self.fields, &mut out)?,
-                Form::ArrowFile { columns, .. } => {
-                    ipc::sample(&file.location, columns, &self.fields, true, &mut out)?;
+                Form::ArrowFile { columns, file: parts } => {
+                    ipc::sample(&file.location, Some(parts), columns, &self.fields, &mut out)?;
                 }
                 Form::ArrowStream { columns } => {
-                    ipc::sample(&file.location, columns, &self.fields, false, &mut out)?;
+                    ipc::sample(&file.location, None, columns, &self.fields, &mut out)?;
                 }
             }
         }
@@ -177,8 +177,8 @@ impl Form {
             Self::Parquet { metadata, columns } => {
                 Self::Parquet { metadata, columns: order.iter().map(|i| columns[*i]).collect() }
             }
-            Self::ArrowFile { columns, batches } => {
-                Self::ArrowFile { columns: order.iter().map(|i| columns[*i]).collect(), batches }
+            Self::ArrowFile { columns, file } => {
+                Self::ArrowFile { columns: order.iter().map(|i| columns[*i]).collect(), file }
             }
             Self::ArrowStream { columns } => {
                 Self::ArrowStream { columns: order.iter().map(|i| columns[*i]).collect() }
@@ -255,6 +255,22 @@ fn format_of(location: &Location) -> Result<Format> {
 fn guarded<T>(name: &str, what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
         .unwrap_or_else(|_| Err(Error::data(name, format!("is broken: {what} does not hold together"))))
+}
+
+/// What unpacks to more than this many times its size, beyond 256 MiB, is refused.
+const LARGEST_RATIO: u64 = 2000;
+
+/// Refuses what unpacks to more than `most` bytes, or to many times its size; `parts` are what should be smaller.
+fn refuse_bomb(name: &str, what: &str, packed: u64, unpacked: u64, most: u64, parts: &str) -> Result<()> {
+    if unpacked > most || (unpacked > 256 << 20 && unpacked / packed.max(1) > LARGEST_RATIO) {
+        return Err(Error::data(
+            name,
+            format!(
+                "{what} unpacks {packed} bytes to {unpacked}: refused as a decompression bomb; write smaller {parts}"
+            ),
+        ));
+    }
+    Ok(())
 }
 
 /// A batch's columns in canonical types.

@@ -10,15 +10,13 @@ use parquet::arrow::arrow_reader::{
 
 use super::ahead::Ahead;
 use super::drive::Batch;
-use super::{Form, Location, canonical, guarded};
+use super::{Form, Location, canonical, guarded, refuse_bomb};
 use crate::error::{Error, Result};
 use crate::schema::{Field, Kind};
 
 const ROWS: usize = 8192;
-/// A column chunk that says it is larger than this, unpacked, is refused,
-const LARGEST_CHUNK: i64 = 8 << 30;
-/// and so is one that unpacks to more than this many times its size, beyond 256 MiB.
-const LARGEST_RATIO: i64 = 2000;
+/// A column chunk that says it is larger than this, unpacked, is refused.
+const LARGEST_CHUNK: u64 = 8 << 30;
 
 fn failed(name: &str, error: &parquet::errors::ParquetError) -> Error {
     Error::data(name, format!("is not readable as Parquet: {error}"))
@@ -50,21 +48,15 @@ pub fn open(location: &Location) -> Result<(Form, Vec<Field>)> {
 }
 
 fn refuse_bombs(name: &str, metadata: &ArrowReaderMetadata) -> Result<()> {
+    let bytes = |size: i64| u64::try_from(size).unwrap_or(0);
     for group in metadata.metadata().row_groups() {
         if group.num_rows() < 0 {
             return Err(Error::data(name, "has a row group of less than no rows"));
         }
         for chunk in group.columns() {
-            let (packed, unpacked) = (chunk.compressed_size().max(1), chunk.uncompressed_size());
-            if unpacked > LARGEST_CHUNK || (unpacked > 256 << 20 && unpacked / packed > LARGEST_RATIO) {
-                return Err(Error::data(
-                    name,
-                    format!(
-                        "column {:?} unpacks {packed} bytes to {unpacked}: refused as a decompression bomb; write smaller row groups",
-                        chunk.column_path().string()
-                    ),
-                ));
-            }
+            let what = format!("column {:?}", chunk.column_path().string());
+            let [packed, unpacked] = [chunk.compressed_size(), chunk.uncompressed_size()].map(bytes);
+            refuse_bomb(name, &what, packed, unpacked, LARGEST_CHUNK, "row groups")?;
         }
     }
     Ok(())

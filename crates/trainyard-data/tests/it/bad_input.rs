@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array};
+use arrow::ipc::CompressionType;
+use arrow::ipc::writer::{FileWriter, IpcWriteOptions, StreamWriter};
 use arrow::record_batch::RecordBatch;
 use trainyard_data::{Error, Profile};
 
@@ -139,17 +141,63 @@ fn columns_of_zeros_that_unpack_to_gigabytes_are_refused() {
     assert!(error.contains("zeros") && error.contains("bomb"), "{error}");
 }
 
+/// What a packed buffer says that it unpacks to is believed by the reader, which makes room for it.
+#[test]
+fn arrow_files_that_unpack_to_gigabytes_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let numbers: ArrayRef = Arc::new(Float64Array::from(vec![0.5; 20_000]));
+    let rows = RecordBatch::try_from_iter(vec![("half", numbers)]).unwrap();
+    let mut cases = 0;
+    for (codec, claims) in [
+        (CompressionType::LZ4_FRAME, [1_i64 << 62, 1 << 33, 1 << 29]),
+        (CompressionType::ZSTD, [i64::MAX, 1 << 33, 1 << 29]),
+    ] {
+        let packed = IpcWriteOptions::default().try_with_compression(Some(codec)).unwrap();
+        let (mut file, mut stream) = (Vec::new(), Vec::new());
+        let mut writer = FileWriter::try_new_with_options(&mut file, &rows.schema(), packed.clone()).unwrap();
+        writer.write(&rows).unwrap();
+        writer.finish().unwrap();
+        drop(writer);
+        let mut writer = StreamWriter::try_new_with_options(&mut stream, &rows.schema(), packed).unwrap();
+        writer.write(&rows).unwrap();
+        writer.finish().unwrap();
+        drop(writer);
+        for (name, bytes) in [("a.arrow", file), ("a.arrows", stream)] {
+            assert_eq!(profile(&write(&dir.path().join(name), &bytes)).unwrap().rows, 20_000, "{name}");
+            let claim = 160_000_i64.to_le_bytes();
+            let at = bytes.windows(8).rposition(|eight| eight == claim).unwrap();
+            let claiming = |claim: i64| {
+                let mut bytes = bytes.clone();
+                bytes[at..at + 8].copy_from_slice(&claim.to_le_bytes());
+                profile(&write(&dir.path().join(name), &bytes)).unwrap_err().to_string()
+            };
+            for claim in claims {
+                cases += 1;
+                let error = claiming(claim);
+                assert!(error.contains("bomb") && error.contains(name), "{claim}: {error}");
+            }
+            // Too small to be refused before: what is unpacked is held against it.
+            for claim in [i64::MIN, -2, 8, 159_992, 160_008, 100 << 20] {
+                cases += 1;
+                let error = claiming(claim);
+                assert!(error.contains("Arrow IPC") || error.contains("hold together"), "{claim}: {error}");
+            }
+        }
+    }
+    println!("FIGURE data.arrow_bombs cases={cases} refused={cases}");
+}
+
 /// The reader makes room for a part before it reads it: 19 KB asked for 137 GB.
 #[test]
 fn an_arrow_file_that_claims_parts_outside_of_itself_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let rows = batch(&table(300, 1, Change::default()));
     let (mut file, mut stream) = (Vec::new(), Vec::new());
-    let mut writer = arrow::ipc::writer::FileWriter::try_new(&mut file, &rows.schema()).unwrap();
+    let mut writer = FileWriter::try_new(&mut file, &rows.schema()).unwrap();
     writer.write(&rows).unwrap();
     writer.finish().unwrap();
     drop(writer);
-    let mut writer = arrow::ipc::writer::StreamWriter::try_new(&mut stream, &rows.schema()).unwrap();
+    let mut writer = StreamWriter::try_new(&mut stream, &rows.schema()).unwrap();
     writer.write(&rows).unwrap();
     writer.finish().unwrap();
     drop(writer);

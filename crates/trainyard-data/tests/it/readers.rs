@@ -43,6 +43,29 @@ fn all_formats_give_one_profile() {
     }
 }
 
+/// Feather is packed with LZ4 unless its writer says otherwise.
+#[test]
+fn arrow_files_of_pyarrow_are_read_however_they_are_packed() {
+    let dir = tempfile::tempdir().unwrap();
+    let parquet = write_parquet(&dir.path().join("a.parquet"), &table(10_000, 4, Change::default()), 3_000);
+    let base = profile(&parquet).unwrap();
+    let question = serde_json::json!({"parquet": parquet, "folder": dir.path()});
+    let names = ask("pandera", "arrow_files.py", &question);
+    let names: Vec<&str> = names.as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+    for name in &names {
+        let mut table = open(&dir.path().join(name)).unwrap();
+        let other = scan::profile(&mut table, Some(&base)).unwrap().profile;
+        assert_eq!(other.rows, 10_000, "{name}");
+        for column in &base.columns {
+            let mut same = other.column(&column.field.name).unwrap().clone();
+            same.field.physical.clone_from(&column.field.physical);
+            assert!(same.agrees_exactly(column), "{name}: {:?} differs", column.field.name);
+        }
+    }
+    println!("FIGURE data.arrow_of_pyarrow files={} packed=lz4,zstd", names.len());
+    assert_eq!(names.len(), 14);
+}
+
 #[test]
 fn threads_change_nothing() {
     let dir = tempfile::tempdir().unwrap();
