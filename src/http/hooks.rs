@@ -15,7 +15,7 @@ use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::any;
+use axum::routing::{any, get};
 use http_body_util::BodyExt;
 use secrecy::ExposeSecret;
 use serde_json::json;
@@ -59,6 +59,8 @@ pub fn router(app: App) -> Router {
     let state = Hooks { app, budget: Arc::new(Semaphore::new(BUDGET_BYTES)) };
     Router::new()
         .route("/hooks/{kind}/{hook}", any(receive))
+        // For load balancers, which know this port alone. It asks nothing of the database: strangers may call it.
+        .route("/healthz", get(|| async { "ok\n" }))
         .fallback(|| async { Refusal::unknown() })
         .with_state(state)
 }

@@ -360,6 +360,8 @@ async fn routes_and_methods_that_are_not_there() {
         assert!(answer.head.contains("allow: POST"), "{}", answer.head);
     }
     assert!(!web.is_stored("lost").await);
+    let health = raw(web.hooks, "GET /healthz HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").await;
+    assert_eq!((health.status, health.body.as_str()), (200, "ok\n"));
 }
 
 #[tokio::test]
