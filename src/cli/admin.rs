@@ -68,6 +68,9 @@ enum Command {
         /// Delete the Jobs too, with their Secrets, and wait until their pods have ended
         #[arg(long)]
         delete: bool,
+        /// With `--delete`: seconds that pods may take to end, more than `limits.grace_s` + 30
+        #[arg(long, default_value_t = 240)]
+        wait_s: u64,
     },
     /// Delete what is past its retention, and blobs that no row names
     Gc {
@@ -97,8 +100,10 @@ const BLOBS: &str = "blobs";
 
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     super::logging("info");
-    if let Command::DropFinalizers { namespace, installation, all, kubeconfig, delete } = args.command {
-        let asked = Asked { namespace, installation, all, kubeconfig, delete };
+    if let Command::DropFinalizers { namespace, installation, all, kubeconfig, delete, wait_s } = args.command
+    {
+        let patience = Duration::from_secs(wait_s);
+        let asked = Asked { namespace, installation, all, kubeconfig, delete, patience };
         drop_finalizers(&args.config, args.database, asked).await?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -121,9 +126,6 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// How long pods may take to end: their grace, and as long again.
-const ENDING: Duration = Duration::from_mins(4);
-
 /// What `drop-finalizers` was told.
 struct Asked {
     namespace: Option<String>,
@@ -131,6 +133,7 @@ struct Asked {
     all: bool,
     kubeconfig: Option<PathBuf>,
     delete: bool,
+    patience: Duration,
 }
 
 /// Reads the configuration, and the database for the installation's id, only for what was not told.
@@ -162,7 +165,8 @@ async fn drop_finalizers(config: &Path, database: Option<String>, asked: Asked) 
     }
     let client = kubernetes::client(&settings).await?;
     let (namespace, whose) = (&settings.namespace, whose.as_deref());
-    let done = kubernetes::cleanup::drop_finalizers(client, namespace, whose, asked.delete, ENDING).await?;
+    let done =
+        kubernetes::cleanup::drop_finalizers(client, namespace, whose, asked.delete, asked.patience).await?;
     let of = whose.map_or("every trainyard's".to_owned(), |name| format!("of {name}"));
     println!("{namespace}, {of}: {} Jobs released, {} deleted", done.finalizers, done.deleted);
     Ok(())

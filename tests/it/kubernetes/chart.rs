@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use trainyard::config::{Config, Pooler};
-use trainyard::executor::kubernetes::manifest::FINALIZER;
+use trainyard::executor::kubernetes::manifest::{FINALIZER, label_value};
 
 use super::cluster::{BUSYBOX, HEALTH, Namespace, cluster};
 use super::release::{HOME, helm, processes};
@@ -62,28 +62,48 @@ pub fn pods_of(namespace: &str) -> Vec<Value> {
     serde_json::from_str::<Value>(&said).unwrap()["items"].as_array().unwrap().clone()
 }
 
-/// Replicas that could not start are refused with a sentence; keys without a section reach the daemon's configuration.
+/// What `helm template` makes of values, in a cluster with the Prometheus operator; or what it says against them.
+fn render(values: &Value) -> Result<String, String> {
+    let chart = format!("{}/deploy/helm/trainyard", env!("CARGO_MANIFEST_DIR"));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("values.json");
+    std::fs::write(&file, values.to_string()).unwrap();
+    let file = file.display().to_string();
+    let (kube, operator) = ("--kube-version=1.34.0", "--api-versions=monitoring.coreos.com/v1");
+    let said = helm(&["template", "t", &chart, "-n", "home", "--values", &file, kube, operator]);
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    if said.status.success() { Ok(text(said.stdout)) } else { Err(text(said.stderr)) }
+}
+
+/// What could not start, would be lost or would be read by strangers is refused with a sentence.
 #[test]
 fn the_chart_refuses_what_could_not_start() {
-    let chart = format!("{}/deploy/helm/trainyard", env!("CARGO_MANIFEST_DIR"));
-    let render = |values: Value| {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("values.json");
-        std::fs::write(&file, values.to_string()).unwrap();
-        let file = file.display().to_string();
-        let said = helm(&["template", "t", &chart, "--kube-version", "1.34.0", "--values", &file]);
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        if said.status.success() { Ok(text(said.stdout)) } else { Err(text(said.stderr)) }
-    };
-    let alone = render(json!({"replicaCount": 2})).unwrap_err();
-    assert!(alone.contains("set `database` to Postgres and `blob` to a bucket"), "{alone}");
-    let many = json!({"replicaCount": 2, "database": "postgres://t@db/t", "blob": "s3://bucket/t",
-        "extraTop": "database_pooler = \"transaction\"\ndatabase_connections = 3"});
-    let volume = render(many.clone()).unwrap_err();
-    assert!(volume.contains("set persistence.enabled to false"), "{volume}");
-    let mut without = many;
-    without["persistence"] = json!({"enabled": false});
-    let made = render(without).unwrap();
+    let many = json!({"replicaCount": 2, "database": "postgres://t@db/t", "blob": "s3://bucket/t"});
+    let cases = [
+        (json!({"replicaCount": 2}), "set `database` to Postgres and `blob` to a bucket"),
+        (many, "set persistence.enabled to false"),
+        (json!({"persistence": {"enabled": false}}), "persistence.acceptLoss"),
+        (json!({"database": "postgres://t:secret@db/t"}), "databasePassword.secretName"),
+        (json!({"database": "postgres://t@db/t?password=secret"}), "databasePassword.secretName"),
+        (json!({"runs": {"namespace": "home"}}), "the release's own namespace"),
+        (json!({"runs": {"namespace": "a.b"}}), "/runs/namespace"),
+        (json!({"metrics": {"serviceMonitor": {"enabled": true}}}), "serviceMonitor.prometheusNamespace"),
+    ];
+    for (values, sentence) in cases {
+        let said = render(&values).unwrap_err();
+        assert!(said.contains(sentence) && !said.contains("secret@"), "{values}: {said}");
+    }
+}
+
+/// Keys without a section reach the daemon's configuration, and the ways to what it names are open.
+#[test]
+fn the_chart_writes_the_configuration_and_its_ways() {
+    let made = render(&json!({
+        "replicaCount": 2, "database": "postgres://t@db.data.svc/t", "blob": "s3://bucket/t",
+        "persistence": {"enabled": false}, "secrets": ["my.secret"],
+        "extraTop": "database_pooler = \"transaction\"\ndatabase_connections = 3",
+        "metrics": {"serviceMonitor": {"enabled": true, "prometheusNamespace": "monitoring"}}}))
+    .unwrap();
     let config: Vec<&str> = made
         .lines()
         .skip_while(|line| !line.starts_with("  trainyard.toml: |"))
@@ -92,6 +112,38 @@ fn the_chart_refuses_what_could_not_start() {
         .collect();
     let config = Config::parse(&config.join("\n"), |_| None).unwrap();
     assert_eq!((config.database_pooler, config.database_connections), (Pooler::Transaction, 3));
+    for part in [
+        "kubernetes.io/metadata.name: data}",
+        "kubernetes.io/metadata.name: monitoring\n",
+        "kind: PodDisruptionBudget\n",
+        "{name: secret-0, secret: {secretName: my.secret,",
+        "strategy: {type: RollingUpdate}",
+    ] {
+        assert!(made.contains(part), "no {part:?} in\n{made}");
+    }
+}
+
+/// Policies name pools as the daemon labels their pods; what cleans up goes where the daemon may go, with no account that nobody asked for.
+#[test]
+fn the_chart_follows_pools_places_and_accounts() {
+    let made = render(&json!({
+        "networkPolicy": {"runsEgress": {"GPU Big": [{"ports": [{"port": 5000}]}], "gpu_a100": []}},
+        "nodeSelector": {"kubernetes.io/arch": "amd64"}, "tolerations": [{"key": "team", "operator": "Exists"}],
+        "imagePullSecrets": ["registry"], "cleanup": {"patienceSeconds": 700},
+        "serviceAccount": {"create": false, "name": "by-hand"}, "rbac": {"create": false}}))
+    .unwrap();
+    for pool in ["GPU Big", "gpu_a100"] {
+        let label = format!("trainyard.dev/pool: {:?}", label_value(pool));
+        assert!(made.contains(&label), "no {label} in\n{made}");
+    }
+    assert!(made.contains(&format!("name: t-trainyard-pool-{}\n", label_value("GPU Big"))), "{made}");
+    assert!(!made.contains("pool-gpu_a100"), "an object's name takes no underscore:\n{made}");
+    for twice in ["kubernetes.io/arch: amd64", "key: team", "name: registry\n", "serviceAccountName: by-hand"]
+    {
+        assert_eq!(made.matches(twice).count(), 2, "{twice} in\n{made}");
+    }
+    assert!(made.contains("--wait-s, \"700\"]") && made.contains("activeDeadlineSeconds: 760"), "{made}");
+    assert!(!made.contains("\nkind: Role") && !made.contains("\nkind: ServiceAccount\n"), "{made}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -235,6 +287,7 @@ fn matrix(yard: &Yard, runs: &str) {
     let listen = |at: &str| std::net::TcpListener::bind(at).unwrap();
     let (_public, _private) =
         (listen(&format!("{}:443", internet.0)), listen(&format!("{}:443", cluster().host)));
+    let _names = listen(&format!("{}:53", internet.0));
 
     let daemon = &yard.release.pods()[0];
     let at_work = pods_of(runs);
@@ -259,10 +312,11 @@ fn matrix(yard: &Yard, runs: &str) {
         ("the forge", yard.sandbox.url().trim_start_matches("http://").to_owned()),
         ("the internet", format!("{}:443", internet.0)),
         ("a private address", format!("{}:443", cluster().host)),
+        ("another name server", format!("{}:53", internet.0)),
     ];
     let addresses: Vec<String> = targets.iter().map(|(_, address)| address.clone()).collect();
     // Rows as `sources`, columns as `targets`; a blank is not asked.
-    let want = ["--o----o-", "    -oooo", "oo---oooo", "oo---    "];
+    let want = ["--o----o--", "    -oooo-", "oo---ooooo", "oo---     "];
     let look = || {
         let mut cells = Vec::new();
         for ((source, from), row) in sources.iter().zip(want) {

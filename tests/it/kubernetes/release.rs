@@ -70,6 +70,12 @@ impl Release {
                 json!({"to": [{"ipBlock": {"cidr": format!("{host}/32")}}], "ports": [{"port": port, "protocol": "TCP"}]})
             })
             .collect();
+        // The tests' cluster has its name server on the node.
+        let node = "jsonpath={.items[0].status.addresses[?(@.type==\"InternalIP\")].address}";
+        let node = cluster().kubectl(&["get", "nodes", "-o", node]);
+        let names = json!([
+            {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}},
+            {"ipBlock": {"cidr": format!("{}/32", node.trim())}}]);
         let values = json!({
             "image": {"repository": "localhost/trainyard-test/trainyard", "tag": "1"},
             "publicUrl": format!("http://{}-app.{HOME}.svc:8700", self.name),
@@ -77,7 +83,7 @@ impl Release {
             "secrets": [format!("{}-forge", self.name)],
             "persistence": {"storageClass": "-"},
             "runs": {"namespace": self.runs.0, "relistSeconds": 15, "kueue": config.contains("queue = ")},
-            "networkPolicy": {"extraEgress": egress},
+            "networkPolicy": {"extraEgress": egress, "dnsTo": names},
         });
         let path = self.volume.with_file_name("values.json");
         std::fs::write(&path, values.to_string()).unwrap();
