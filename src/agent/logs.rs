@@ -5,6 +5,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesOrdered;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -12,7 +14,9 @@ use super::client::{Backoff, Client, Fault};
 use super::spool::Written;
 
 /// Largest chunk. Below the protocol's 4 MiB, to keep the agent small.
-const CHUNK: u64 = 1 << 20;
+const CHUNK: u64 = 2 << 20;
+/// Chunks on their way at once: the second one travels while the daemon stores the first.
+const LANES: usize = 2;
 /// After a failure chunks get smaller down to this, so that even a wire that breaks all the time carries something.
 const SMALLEST: u64 = 64 << 10;
 /// A chunk leaves at the latest after this, however small.
@@ -40,52 +44,75 @@ pub async fn ship(
     let (mut committed, mut backoff) = (0_u64, Backoff::default());
     let mut last_sent = Instant::now().checked_sub(PERIOD).unwrap_or_else(Instant::now);
     let (mut prompt_sends, mut size) = (0_u32, CHUNK);
+    let mut flights = FuturesOrdered::new();
+    // Where the last one under way ends.
+    let mut sent = 0_u64;
     loop {
-        let now = *written.borrow_and_update();
-        if committed >= now.len {
-            if now.done {
-                return Ok(Shipped { committed, lost: 0 });
+        if flights.is_empty() {
+            sent = committed;
+            let now = *written.borrow_and_update();
+            if committed >= now.len {
+                if now.done {
+                    return Ok(Shipped { committed, lost: 0 });
+                }
+                if written.changed().await.is_err() {
+                    // The writer is gone without a word: what is there is all.
+                    return Ok(Shipped { committed, lost: 0 });
+                }
+                continue;
             }
-            if written.changed().await.is_err() {
-                // The writer is gone without a word: what is there is all.
-                return Ok(Shipped { committed, lost: 0 });
+            let idle = last_sent.elapsed() >= PERIOD;
+            let at = if idle || prompt_sends < 20 { Instant::now() + PROMPT } else { last_sent + PERIOD };
+            gather(&mut written, committed, at).await;
+            prompt_sends += 1;
+        } else {
+            // After a failure one at a time, until chunks are large again.
+            let another = flights.len() < LANES && size == CHUNK;
+            let enough = |w: &Written| w.len >= sent + CHUNK;
+            let answered = tokio::select! {
+                biased;
+                answered = flights.next() => answered,
+                Ok(_) = written.wait_for(enough), if another => None,
+            };
+            if let Some((end, answer)) = answered {
+                match answer {
+                    Ok(answer) | Err(Fault::Conflict(answer)) => {
+                        backoff.reset();
+                        size = (size * 2).min(CHUNK);
+                        let len = written.borrow().len;
+                        committed = (answer.offset.max(0) as u64).min(len);
+                        if answer.full {
+                            // Only the count matters from here on.
+                            while !written.borrow_and_update().done && written.changed().await.is_ok() {}
+                            let len = written.borrow().len;
+                            return Ok(Shipped { committed, lost: len.saturating_sub(committed) });
+                        }
+                        if committed != end {
+                            flights.clear();
+                        }
+                    }
+                    Err(Fault::Gone) => return Err(Fault::Gone),
+                    Err(Fault::Unauthorized) if backoff.tries() > 30 => return Err(Fault::Unauthorized),
+                    Err(fault) => {
+                        flights.clear();
+                        size = (size / 2).max(SMALLEST);
+                        tracing::warn!(%fault, committed, "a log chunk did not arrive");
+                        backoff.wait().await;
+                    }
+                }
+                continue;
             }
-            continue;
         }
-        let idle = last_sent.elapsed() >= PERIOD;
-        let at = if idle || prompt_sends < 20 { Instant::now() + PROMPT } else { last_sent + PERIOD };
-        gather(&mut written, committed, at).await;
-        prompt_sends += 1;
-
-        let end = written.borrow().len.min(committed + size);
-        let mut bytes = vec![0; (end - committed) as usize];
-        if let Err(error) = spool.read_exact_at(&mut bytes, committed) {
+        let end = written.borrow().len.min(sent + size);
+        let mut bytes = vec![0; (end - sent) as usize];
+        if let Err(error) = spool.read_exact_at(&mut bytes, sent) {
             tracing::error!(%error, "cannot read the log spool");
             backoff.wait().await;
             continue;
         }
         last_sent = Instant::now();
-        match client.log(committed, bytes).await {
-            Ok(answer) | Err(Fault::Conflict(answer)) => {
-                backoff.reset();
-                size = (size * 2).min(CHUNK);
-                let len = written.borrow().len;
-                committed = (answer.offset.max(0) as u64).min(len);
-                if answer.full {
-                    // Only the count matters from here on.
-                    while !written.borrow_and_update().done && written.changed().await.is_ok() {}
-                    let len = written.borrow().len;
-                    return Ok(Shipped { committed, lost: len.saturating_sub(committed) });
-                }
-            }
-            Err(Fault::Gone) => return Err(Fault::Gone),
-            Err(Fault::Unauthorized) if backoff.tries() > 30 => return Err(Fault::Unauthorized),
-            Err(fault) => {
-                size = (size / 2).max(SMALLEST);
-                tracing::warn!(%fault, committed, "a log chunk did not arrive");
-                backoff.wait().await;
-            }
-        }
+        let offset = std::mem::replace(&mut sent, end);
+        flights.push_back(async move { (end, client.log(offset, bytes).await) });
     }
 }
 

@@ -8,6 +8,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
+use tokio::time::{Duration, Instant, timeout};
 
 use super::error::CallError;
 use super::{
@@ -26,6 +27,10 @@ pub(super) struct LogQuery {
     version: Flat,
 }
 
+/// How long a chunk may wait for the one before it.
+const EARLY: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(100);
+
 pub(super) async fn log(
     State(Api { app, .. }): State<Api>,
     Path(uid): Path<String>,
@@ -34,15 +39,27 @@ pub(super) async fn log(
     body: Body,
 ) -> Answer<Response> {
     let rank = query.version.check()?;
-    let caller = open(&app, &uid, &headers, rank).await?;
-    let stored = caller.log_bytes();
+    let mut hints = app.live.follow();
+    let mut caller = open(&app, &uid, &headers, rank).await?;
     let quota = app.config.limits.log_quota_bytes;
     let answer =
         |status, offset| Ok((status, Json(LogCommitted { offset, full: offset >= quota })).into_response());
+    if !(0..=CHUNK_BYTES as i64).contains(&(query.offset - caller.log_bytes())) {
+        return answer(StatusCode::CONFLICT, caller.log_bytes());
+    }
+    let mut bytes = whole(body, CHUNK_BYTES).await?;
+    // An agent sends a chunk while the one before it is being stored.
+    let until = Instant::now() + EARLY;
+    while caller.log_bytes() < query.offset && Instant::now() < until {
+        let mine = Hint::Log(caller.of());
+        let stored = async { while hints.recv().await.is_ok_and(|hint| hint != mine) {} };
+        let _ = timeout(LOOK, stored).await; // another daemon may have stored it: looked at anyway
+        caller = open(&app, &uid, &headers, rank).await?;
+    }
+    let stored = caller.log_bytes();
     if query.offset != stored {
         return answer(StatusCode::CONFLICT, stored);
     }
-    let mut bytes = whole(body, CHUNK_BYTES).await?;
     bytes.truncate(usize::try_from((quota - query.offset).max(0)).unwrap_or(usize::MAX));
     if bytes.is_empty() {
         return answer(StatusCode::OK, stored);

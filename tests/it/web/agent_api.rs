@@ -294,6 +294,30 @@ async fn a_secret_in_a_log_is_overwritten_also_across_chunks() {
     assert_eq!(row.reason, "it said ***");
 }
 
+#[tokio::test]
+async fn a_chunk_that_comes_early_waits_for_the_one_before_it() {
+    let web = Web::start().await;
+    let agent = Agent::start(&web, &run_of(&web, |_| {}).await, 0).await;
+    let text = format!("a {STEP_SECRET} b");
+    let (first, second) = text.as_bytes().split_at(10);
+    let late = async {
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        agent.log(0, first).await
+    };
+    let (late, early) = tokio::join!(late, agent.log(first.len(), second));
+    assert_eq!(late, (200, json!({ "offset": first.len(), "full": false })));
+    assert_eq!(early, (200, json!({ "offset": text.len(), "full": false })));
+    let stars = "*".repeat(STEP_SECRET.len());
+    assert_eq!(agent.stored_log().await, format!("a {stars} b").into_bytes(), "masked over the cut");
+    // Nobody sends what is missing: the sender learns it after a while, and at once where it cannot be on its way.
+    let end = text.len();
+    let began = std::time::Instant::now();
+    assert_eq!(agent.log(end + (4 << 20) + 1, b"far").await, (409, json!({ "offset": end, "full": false })));
+    assert!(began.elapsed().as_millis() < 1500, "{:?}", began.elapsed());
+    assert_eq!(agent.log(end + 1, b"near").await, (409, json!({ "offset": end, "full": false })));
+    assert_eq!(agent.stored_log().await.len(), end);
+}
+
 /// G9: connections cut at random places of the request; the agent then goes on from what the daemon says it has.
 #[tokio::test(flavor = "multi_thread")]
 async fn stored_equals_written_over_a_hundred_cut_connections() {
