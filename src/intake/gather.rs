@@ -46,14 +46,7 @@ pub async fn from_forge(
     if facts.pipelines.is_empty() {
         return Ok(facts);
     }
-    facts.permission = match &event.kind {
-        // Only what was pushed to the default branch by someone who may write is watched.
-        EventKind::Data(_) => Permission::Write,
-        _ => permission(forge, event).await?,
-    };
-    if facts.permission < Permission::Write {
-        facts.merged_change = merged_change(forge, event).await?;
-    }
+    standing(forge, event, &mut facts).await?;
     if !trusted(event, &facts)
         && let Some(base) = base_of(forge, event, facts.pull_now.as_ref(), &sha).await?
     {
@@ -91,10 +84,17 @@ pub async fn from_store(
     }
     let Some((sha, branch)) = head_of(event, facts.change) else { return Ok(()) };
     facts.existing = store.head_runs(&repo_id, &sha).await?;
-    if let (EventKind::Push(push), true) = (&event.kind, is_default_branch(event, facts))
+    if let EventKind::Push(push) = &event.kind
+        && push.branch == event.repo.default_branch
         && let Some(known) = store.files_sha(&repo_id).await?
     {
-        facts.overtaken = overtaken(forge, event, push, &sha, &known).await?;
+        // Without pipelines nobody asked who pushed; here, what earlier ones asked for may end.
+        if facts.pipelines.is_empty() {
+            standing(forge, event, facts).await?;
+        }
+        if is_default_branch(event, facts) {
+            facts.overtaken = overtaken(forge, event, push, &sha, &known).await?;
+        }
     }
     let mut groups = BTreeSet::new();
     for file in &facts.pipelines {
@@ -115,6 +115,19 @@ pub async fn from_store(
             runs.push(GroupRun { id: run.id, state: run.state, sha: run.head_sha, newer });
         }
         facts.groups.insert(group, runs);
+    }
+    Ok(())
+}
+
+/// What the one whose head it is may do here, and did.
+async fn standing(forge: &dyn Forge, event: &Event, facts: &mut Facts) -> Result<(), GatherError> {
+    facts.permission = match &event.kind {
+        // Only what was pushed to the default branch by someone who may write is watched.
+        EventKind::Data(_) => Permission::Write,
+        _ => permission(forge, event).await?,
+    };
+    if facts.permission < Permission::Write {
+        facts.merged_change = merged_change(forge, event).await?;
     }
     Ok(())
 }

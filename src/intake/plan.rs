@@ -15,7 +15,7 @@ use crate::model::{
 use crate::pipeline;
 use crate::store::deliveries::IntakeCommit;
 use crate::store::runs::{NewRun, RunRow};
-use crate::store::watches::Watches;
+use crate::store::watches::Asked;
 use crate::store::work::WorkAsk;
 
 /// What an event leads to, before ids are given.
@@ -29,10 +29,8 @@ pub struct IntakePlan {
     /// Runs that should stop, with the reason shown to people.
     pub cancel: Vec<(RunId, String)>,
     pub supersede_held: Vec<(RunId, String)>,
-    /// Pipelines as the default branch has them now, with the priority class that each names.
-    pub priorities: Vec<(String, Option<String>)>,
-    /// Where the default branch's pipelines look for new data.
-    pub watches: Option<Watches>,
+    /// What the default branch's pipelines ask for.
+    pub asked: Option<Asked>,
     pub then: Vec<Then>,
 }
 
@@ -83,8 +81,7 @@ impl IntakePlan {
             runs: Vec::new(),
             cancel: Vec::new(),
             supersede_held: Vec::new(),
-            priorities: Vec::new(),
-            watches: None,
+            asked: None,
             then: Vec::new(),
         }
     }
@@ -152,12 +149,7 @@ impl IntakePlan {
             runs,
             cancel: self.cancel,
             supersede_held: self.supersede_held,
-            priorities: self
-                .priorities
-                .into_iter()
-                .map(|(name, class)| (repo_id.clone(), name, class))
-                .collect(),
-            watches: self.watches,
+            asked: self.asked,
             asks,
         }
     }
@@ -308,8 +300,7 @@ fn opened(event: &Event, facts: &Facts) -> IntakePlan {
         sentences.push(format!("pipeline `{}` is not at {} any more", data.pipeline, sha.short()));
     }
     if is_default_branch(event, facts) && !facts.overtaken {
-        out.priorities = priorities(facts);
-        out.watches = Some(watches(facts, &sha, &branch));
+        out.asked = Some(asked(facts, &sha, &branch));
     }
     out.reason = sentences.join("; ");
     let acts = !out.runs.is_empty()
@@ -338,12 +329,13 @@ pub(super) fn is_default_branch(event: &Event, facts: &Facts) -> bool {
         && trusted(event, facts)
 }
 
-/// Where pipelines look for new data, as far as their files say.
-fn watches(facts: &Facts, sha: &Sha, branch: &str) -> Watches {
-    let mut out = Watches {
+/// What pipelines ask for, as far as their files say.
+fn asked(facts: &Facts, sha: &Sha, branch: &str) -> Asked {
+    let mut out = Asked {
         repo_id: facts.repo_id.clone(),
         branch: branch.to_owned(),
         sha: sha.clone(),
+        priorities: Vec::new(),
         places: Vec::new(),
         broken: Vec::new(),
     };
@@ -352,6 +344,9 @@ fn watches(facts: &Facts, sha: &Sha, branch: &str) -> Watches {
             Ok(plan) => {
                 let prefixes = plan.watched().map(|prefix| (plan.name.clone(), prefix.to_owned()));
                 out.places.extend(prefixes);
+                // A class counts when someone who may write put it on the default branch, and then for every head of that pipeline. So
+                // no head raises itself, and none lowers itself by accident.
+                out.priorities.push((plan.name.clone(), plan.priority.clone()));
             }
             Err(broken) => out.broken.push(broken.name.clone()),
         }
@@ -359,13 +354,6 @@ fn watches(facts: &Facts, sha: &Sha, branch: &str) -> Watches {
     out.places.sort();
     out.places.dedup();
     out
-}
-
-/// A class counts when someone who may write put it on the default branch, and then for every head of that pipeline. So no
-/// head raises itself, and none lowers itself by accident.
-fn priorities(facts: &Facts) -> Vec<(String, Option<String>)> {
-    let parsed = facts.pipelines.iter().filter_map(|file| file.parsed.as_ref().ok());
-    parsed.map(|plan| (plan.name.clone(), plan.priority.clone())).collect()
 }
 
 fn name_of(file: &PipelineFile) -> &str {

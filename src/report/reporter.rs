@@ -177,7 +177,7 @@ impl Reporter {
         limit: usize,
     ) -> anyhow::Result<()> {
         let Some(status) = status::status(section, limit) else { return Ok(()) };
-        let target = format!("{sha}/{}", status.context);
+        let target = status::target(sha, &section.pipeline);
         let desired = serde_json::to_value(&status).context("cannot write the status as JSON")?;
         self.desire(repo, OutboxKind::Status, target, desired, section.is_final()).await
     }

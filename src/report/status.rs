@@ -3,10 +3,15 @@
 use super::view::{ComparisonView, Section};
 use super::{escape, numbers};
 use crate::forge::{Status, StatusState};
-use crate::model::{ComparisonState, Outcome, RunState, Verdict};
+use crate::model::{ComparisonState, Outcome, RunState, Sha, Verdict};
 
 pub fn context(pipeline: &str) -> String {
     format!("trainyard/{}", escape::plain(pipeline, 200))
+}
+
+/// What the status of a pipeline on a commit goes by in the outbox.
+pub fn target(sha: &Sha, pipeline: &str) -> String {
+    format!("{sha}/{}", context(pipeline))
 }
 
 /// None: say nothing new yet (the run succeeded and is about to be compared).

@@ -15,6 +15,7 @@ use crate::blob::{BlobError, Blobs};
 use crate::clock::{Millis, SharedClock};
 use crate::config::Config;
 use crate::forge::{ForgeError, Forges, NotConfigured};
+use crate::model::plan::Baseline;
 use crate::model::{ComparisonId, ComparisonState, Outcome, RunId, RunState, Verdict, spell_span};
 use crate::queue::{Handler, UNCONFIGURED_TRIES};
 use crate::store::Store;
@@ -250,16 +251,21 @@ impl Comparer {
         })
     }
 
-    /// Comparisons rest on the runs they were held against: when one of those ends, they are made again. So are those of
-    /// pull requests onto this run's branch, which may have had to do without it.
+    /// Comparisons rest on the commits they were held against: when a run of one of those ends, they are made again. So are those
+    /// of pull requests that are compared with this run's branch, which may have had to do without it.
     async fn wake_candidates(&self, ended: &RunRow) -> anyhow::Result<()> {
         let now = self.clock.now_ms();
-        let mut candidates = self.store.candidates_on(&ended.id).await?;
+        let mut candidates = self.store.candidates_on(ended).await?;
         // Only a good run can be a nearer baseline than the one that was found.
         if ended.trusted && ended.state == RunState::Succeeded {
             for pull in self.store.open_pulls_onto(&ended.repo_id, &ended.branch).await? {
                 let run = self.store.head_run(&ended.repo_id, &ended.pipeline, &pull.pull.head_sha).await?;
                 candidates.extend(run.map(|r| r.id));
+            }
+            let named = Baseline::Branch(ended.branch.clone());
+            for id in self.store.candidates_on_branches(&ended.repo_id, &ended.pipeline).await? {
+                let run = self.store.run(&id).await?;
+                candidates.extend(run.filter(|run| run.plan.metrics.baseline == named).map(|run| run.id));
             }
         }
         candidates.sort_unstable();

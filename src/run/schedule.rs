@@ -276,7 +276,9 @@ pub fn pool_of<'p>(
         ));
     }
     if pool.slot_limit() == Some(0) {
-        return Err(format!("pool `{name}` is closed: it has no slots"));
+        return Err(format!(
+            "pool `{name}` is closed: name another in `pool`, or have an administrator give it `slots`"
+        ));
     }
     Ok((name, pool))
 }

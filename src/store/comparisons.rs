@@ -1,10 +1,11 @@
 //! Comparisons: a candidate run held against a baseline run, for one pull request or branch.
 
 use super::conn::{Conn, Fields, all, execute, one, to_json};
+use super::runs::RunRow;
 use super::work::{WorkAsk, ask_in};
 use super::{Store, StoreError, dialect};
 use crate::clock::Millis;
-use crate::model::{ComparisonId, ComparisonState, RunId, Sha, Verdict};
+use crate::model::{ComparisonId, ComparisonState, RepoId, RunId, Sha, Verdict};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct ComparisonRow {
@@ -219,15 +220,38 @@ impl Store {
         all!(conn, ComparisonRow::read, sql, &list)
     }
 
-    /// Candidates whose live comparison uses this run as its baseline.
-    pub async fn candidates_on(&self, baseline: &RunId) -> Result<Vec<RunId>, StoreError> {
+    /// Candidates whose live comparison has this run, or another generation of it, as its baseline.
+    pub async fn candidates_on(&self, baseline: &RunRow) -> Result<Vec<RunId>, StoreError> {
         let mut conn = self.read().await?;
         all!(
             conn,
             |row| row.get("candidate_run_id"),
-            "SELECT DISTINCT candidate_run_id FROM comparisons WHERE baseline_run_id = $1 AND state <> 'superseded'
-             ORDER BY candidate_run_id",
-            baseline
+            "SELECT DISTINCT c.candidate_run_id FROM runs b JOIN comparisons c ON c.baseline_run_id = b.id
+             WHERE b.repo_id = $1 AND b.head_sha = $2 AND b.pipeline = $3 AND b.trigger_key = $4 AND c.state <> 'superseded'
+             ORDER BY c.candidate_run_id",
+            &baseline.repo_id,
+            &baseline.head_sha,
+            &baseline.pipeline,
+            &baseline.trigger_key
+        )
+    }
+
+    /// Runs of a pipeline at the heads of open pull requests, whose baseline any good run of some branch may be.
+    pub async fn candidates_on_branches(
+        &self,
+        repo: &RepoId,
+        pipeline: &str,
+    ) -> Result<Vec<RunId>, StoreError> {
+        let mut conn = self.read().await?;
+        all!(
+            conn,
+            |row| row.get("id"),
+            "SELECT DISTINCT r.id FROM pulls p
+               JOIN runs r ON r.repo_id = p.repo_id AND r.head_sha = p.head_sha AND r.trigger_key = 'head'
+               JOIN comparisons c ON c.candidate_run_id = r.id AND c.state <> 'superseded' AND c.nearer IS NULL
+             WHERE p.repo_id = $1 AND p.open AND r.pipeline = $2 ORDER BY r.id",
+            repo,
+            pipeline
         )
     }
 }

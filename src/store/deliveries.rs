@@ -7,9 +7,8 @@ use super::arrivals::Arrival;
 use super::changes::{insert_run, request_cancel, supersede_held};
 use super::conn::{Fields, all, execute, one, to_json};
 use super::pulls::put_pull;
-use super::queue::put_priority;
 use super::runs::NewRun;
-use super::watches::{Watches, put_watches};
+use super::watches::{Asked, put_asked};
 use super::work::{WorkAsk, ask_in};
 use super::{Store, StoreError};
 use crate::clock::Millis;
@@ -77,10 +76,8 @@ pub struct IntakeCommit {
     pub cancel: Vec<(RunId, String)>,
     /// Held runs that a trusted twin replaces; one that was released meanwhile is asked to stop.
     pub supersede_held: Vec<(RunId, String)>,
-    /// (repository, pipeline, class): what the default branch's files name.
-    pub priorities: Vec<(RepoId, String, Option<String>)>,
-    /// Where the default branch's files look for new data; None: they were not read.
-    pub watches: Option<Watches>,
+    /// What the default branch's files ask for; None: they were not read.
+    pub asked: Option<Asked>,
     pub asks: Vec<WorkAsk>,
 }
 
@@ -315,11 +312,8 @@ impl Store {
                         asks.push(WorkAsk::run(run, now));
                     }
                 }
-                for (repo, pipeline, class) in &commit.priorities {
-                    put_priority(tx, repo, pipeline, class.as_deref(), now).await?;
-                }
-                if let Some(watches) = &commit.watches {
-                    put_watches(tx, watches, now).await?;
+                if let Some(asked) = &commit.asked {
+                    put_asked(tx, asked, now).await?;
                 }
                 let mut made = Vec::new();
                 for run in commit.runs {

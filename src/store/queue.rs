@@ -207,26 +207,6 @@ pub(super) async fn add_usage(
     Ok(())
 }
 
-/// Notes which class the default branch's file names for a pipeline.
-pub(super) async fn put_priority(
-    tx: &mut Conn,
-    repo: &RepoId,
-    pipeline: &str,
-    class: Option<&str>,
-    now: Millis,
-) -> Result<(), StoreError> {
-    execute!(
-        tx,
-        "INSERT INTO pipelines (repo_id, name, priority, updated_ms) VALUES ($1, $2, $3, $4)
-         ON CONFLICT (repo_id, name) DO UPDATE SET priority = excluded.priority, updated_ms = excluded.updated_ms",
-        repo,
-        pipeline,
-        class,
-        now
-    )?;
-    Ok(())
-}
-
 impl Store {
     /// Ready steps of runs that are queued or running and not asked to stop, oldest run first, then position.
     pub async fn ready_steps(&self) -> Result<Vec<ReadyStep>, StoreError> {

@@ -1,4 +1,4 @@
-//! Places that pipelines of the default branch watch for new data.
+//! What pipelines of the default branch ask for: the places that they watch for new data, and their priority classes.
 
 use super::conn::{Conn, Fields, all, execute, one};
 use super::work::{WorkAsk, WorkKind, ask_in};
@@ -8,11 +8,13 @@ use crate::model::{RepoId, Sha};
 
 /// What the default branch's pipeline files ask for, as of one commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Watches {
+pub struct Asked {
     pub repo_id: RepoId,
     pub branch: String,
     pub sha: Sha,
-    /// (pipeline, place).
+    /// (pipeline, class).
+    pub priorities: Vec<(String, Option<String>)>,
+    /// (pipeline, place) to watch.
     pub places: Vec<(String, String)>,
     /// Pipelines whose file cannot be read at this commit: theirs stay as they are.
     pub broken: Vec<String>,
@@ -59,10 +61,39 @@ impl WatchRow {
     }
 }
 
-/// Replaces a repository's watches, and notes which commit they are of. What is known of a place that stays is kept.
-pub(super) async fn put_watches(tx: &mut Conn, watches: &Watches, now: Millis) -> Result<(), StoreError> {
-    let repo = &watches.repo_id;
-    execute!(tx, "UPDATE repos SET files_sha = $2 WHERE id = $1", repo, &watches.sha)?;
+/// Replaces what a repository's pipelines ask for, and notes which commit it is of. What is known of a place that stays is kept.
+pub(super) async fn put_asked(tx: &mut Conn, asked: &Asked, now: Millis) -> Result<(), StoreError> {
+    let repo = &asked.repo_id;
+    execute!(tx, "UPDATE repos SET files_sha = $2 WHERE id = $1", repo, &asked.sha)?;
+    put_priorities(tx, asked, now).await?;
+    put_watches(tx, asked, now).await
+}
+
+async fn put_priorities(tx: &mut Conn, asked: &Asked, now: Millis) -> Result<(), StoreError> {
+    let repo = &asked.repo_id;
+    let before: Vec<String> =
+        all!(tx, |row| row.get("name"), "SELECT name FROM pipelines WHERE repo_id = $1", repo)?;
+    for old in before {
+        if !asked.priorities.iter().any(|(name, _)| *name == old) && !asked.broken.contains(&old) {
+            execute!(tx, "DELETE FROM pipelines WHERE repo_id = $1 AND name = $2", repo, &old)?;
+        }
+    }
+    for (name, class) in &asked.priorities {
+        execute!(
+            tx,
+            "INSERT INTO pipelines (repo_id, name, priority, updated_ms) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (repo_id, name) DO UPDATE SET priority = excluded.priority, updated_ms = excluded.updated_ms",
+            repo,
+            name,
+            class,
+            now
+        )?;
+    }
+    Ok(())
+}
+
+async fn put_watches(tx: &mut Conn, asked: &Asked, now: Millis) -> Result<(), StoreError> {
+    let repo = &asked.repo_id;
     let before = all!(
         tx,
         WatchRow::read,
@@ -71,8 +102,8 @@ pub(super) async fn put_watches(tx: &mut Conn, watches: &Watches, now: Millis) -
         repo
     )?;
     for old in before {
-        let stays = watches.places.iter().any(|(p, prefix)| *p == old.pipeline && *prefix == old.prefix)
-            || watches.broken.contains(&old.pipeline);
+        let stays = asked.places.iter().any(|(p, prefix)| *p == old.pipeline && *prefix == old.prefix)
+            || asked.broken.contains(&old.pipeline);
         if !stays {
             execute!(
                 tx,
@@ -83,7 +114,7 @@ pub(super) async fn put_watches(tx: &mut Conn, watches: &Watches, now: Millis) -
             )?;
         }
     }
-    for (pipeline, prefix) in &watches.places {
+    for (pipeline, prefix) in &asked.places {
         execute!(
             tx,
             "INSERT INTO data_watches (repo_id, pipeline, prefix, branch, sha) VALUES ($1, $2, $3, $4, $5)
@@ -91,11 +122,11 @@ pub(super) async fn put_watches(tx: &mut Conn, watches: &Watches, now: Millis) -
             repo,
             pipeline,
             prefix,
-            &watches.branch,
-            &watches.sha
+            &asked.branch,
+            &asked.sha
         )?;
     }
-    if !watches.places.is_empty() {
+    if !asked.places.is_empty() {
         let ask = WorkAsk { kind: WorkKind::Data, key: repo.to_string(), at_ms: now };
         ask_in(tx, &[ask], now).await?;
     }

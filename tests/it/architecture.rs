@@ -79,3 +79,12 @@ fn rooms_use_only_rooms_of_a_lower_level() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     println!("FIGURE architecture rooms={} uses={arrows} violations=0", levels.len());
 }
+
+#[test]
+fn the_context_of_statuses_is_spelled_once() {
+    let mut files = Vec::new();
+    sources(Path::new("src"), &mut files);
+    let spelled = |file: &std::path::PathBuf| std::fs::read_to_string(file).unwrap().contains("trainyard/{");
+    files.retain(spelled);
+    assert_eq!(files, [Path::new("src/report/status.rs")], "use its `context` or `target`");
+}

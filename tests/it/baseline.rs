@@ -391,6 +391,59 @@ async fn a_pipeline_may_name_a_branch_or_a_run() {
     expect(seen(row), None, Some(Verdict::Inconclusive), note);
 }
 
+/// The branch that a pull request goes to has no say where its pipeline names another.
+#[tokio::test]
+async fn a_good_run_of_the_branch_that_a_pipeline_names_is_taken_when_it_comes() {
+    let w = World::new().await;
+    w.forge.branch("dev", &sha("a1"));
+    w.pull(&sha("b1"), |pull| pull.base_branch = "dev".into()).await;
+    let run = w
+        .insert(&sha("b1"), "longer", |run| run.plan.metrics.baseline = Baseline::Branch("main".into()))
+        .await;
+    w.end(&run, RunState::Succeeded, 0.81).await;
+    w.settle().await;
+    let none = "no baseline: branch main has no good run of this pipeline";
+    expect(seen(w.only(&run).await), None, Some(Verdict::Inconclusive), none);
+    for (at, note) in
+        [("a2", "main at a200000, its newest good run"), ("a3", "main at a300000, its newest good run")]
+    {
+        let base = w.run_at(&sha(at), RunState::Succeeded, 0.80).await;
+        w.settle().await;
+        expect(seen(w.only(&run).await), Some(&base), Some(Verdict::Pass), note);
+    }
+}
+
+#[tokio::test]
+async fn a_baseline_that_runs_again_and_ends_badly_is_one_no_more() {
+    let (a2, a3, b1) = (sha("a2"), sha("a3"), sha("b1"));
+    let here = "main at a300000, the merge-base";
+    let again = async |w: &World, state| {
+        let run = w.insert(&a3, "main", |run| run.generation = 1).await;
+        w.end(&run, state, 0.1).await;
+        w.settle().await;
+    };
+    let w = World::new().await;
+    let old = w.run_at(&a2, RunState::Succeeded, 0.80).await;
+    let base = w.run_at(&a3, RunState::Succeeded, 0.90).await;
+    let run = w.candidate(&b1, 0.81).await;
+    w.settle().await;
+    expect(seen(w.only(&run).await), Some(&base), Some(Verdict::Fail), here);
+    again(&w, RunState::Failed).await;
+    let note = "main at a200000, 1 commit before the merge-base a300000, because its run failed";
+    expect(seen(w.only(&run).await), Some(&old), Some(Verdict::Pass), note);
+
+    // The same where it was still waited for.
+    let w = World::new().await;
+    let old = w.run_at(&a2, RunState::Succeeded, 0.80).await;
+    let base = w.insert(&a3, "main", |_| {}).await;
+    let run = w.candidate(&b1, 0.81).await;
+    w.settle().await;
+    expect(seen(w.only(&run).await), Some(&base), None, here);
+    again(&w, RunState::Cancelled).await;
+    let note = "main at a200000, 1 commit before the merge-base a300000, because its run was cancelled";
+    expect(seen(w.only(&run).await), Some(&old), Some(Verdict::Pass), note);
+}
+
 #[tokio::test]
 async fn two_branches_that_are_each_others_base_do_not_wake_each_other_for_ever() {
     let (a2, a3) = (sha("a2"), sha("a3"));

@@ -32,6 +32,14 @@ impl Heart {
         self.store().data_watches(&repo.id).await.unwrap()
     }
 
+    /// Of the pipelines that are known.
+    async fn priorities(&self) -> Vec<Option<String>> {
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&self.place.path);
+        let mut file = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+        let rows = sqlx::query("SELECT priority FROM pipelines").fetch_all(&mut file).await.unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    }
+
     /// Runs, oldest generation first.
     async fn generations(&self) -> Vec<RunRow> {
         let mut runs = self.runs().await;
@@ -135,6 +143,30 @@ async fn only_what_is_allowed_and_asked_for_is_watched() {
     assert_eq!(heart.watches().await, []);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_pipelines_asked_for_ends_with_their_files() {
+    let heart = Heart::new(good).await;
+    std::fs::create_dir_all(heart.watched()).unwrap();
+    let place = format!("{}/", heart.watched().display());
+    let text = format!(
+        "name: churn\npriority: high\nwhen: [{{event: push}}, {{event: data, prefix: {place:?}}}]\ntrain: python train.py\n"
+    );
+    heart.push_pipeline(&text).await;
+    heart.hand_in_all().await;
+    heart.settle().await;
+    assert_eq!((heart.watches().await.len(), heart.priorities().await), (1, vec![Some("high".to_owned())]));
+
+    std::fs::remove_file(heart.tree.file(".trainyard.yaml")).unwrap();
+    heart.tree.commit("Train elsewhere");
+    heart.tree.push(&["HEAD:refs/heads/main"]);
+    heart.hand_in_all().await;
+    heart.settle().await;
+    assert_eq!((heart.watches().await, heart.priorities().await), (vec![], vec![]));
+    std::fs::write(heart.watched().join("a.csv"), "x\n1\n").unwrap();
+    heart.pass(300).await;
+    assert_eq!(heart.runs().await.len(), 1);
+}
+
 /// A push that is decided late, such as one that waited out an error of the forge, is not what the default branch asks for now.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_push_that_comes_late_takes_no_watch_back() {
@@ -152,11 +184,7 @@ async fn an_older_push_that_comes_late_takes_no_watch_back() {
         heart.hand_in(heart.store(), sent, id).await;
         heart.settle().await;
         let shas: Vec<Sha> = heart.watches().await.into_iter().map(|row| row.sha).collect();
-        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&heart.place.path);
-        let mut file = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
-        let priority =
-            sqlx::query("SELECT priority FROM pipelines").fetch_one(&mut file).await.unwrap().get(0);
-        (shas, Option::<String>::Some(priority))
+        (shas, heart.priorities().await.remove(0))
     };
     let (one, first) = pushed("low", &watching).await;
     let (two, second) = pushed("normal", &watching).await;

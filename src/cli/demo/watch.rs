@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use crate::model::{RunId, RunState, Sha, StepState};
+use crate::report::status;
 use crate::results::summarise;
 use crate::store::Store;
 use crate::store::lists::RunFilter;
@@ -59,7 +60,7 @@ impl Watch {
             let mut rows = Vec::new();
             for item in self.store.list_runs(RunFilter::default(), None, 20).await? {
                 let run = item.run;
-                let status = format!("{}/trainyard/{}", run.head_sha, run.pipeline);
+                let status = status::target(&run.head_sha, &run.pipeline);
                 rows.push(self.store.outbox_row(&run.repo_id, OutboxKind::Status, &status).await?);
                 if run.branch == super::project::BRANCH {
                     rows.push(

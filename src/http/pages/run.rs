@@ -302,7 +302,7 @@ pub async fn show(
         let ready = why.steps.into_iter().filter(|step| step.state == StepState::Ready);
         waits.extend(ready.take(WAITS).map(|step| shown_cut(&format!("{}: {}", step.step, step.says), 400)));
     }
-    let status = format!("{}/{}", run.head_sha, status::context(&run.pipeline));
+    let status = status::target(&run.head_sha, &run.pipeline);
     let status = store.outbox_row(&repo.id, OutboxKind::Status, &status).await?;
     if let Some(why) = status.as_ref().and_then(untold) {
         waits.push(shown_cut(&format!("the commit status, {why}"), 400));

@@ -116,6 +116,10 @@ fn places_go_to_the_oldest_and_the_impossible_is_refused() {
             "a: pool `only` takes no steps of untrusted runs: name another in `pool`, or have an administrator set its `untrusted`"
         ]
     );
+    assert_eq!(
+        show(&[ready("a", None, 0, true)], &[], &pools(&[("only", 0, 0)])),
+        ["a: pool `only` is closed: name another in `pool`, or have an administrator give it `slots`"]
+    );
 }
 
 #[test]

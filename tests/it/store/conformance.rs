@@ -81,7 +81,7 @@ suite! {
     admin:
         blobs_without_a_row_are_collected, a_restore_is_remembered;
     results:
-        a_comparison_is_final_once, comparisons_follow_their_question, the_outbox_converges, a_stream_of_changes_is_sent, a_session_ends_with_its_token,
+        a_comparison_is_final_once, open_pulls_that_any_run_of_a_branch_concerns_are_found, comparisons_follow_their_question, the_outbox_converges, a_stream_of_changes_is_sent, a_session_ends_with_its_token,
         tokens_are_known_by_hash, what_is_old_is_deleted, the_installation_keeps_its_facts, a_closed_store_says_so;
 }
 

@@ -138,8 +138,7 @@ pub fn intake(delivery: &DeliveryRowId) -> IntakeCommit {
         runs: vec![],
         cancel: vec![],
         supersede_held: vec![],
-        priorities: vec![],
-        watches: None,
+        asked: None,
         asks: vec![],
     }
 }

@@ -11,6 +11,7 @@ use trainyard::store::queue::{PATIENCE_MS, StartWait, StepName};
 use trainyard::store::retention::Retention;
 use trainyard::store::reuse::{Lookup, NO_KEY, Rerun};
 use trainyard::store::runs::{RunChange, StepMove};
+use trainyard::store::watches::Asked;
 
 use super::fixture::{Place, T0, delivery, intake, new_run, sha};
 
@@ -66,15 +67,33 @@ pub async fn the_default_branch_names_the_class(at: &Place) {
     let mut change = at.change(&run).await;
     change.steps = vec![to(&at.view(&run).await.steps[0].id, StepState::Ready)];
     at.store.apply(change, T0).await.unwrap();
-    for class in [Some("low"), Some("high"), None] {
-        let new = delivery(&format!("class {class:?}"), b"{}");
+    // A file that cannot be read keeps its class, one that is gone loses it.
+    for (n, (pipeline, class, broken, then)) in [
+        ("churn", Some("low"), "", Some("low")),
+        ("churn", Some("high"), "", Some("high")),
+        ("prices", Some("low"), "churn", Some("high")),
+        ("prices", Some("low"), "", None),
+        ("churn", Some("high"), "", Some("high")),
+        ("churn", None, "", None),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let new = delivery(&format!("class {n}"), b"{}");
         let id = new.id.clone();
         at.store.deliver(new).await.unwrap();
-        let priorities = vec![(repo.clone(), "churn".to_owned(), class.map(str::to_owned))];
-        at.store.commit_intake(IntakeCommit { priorities, ..intake(&id) }, T0).await.unwrap();
+        let asked = Asked {
+            repo_id: repo.clone(),
+            branch: "main".into(),
+            sha: sha('a'),
+            priorities: vec![(pipeline.to_owned(), class.map(str::to_owned))],
+            places: vec![],
+            broken: vec![broken.to_owned()],
+        };
+        at.store.commit_intake(IntakeCommit { asked: Some(asked), ..intake(&id) }, T0).await.unwrap();
         let ready = at.store.ready_steps().await.unwrap();
         let own = ready.iter().find(|step| step.run_id == run).unwrap();
-        assert_eq!(own.priority.as_deref(), class);
+        assert_eq!(own.priority.as_deref(), then, "{n}");
     }
 }
 

@@ -2,16 +2,18 @@
 
 use futures_util::future::join_all;
 use serde_json::json;
-use trainyard::model::{ComparisonId, ComparisonState, RepoId, RunId, RunState, Verdict};
+use trainyard::model::{ComparisonId, ComparisonState, PullRequest, RepoId, RunId, RunState, Verdict};
 use trainyard::store::comparisons::ComparisonRow;
+use trainyard::store::deliveries::IntakeCommit;
 use trainyard::store::lists::RunFilter;
 use trainyard::store::outbox::{Desire, OutboxKind, OutboxState};
 use trainyard::store::retention::Retention;
+use trainyard::store::runs::NewRun;
 use trainyard::store::tokens::{Scope, TokenRow};
 use trainyard::store::work::{WorkAsk, WorkKind, WorkOutcome};
 use trainyard::store::{Instance, StoreError};
 
-use super::fixture::{Place, T0, delivery, intake, new_run, sha};
+use super::fixture::{Place, T0, delivery, intake, new_run, pull, sha};
 
 fn comparison(candidate: &RunId, baseline: Option<&RunId>) -> ComparisonRow {
     ComparisonRow {
@@ -59,7 +61,39 @@ pub async fn a_comparison_is_final_once(at: &Place) {
     assert!(!at.store.put_comparison(pending, vec![], T0 + 3).await.unwrap(), "final stays final");
     let live = at.store.comparisons_of(&run).await.unwrap();
     assert_eq!(live, [ComparisonRow { updated_ms: T0 + 2, ..done }]);
-    assert_eq!(at.store.candidates_on(&base).await.unwrap(), [run]);
+    let row = async |id: &RunId| at.store.run(id).await.unwrap().unwrap();
+    assert_eq!(at.store.candidates_on(&row(&base).await).await.unwrap(), std::slice::from_ref(&run));
+    assert_eq!(at.store.candidates_on(&row(&run).await).await.unwrap(), []);
+    let again = NewRun { generation: 1, ..new_run(&at.repo().await, &sha('b'), RunState::Queued) };
+    let again = at.runs(vec![again]).await.remove(0);
+    assert_eq!(at.store.candidates_on(&row(&again).await).await.unwrap(), [run], "it is of the same commit");
+}
+
+pub async fn open_pulls_that_any_run_of_a_branch_concerns_are_found(at: &Place) {
+    let (run, base) = two_runs(at).await;
+    let repo = at.repo().await;
+    let found = async |pipeline: &str| at.store.candidates_on_branches(&repo, pipeline).await.unwrap();
+    let pull = async |name: &str, open: bool| {
+        let new = delivery(name, b"{}");
+        let id = new.id.clone();
+        at.store.deliver(new).await.unwrap();
+        let pull = PullRequest { open, ..pull(1, &sha('a')) };
+        let commit = IntakeCommit { pulls: vec![(repo.clone(), pull)], ..intake(&id) };
+        at.store.commit_intake(commit, T0).await.unwrap().unwrap();
+    };
+    pull("opened", true).await;
+    let first = comparison(&run, None);
+    at.store.put_comparison(first.clone(), vec![], T0).await.unwrap();
+    at.store.put_comparison(comparison(&base, None), vec![], T0).await.unwrap();
+    assert_eq!(found("churn").await, [run]);
+    assert_eq!(found("prices").await, []);
+    let sure = ComparisonRow { nearer: Some(vec![sha('c')]), ..first.clone() };
+    at.store.put_comparison(sure, vec![], T0).await.unwrap();
+    assert_eq!(found("churn").await, []);
+    at.store.put_comparison(first.clone(), vec![], T0).await.unwrap();
+    assert_eq!(found("churn").await, [first.candidate]);
+    pull("closed", false).await;
+    assert_eq!(found("churn").await, []);
 }
 
 pub async fn comparisons_follow_their_question(at: &Place) {
@@ -88,7 +122,7 @@ pub async fn comparisons_follow_their_question(at: &Place) {
         1
     );
     assert_eq!(at.store.comparisons_of(&run).await.unwrap().len(), 1);
-    assert_eq!(at.store.candidates_on(&base).await.unwrap(), []);
+    assert_eq!(at.store.candidates_on(&at.store.run(&base).await.unwrap().unwrap()).await.unwrap(), []);
     assert_eq!(at.store.supersede_comparisons(&run, &[], vec![], T0 + 3).await.unwrap(), 1);
 }
 

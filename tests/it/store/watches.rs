@@ -3,7 +3,7 @@
 use trainyard::model::RunState;
 use trainyard::store::deliveries::IntakeCommit;
 use trainyard::store::runs::NewRun;
-use trainyard::store::watches::{WatchRow, Watches};
+use trainyard::store::watches::{Asked, WatchRow};
 use trainyard::store::work::WorkKind;
 
 use super::fixture::{Place, T0, delivery, intake, new_run, sha};
@@ -14,14 +14,15 @@ pub async fn a_watched_place_keeps_what_is_known(at: &Place) {
         let new = delivery(name, b"{}");
         let id = new.id.clone();
         at.store.deliver(new).await.unwrap();
-        let watches = Watches {
+        let asked = Asked {
             repo_id: repo.clone(),
             branch: "main".into(),
             sha: sha(of),
+            priorities: places.iter().map(|(pipeline, _)| ((*pipeline).to_owned(), None)).collect(),
             places: places.iter().map(|(p, place)| ((*p).to_owned(), (*place).to_owned())).collect(),
             broken: broken.iter().map(|name| (*name).to_owned()).collect(),
         };
-        let commit = IntakeCommit { watches: Some(watches), ..intake(&id) };
+        let commit = IntakeCommit { asked: Some(asked), ..intake(&id) };
         at.store.commit_intake(commit, T0).await.unwrap().unwrap();
     };
     push("p1", &[("churn", "/data/"), ("prices", "s3://b/p/")], &[], 'a').await;
