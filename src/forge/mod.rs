@@ -212,7 +212,7 @@ pub struct GitAccess {
 ///
 /// Thread safe; every call is bounded by a time-out of its own (30 s) and makes one attempt. Reads are idempotent. Names go
 /// into URLs percent-encoded. Answers of any size up to the implementation's stated cap are read; larger ones are
-/// `Transient`. The conformance suite in `tests/it/forge_conformance.rs` runs on every implementation.
+/// `Transient`. The conformance suite in `tests/it/forge_conformance/` runs on every implementation.
 #[async_trait]
 pub trait Forge: Send + Sync + std::fmt::Debug {
     /// The account that our writes come from: comments of other authors are never edited.
