@@ -312,7 +312,7 @@ async fn executors(config: &Config, daemon: &Daemon) -> anyhow::Result<Executors
         .map_err(refuse)?;
     let mut all = BTreeMap::from([("local".to_owned(), Arc::new(local) as Arc<dyn Executor>)]);
     let Some(settings) = &config.executor.kubernetes else { return Ok((all, None)) };
-    let pools = config.pool.iter().filter(|(_, pool)| pool.executor == "kubernetes");
+    let pools = config.pool.iter().filter(|(_, pool)| pool.executor == kubernetes::NAME);
     let cluster = Cluster {
         config: settings.clone(),
         instance: daemon.app.instance.id.clone(),
@@ -326,7 +326,7 @@ async fn executors(config: &Config, daemon: &Daemon) -> anyhow::Result<Executors
         pools.map(|(name, pool)| (name.clone(), pool.kubernetes.clone())).collect(),
         daemon.app.clock.clone(),
     ));
-    all.insert("kubernetes".to_owned(), kubernetes.clone());
+    all.insert(kubernetes::NAME.to_owned(), kubernetes.clone());
     Ok((all, Some(kubernetes)))
 }
 

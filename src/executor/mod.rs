@@ -44,6 +44,8 @@ pub enum Observation {
         since_ms: Option<Millis>,
     },
     Running,
+    /// It runs, and someone else has deleted what keeps it: it is to be ended ([`Executor::cancel`]), and its end will say so.
+    Withdrawn,
     /// The process tree is gone. `class` is what the executor itself could tell (killed by the kernel, node lost, …).
     Gone {
         class: EndClass,
@@ -64,6 +66,9 @@ pub enum ExecutorError {
     Denied(String),
     #[error("{0}")]
     Transient(String),
+    /// As `Transient`; and it answers nobody: to ask it about other attempts now would take as long again.
+    #[error("{0}")]
+    Away(String),
 }
 
 /// A place where attempts run. Thread safe. No call blocks until an attempt ends: training outlives the daemon.

@@ -123,6 +123,11 @@ states! {
 }
 
 impl EndClass {
+    /// Is it how an agent says that a signal ended its commands? Whose signal it was, only the executor can tell.
+    pub fn answers_a_signal(self) -> bool {
+        matches!(self, Self::Preempted | Self::Checkpointed)
+    }
+
     /// Did our side or the machines end it, rather than the user's own commands?
     pub fn is_infrastructure(self) -> bool {
         matches!(

@@ -6,7 +6,7 @@ use super::ranks::{self, Verdict};
 use super::retry::{self, After, End};
 use crate::clock::Millis;
 use crate::config::Limits;
-use crate::executor::Observation;
+use crate::executor::{Observation, kubernetes};
 use crate::model::{AttemptState, AttemptUid, EndClass, RunId, RunState, StepSpec, StepState, spell_span};
 use crate::store::attempts::{AttemptMove, AttemptRow};
 use crate::store::ranks::RankRow;
@@ -31,6 +31,8 @@ pub struct Situation<'a> {
     pub view: &'a RunView,
     pub now: Millis,
     pub limits: &'a Limits,
+    /// Executors that answer, and since when without a break: only such time counts against one that waits.
+    pub answering: &'a BTreeMap<String, Millis>,
     /// Pools whose places a queue outside gives and takes back.
     pub queued: &'a BTreeSet<String>,
     /// What executors said in this pass.
@@ -208,7 +210,8 @@ impl<'a> Deciding<'a> {
     /// Submits an attempt. Where that cannot be done for now, people read why, and not for ever: it holds its place meanwhile.
     fn hand_over(&mut self, attempt: &AttemptRow) {
         let limit_ms = self.at.limits.pending_timeout_s * 1000;
-        let deadline = attempt.intended_ms + limit_ms;
+        let since = self.at.answering.get(&attempt.executor);
+        let deadline = since.map_or(Millis::MAX, |since| attempt.intended_ms.max(*since) + limit_ms);
         let Some(why) = self.at.failed.get(&attempt.uid) else {
             self.effects.insert(Effect::Submit(attempt.uid.clone()));
             return;
@@ -231,7 +234,9 @@ impl<'a> Deciding<'a> {
                 handle: None,
             });
         }
-        self.look(deadline);
+        if since.is_some() {
+            self.look(deadline);
+        }
     }
 
     /// When an attempt is to stop and neither its executor can be asked nor its agent was heard for long, nobody will ever say that
@@ -263,7 +268,8 @@ impl<'a> Deciding<'a> {
         let limits = self.at.limits;
         let seen = self.at.observed.get(&attempt.uid);
         let overdue = self.overdue(attempt);
-        if attempt.ranks > 1 && self.watch_ranks(attempt, stop) {
+        let by_words = attempt.ranks > 1 || attempt.state == AttemptState::Finishing;
+        if by_words && self.watch_ranks(attempt, stop) {
             return;
         }
         if let Some(Observed { what: Observation::Gone { .. } | Observation::Unknown, since_ms }) = seen {
@@ -299,6 +305,10 @@ impl<'a> Deciding<'a> {
             self.observe_soon(attempt);
             return;
         }
+        if seen.is_some_and(|seen| seen.what == Observation::Withdrawn) {
+            self.effects.insert(Effect::Cancel(attempt.uid.clone()));
+            self.observe_soon(attempt);
+        }
         match attempt.state {
             AttemptState::Submitted | AttemptState::Pending => {
                 let submitted = attempt.submitted_ms.unwrap_or(attempt.intended_ms);
@@ -306,7 +316,9 @@ impl<'a> Deciding<'a> {
                     Some(Observation::Pending { since_ms: Some(since), .. }) => *since,
                     _ => submitted,
                 };
-                let deadline = submitted.max(held_back) + limits.pending_timeout_s * 1000;
+                let since = self.at.answering.get(&attempt.executor).copied();
+                let begun = since.map(|since| submitted.max(held_back).max(since));
+                let deadline = begun.map_or(Millis::MAX, |begun| begun + limits.pending_timeout_s * 1000);
                 // Not before the executor was asked where a queue may have held it back all the time.
                 if now >= deadline && (seen.is_some() || !self.at.queued.contains(&attempt.pool)) {
                     let wait = match seen.map(|s| &s.what) {
@@ -340,7 +352,7 @@ impl<'a> Deciding<'a> {
                 }
                 let waited = now - attempt.submitted_ms.unwrap_or(attempt.intended_ms);
                 self.observe_within(attempt, (waited / 4).clamp(SOON_MS, SELDOM_MS));
-                if now < deadline {
+                if begun.is_some() && now < deadline {
                     self.look(deadline);
                 }
             }
@@ -351,6 +363,11 @@ impl<'a> Deciding<'a> {
                 let others =
                     self.ranks(attempt).into_iter().filter(|row| !row.of.leads() && row.ended_ms.is_none());
                 let heard = others.map(|row| row.heard_ms).fold(heard, Millis::min);
+                // A cluster is watched: what it says of a Job brings a look here, and the agent knows nothing of it.
+                let watched = attempt.executor == kubernetes::NAME;
+                if watched && seen.is_none() {
+                    self.effects.insert(Effect::Observe(attempt.uid.clone()));
+                }
                 if now >= heard + check_ms {
                     if seen.is_none() {
                         self.effects.insert(Effect::Observe(attempt.uid.clone()));
@@ -366,11 +383,12 @@ impl<'a> Deciding<'a> {
         }
     }
 
-    /// Ends an attempt of several pods by what they said. True: nothing else is to be decided about it now.
+    /// Ends an attempt of several pods, or one that a signal ended, by what was said and seen. True: nothing else is to be decided about it now.
     fn watch_ranks(&mut self, attempt: &AttemptRow, stop: Option<&Stop>) -> bool {
         let seen = self.at.observed.get(&attempt.uid);
+        let in_vain = self.at.failed.contains_key(&attempt.uid);
         let grace_ms = self.at.limits.grace_s * 1000;
-        match ranks::verdict(attempt, &self.ranks(attempt), seen, grace_ms, self.at.now) {
+        match ranks::verdict(attempt, &self.ranks(attempt), seen, in_vain, grace_ms, self.at.now) {
             Verdict::Over { class, reason, exit_code } => {
                 self.end(attempt, class, reason, exit_code);
                 true

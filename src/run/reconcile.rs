@@ -42,6 +42,8 @@ pub struct Reconciler {
     /// Since when an attempt's process tree is known to be gone. A memory only: lost in a restart, the grace for the
     /// agent's last words begins anew.
     gone: Mutex<BTreeMap<AttemptUid, Millis>>,
+    /// Executors that answer, and since when without a break. A memory only, so a restart counts as a break.
+    answering: Mutex<BTreeMap<String, Millis>>,
     queued: BTreeSet<String>,
 }
 
@@ -55,7 +57,16 @@ impl Reconciler {
     ) -> Self {
         let queued = config.pool.iter().filter(|(_, pool)| pool.kubernetes.queue.is_some());
         let queued = queued.map(|(name, _)| name.clone()).collect();
-        Self { store, clock, config, settings, executors, gone: Mutex::default(), queued }
+        Self {
+            store,
+            clock,
+            config,
+            settings,
+            executors,
+            gone: Mutex::default(),
+            answering: Mutex::default(),
+            queued,
+        }
     }
 
     /// `ours_only`: this look was asked for because only this machine can act on some of the run's attempts; it leaves
@@ -64,6 +75,8 @@ impl Reconciler {
         let mut observed = BTreeMap::new();
         let mut failed: BTreeMap<AttemptUid, String> = BTreeMap::new();
         let mut asked: BTreeSet<String> = BTreeSet::new();
+        // Executors that did not answer in this visit: they are not asked again in it.
+        let mut away: BTreeMap<String, String> = BTreeMap::new();
         let mut wrote = false;
         let mut acted: BTreeSet<Effect> = BTreeSet::new();
         let mut trouble = None;
@@ -73,9 +86,11 @@ impl Reconciler {
             };
             let ahead = self.store.run_ahead(&view.run).await.context("cannot read the concurrency group")?;
             let now = self.clock.now_ms();
+            let answering = self.answering();
             let situation = Situation {
                 view: &view,
                 now,
+                answering: &answering,
                 limits: &self.config.limits,
                 queued: &self.queued,
                 observed: &observed,
@@ -112,8 +127,19 @@ impl Reconciler {
                     continue;
                 }
                 changed = true;
-                if let Err(error) = self.act(&view, &effect, &mut observed).await {
-                    failed.insert(effect.attempt().clone(), format!("{error:#}"));
+                let uid = effect.attempt();
+                let executor = view.attempts.iter().find(|a| a.uid == *uid).map(|a| a.executor.clone());
+                let executor = executor.unwrap_or_default();
+                if let Some(why) = away.get(&executor) {
+                    failed.insert(uid.clone(), why.clone());
+                    continue;
+                }
+                let done = self.act(&view, &effect, &mut observed).await;
+                if let Some(why) = self.note_answer(&executor, &done) {
+                    away.insert(executor, why);
+                }
+                if let Err(error) = done {
+                    failed.insert(uid.clone(), format!("{error:#}"));
                     trouble.get_or_insert(error);
                 }
             }
@@ -328,7 +354,7 @@ impl Reconciler {
                 change.class = Some(EndClass::Quota);
                 change.reason = why;
             }
-            Err(error @ ExecutorError::Transient(_)) => {
+            Err(error @ (ExecutorError::Transient(_) | ExecutorError::Away(_))) => {
                 return Err(error).with_context(|| format!("cannot start attempt {}", attempt.uid));
             }
         }
@@ -350,6 +376,22 @@ impl Reconciler {
             gone.remove(uid);
             now
         }
+    }
+
+    fn answering(&self) -> BTreeMap<String, Millis> {
+        self.answering.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Notes whether an executor answered. Returns why it did not.
+    fn note_answer(&self, executor: &str, done: &anyhow::Result<()>) -> Option<String> {
+        let error = done.as_ref().err().and_then(|error| error.downcast_ref::<ExecutorError>());
+        let mut answering = self.answering.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(ExecutorError::Away(why)) = error {
+            answering.remove(executor);
+            return Some(why.clone());
+        }
+        answering.entry(executor.to_owned()).or_insert_with(|| self.clock.now_ms());
+        None
     }
 
     fn forget(&self, uid: &AttemptUid) {

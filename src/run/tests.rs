@@ -209,12 +209,14 @@ struct Row {
     now_s: i64,
     observed: Vec<(&'static str, Observation, i64)>,
     failed: Option<&'static str>,
+    /// Since when its executor answers, in seconds.
+    answers_s: Option<i64>,
     ahead: Option<RunId>,
     want: &'static str,
 }
 
 fn row(name: &'static str, view: RunView, want: &'static str) -> Row {
-    Row { name, view, now_s: 0, observed: vec![], failed: None, ahead: None, want }
+    Row { name, view, now_s: 0, observed: vec![], failed: None, answers_s: Some(0), ahead: None, want }
 }
 
 impl Row {
@@ -231,6 +233,11 @@ impl Row {
         self.failed = Some(uid);
         self
     }
+    /// None: it does not.
+    fn answers(mut self, since_s: Option<i64>) -> Self {
+        self.answers_s = since_s;
+        self
+    }
     fn cancel(mut self, why: &str) -> Self {
         self.view.run.cancel_request = Some(why.into());
         self
@@ -244,6 +251,10 @@ impl Row {
 /// Its attempts ran on a pool whose places are a queue's.
 fn lent(view: &mut RunView) {
     view.attempts.iter_mut().for_each(|a| a.pool = "lent".into());
+}
+
+fn in_a_cluster(view: &mut RunView) {
+    view.attempts.iter_mut().for_each(|a| a.executor = "kubernetes".into());
 }
 
 fn gone(class: EndClass, reason: &str) -> Observation {
@@ -377,6 +388,18 @@ fn next_decides_what_the_table_says() {
             .cancel("by ann").at(100_000).fails("a1"),
         row("one that answers is believed", view("running", "a running", "a1 pending"), "a1 asked to stop; CANCEL a1; look 100005s")
             .cancel("by ann").at(100_000).fails("a1").sees("a1", Observation::Pending { why: String::new(), since_ms: None }, 0),
+        row("nothing starts while it is away, and nothing ends", view("running", "a running", "a1 intended"), "a1 intended (no answer); look 21600s")
+            .at(9000).fails("a1").answers(None),
+        row("nor does what waits for its start", view("running", "a running", "a1 pending"), "OBSERVE a1; look 9060s").at(9000).fails("a1").answers(None),
+        row("the time counts from its next answer on", view("running", "a running", "a1 pending"), "a1 pending (full); look 9060s")
+            .at(9000).answers(Some(9000)).sees("a1", Observation::Pending { why: "full".into(), since_ms: None }, 9000),
+        row("and then it ends", view("running", "a running", "a1 pending"),
+            "run errored (step `a` could not be run: it did not start within 30 min: full); a errored (it did not start within 30 min: full); a1 ended:unschedulable (it did not start within 30 min: full); CANCEL a1; REMOVE a1; look 21600s")
+            .at(10800).answers(Some(9000)).sees("a1", Observation::Pending { why: "full".into(), since_ms: None }, 9000),
+        // a cluster has a word of its own
+        row("its word on a running attempt is asked for at every look", view("running", "a running", "a1 running"), "OBSERVE a1; look 15s").at(3).edit(in_a_cluster),
+        row("what someone else has deleted is ended", view("running", "a running", "a1 running"), "CANCEL a1; look 8s").at(3).edit(in_a_cluster)
+            .sees("a1", Observation::Withdrawn, 3),
         row("silence alone ends nothing", view("running", "a running", "a1 running"), "OBSERVE a1; look 115s").at(100).fails("a1"),
     ];
     assert!(rows.len() >= 30);
@@ -395,10 +418,15 @@ fn check(rows: &[Row]) {
             .collect();
         let limits = Limits::default();
         let queued = BTreeSet::from(["lent".to_owned()]);
+        let since = row.answers_s.map(|since| T0 + since * 1000);
+        let answering =
+            since.into_iter().flat_map(|at| ["local", "kubernetes"].map(|name| (name.to_owned(), at)));
+        let answering = answering.collect();
         let situation = Situation {
             view: &row.view,
             now: T0 + row.now_s * 1000,
             limits: &limits,
+            answering: &answering,
             queued: &queued,
             observed: &observed,
             failed: &row
@@ -537,6 +565,86 @@ fn ends_of_ranks_end_their_attempt() {
     ]);
 }
 
+/// One pod that a signal ended: whose it was, its executor says.
+#[test]
+fn a_signal_is_explained_by_the_executor() {
+    let of_one = |said: &str| {
+        let mut view = of_pods("a1 finishing", &format!("0 {said}@99"));
+        view.attempts[0].ranks = 1;
+        in_a_cluster(&mut view);
+        view
+    };
+    let again = |class: &str, why: &str| {
+        format!("a ready ({why}; trying again (1 of 1)); a1 ended:{class} ({why}); REMOVE a1; look 21600s")
+    };
+    let deleted = || gone(EndClass::Cancelled, "its pod was deleted by someone else");
+    let hand = again("cancelled", "its pod was deleted by someone else");
+    let drained = again("preempted", "its node was drained");
+    let word = again("preempted", "it preempted");
+    let own = gone(EndClass::Preempted, "it preempted");
+    let resumes = "a ready (resumes from its checkpoint); a1 ended:checkpointed (it checkpointed); REMOVE a1; look 21600s";
+    let late = "run failed (step `a` failed: its Job was over its deadline); a failed (its Job was over its deadline); \
+                a1 ended:timed_out (its Job was over its deadline); REMOVE a1; look 21600s";
+    let free = "a ready (its node was drained; it waits for a place again); a1 ended:preempted (its node was drained); REMOVE a1; look 21600s";
+    let rows = vec![
+        row("it is asked", of_one("preempted"), "OBSERVE a1; look 105s").at(100),
+        row("while the pod ends", of_one("preempted"), "look 105s").at(100).sees(
+            "a1",
+            Observation::Running,
+            100,
+        ),
+        row("a drain", of_one("preempted"), leak(drained)).at(100).sees(
+            "a1",
+            gone(EndClass::Preempted, "its node was drained"),
+            100,
+        ),
+        row("a drain, with a queue", of_one("preempted"), free).edit(lent).at(100).sees(
+            "a1",
+            gone(EndClass::Preempted, "its node was drained"),
+            100,
+        ),
+        row("someone's hand", of_one("preempted"), leak(hand.clone())).at(100).sees("a1", deleted(), 100),
+        row("which no queue makes free", of_one("preempted"), leak(hand.clone())).edit(lent).at(100).sees(
+            "a1",
+            deleted(),
+            100,
+        ),
+        row("nor exit 75", of_one("checkpointed"), leak(hand)).at(100).sees("a1", deleted(), 100),
+        row("a deadline", of_one("preempted"), late).at(100).sees(
+            "a1",
+            gone(EndClass::TimedOut, "its Job was over its deadline"),
+            100,
+        ),
+        row("nobody interfered", of_one("checkpointed"), resumes).at(100).sees(
+            "a1",
+            gone(EndClass::Checkpointed, "it checkpointed"),
+            100,
+        ),
+        row("it knows nothing more", of_one("preempted"), leak(word.clone())).at(100).sees("a1", own, 100),
+        row("nor anything", of_one("preempted"), leak(word.clone())).at(100).sees(
+            "a1",
+            Observation::Unknown,
+            100,
+        ),
+        row("nor ever will", of_one("preempted"), leak(word.clone())).at(219).sees(
+            "a1",
+            Observation::Running,
+            219,
+        ),
+        row("it does not answer yet", of_one("preempted"), "OBSERVE a1; look 205s").at(200).fails("a1"),
+        row("and does not answer", of_one("preempted"), leak(word)).at(219).fails("a1"),
+        row("a stop is a stop", of_one("preempted"), "a1 asked to stop; CANCEL a1; look 105s")
+            .cancel("by ann")
+            .at(100)
+            .sees("a1", Observation::Running, 100),
+    ];
+    check(&rows);
+}
+
+fn leak(text: String) -> &'static str {
+    text.leak()
+}
+
 #[test]
 fn a_change_asks_for_what_follows_it() {
     let view = view("running", "a running", "a1 ended:succeeded");
@@ -545,6 +653,7 @@ fn a_change_asks_for_what_follows_it() {
         view: &view,
         now: T0,
         limits: &limits,
+        answering: &BTreeMap::new(),
         queued: &BTreeSet::new(),
         observed: &observed,
         failed: &failed,

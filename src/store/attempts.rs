@@ -110,6 +110,8 @@ pub struct Finish {
     pub ended_ms: Option<Millis>,
     /// What the `data` step found, within the bounds of `model::data`.
     pub data: Vec<DataReport>,
+    /// Its executor has a word on this end too: it is not the last one.
+    pub judged: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -316,8 +316,8 @@ impl Store {
         )
     }
 
-    /// Ends the attempt by its agent's word, keeps its outputs, and asks for its run and for a schedule. One of several pods is
-    /// finishing from then on: `run::ranks` ends it when it knows of all of them. False: it had ended, or was never started.
+    /// Ends the attempt by its agent's word, keeps its outputs, and asks for its run and for a schedule. One of several pods, and one
+    /// whose end its executor has a word on, is finishing from then on: `run::ranks` ends it when it knows more. False: it had ended, or was never started.
     pub async fn agent_finish(
         &self,
         uid: &AttemptUid,
@@ -330,10 +330,11 @@ impl Store {
                 let found: Option<(RunId, i64)> = one!(
                     tx,
                     |row| Ok((row.get("run_id")?, row.get("ranks")?)),
-                    "UPDATE attempts SET state = CASE WHEN ranks = 1 THEN 'ended' ELSE 'finishing' END,
-                       class = CASE WHEN ranks = 1 THEN $2 ELSE class END, reason = CASE WHEN ranks = 1 THEN $3 ELSE '' END,
-                       exit_code = CASE WHEN ranks = 1 THEN $4 ELSE exit_code END, outputs = $5, notes = $6, log_lost_bytes = $7, sealed = TRUE, heartbeat_ms = $8,
-                       finished_ms = $8, ended_ms = CASE WHEN ranks = 1 THEN $8 ELSE ended_ms END
+                    "UPDATE attempts SET state = CASE WHEN ranks = 1 AND NOT $9 THEN 'ended' ELSE 'finishing' END,
+                       class = CASE WHEN ranks = 1 AND NOT $9 THEN $2 ELSE class END,
+                       reason = CASE WHEN ranks = 1 AND NOT $9 THEN $3 ELSE '' END,
+                       exit_code = CASE WHEN ranks = 1 AND NOT $9 THEN $4 ELSE exit_code END, outputs = $5, notes = $6, log_lost_bytes = $7, sealed = TRUE, heartbeat_ms = $8,
+                       finished_ms = $8, ended_ms = CASE WHEN ranks = 1 AND NOT $9 THEN $8 ELSE ended_ms END
                      WHERE uid = $1 AND state <> 'ended' AND finished_ms IS NULL AND bootstrap_nonce <> ''
                      RETURNING run_id, ranks",
                     &uid,
@@ -343,12 +344,13 @@ impl Store {
                     to_json(&finish.outputs)?,
                     to_json(&finish.notes)?,
                     finish.log_lost_bytes,
-                    now
+                    now,
+                    finish.judged
                 )?;
                 let Some((run, pods)) = found else { return Ok(false) };
                 put_sources(tx, &uid, &run, &finish.sources).await?;
                 put_data(tx, &uid, &run, &finish.data).await?;
-                if pods > 1 {
+                if pods > 1 || finish.judged {
                     let how = RankEnd {
                         class: finish.class,
                         exit_code: finish.exit_code,

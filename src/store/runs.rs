@@ -10,7 +10,8 @@ use super::{Store, StoreError};
 use crate::clock::Millis;
 use crate::model::plan::Need;
 use crate::model::{
-    AttemptRank, AttemptUid, EndClass, Plan, RepoId, RunId, RunState, Sha, StepId, StepSpec, StepState,
+    AttemptRank, AttemptState, AttemptUid, EndClass, Plan, RepoId, RunId, RunState, Sha, StepId, StepSpec,
+    StepState,
 };
 
 /// A run to insert, with its steps. Its generation is part of its identity.
@@ -273,7 +274,7 @@ impl Store {
                     all!(tx, StepRow::read, select_step!("WHERE run_id = $1 ORDER BY position"), &id)?;
                 let attempts = attempts_of_run(tx, &id).await?;
                 // Most runs have none: one look at an index.
-                let ranks = if attempts.iter().any(|a| a.ranks > 1) {
+                let ranks = if attempts.iter().any(|a| a.ranks > 1 || a.state == AttemptState::Finishing) {
                     ranks_of_run(tx, &id).await?
                 } else {
                     Vec::new()

@@ -215,6 +215,7 @@ async fn sixty_forms_in_every_sink_of_the_daemon() {
         view: &view,
         now: ended,
         limits: &limits,
+        answering: &BTreeMap::new(),
         queued: &std::collections::BTreeSet::new(),
         observed: &BTreeMap::new(),
         failed: &BTreeMap::new(),

@@ -26,6 +26,8 @@ pub enum Act {
     Refuse(&'static str),
     /// Cannot be started now.
     Busy,
+    /// Its executor answers nobody.
+    Away,
 }
 
 #[derive(Debug)]
@@ -103,12 +105,13 @@ impl Scripted {
                         log_lost_bytes: 0,
                         ended_ms: None,
                         data: Vec::new(),
+                        judged: false,
                     };
                     self.store.agent_finish(uid, finish, now).await.unwrap();
                     *class
                 }
                 Act::Vanish(class) => *class,
-                Act::Hang | Act::Refuse(_) | Act::Busy => continue,
+                Act::Hang | Act::Refuse(_) | Act::Busy | Act::Away => continue,
             };
             self.processes.lock().unwrap().get_mut(uid).unwrap().gone = Some(gone);
         }
@@ -117,6 +120,11 @@ impl Scripted {
 
     pub fn started(&self) -> Vec<String> {
         self.log.lock().unwrap().clone()
+    }
+
+    /// How often a start was asked for in vain.
+    pub fn in_vain(&self) -> i64 {
+        self.tries.lock().unwrap().values().sum()
     }
 
     /// Processes that nobody removed.
@@ -148,6 +156,10 @@ impl Executor for Scripted {
             Act::Busy => {
                 *tried += 1;
                 return Err(ExecutorError::Transient("busy".into()));
+            }
+            Act::Away => {
+                *tried += 1;
+                return Err(ExecutorError::Away("nobody answers".into()));
             }
             _ => {}
         }

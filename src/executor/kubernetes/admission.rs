@@ -6,7 +6,7 @@ use kube::ResourceExt as _;
 use kube::core::Object;
 use serde::Deserialize;
 
-use super::manifest::LABEL_QUEUE;
+use super::manifest::{ANNOTATION_CANCELLED, LABEL_QUEUE};
 use super::observe::{gone, millis, taken_away, with, words};
 use crate::clock::Millis;
 use crate::config::KubernetesPool;
@@ -266,11 +266,12 @@ pub fn queue_of(job: &Job) -> Option<&str> {
 /// its first pod, so it is the next attempt that waits again. Time in a queue does not count as time without a start.
 pub fn judge(seen: Observation, job: &Job, standing: &Standing, now: Millis) -> Observation {
     let suspended = job.spec.as_ref().is_some_and(|spec| spec.suspend == Some(true));
+    let cancelled = job.annotations().contains_key(ANNOTATION_CANCELLED);
     match (seen, standing) {
         (Observation::Pending { .. }, Standing::Over(class, why)) => gone(*class, None, why.as_str()),
         // Its pods were ended with the Job's suspension.
         (Observation::Gone { class, exit_code, .. }, Standing::Over(now_is, why))
-            if suspended && taken_away(class) && class != EndClass::Cancelled =>
+            if suspended && taken_away(class) && !cancelled =>
         {
             gone(*now_is, exit_code, why.as_str())
         }
@@ -486,6 +487,10 @@ mod tests {
             )
             .unwrap()
         };
+        let cancelled = |mut job: Job| {
+            job.metadata.annotations = Some([(ANNOTATION_CANCELLED.to_owned(), "true".to_owned())].into());
+            job
+        };
         let pending = || Observation::Pending { why: "its Job is suspended".into(), since_ms: None };
         let gone = |class| Observation::Gone { class, exit_code: Some(143), reason: "SIGTERM".into() };
         let over = Standing::Over(EndClass::Preempted, "lost".into());
@@ -509,7 +514,8 @@ mod tests {
             // What its own commands did, and what we asked for, stays.
             (gone(EndClass::Failed), job(true, None), &over, gone(EndClass::Failed)),
             (gone(EndClass::Succeeded), job(true, None), &over, gone(EndClass::Succeeded)),
-            (gone(EndClass::Cancelled), job(true, None), &over, gone(EndClass::Cancelled)),
+            (gone(EndClass::Cancelled), cancelled(job(true, None)), &over, gone(EndClass::Cancelled)),
+            (gone(EndClass::Cancelled), job(true, None), &over, lost(Some(143))),
             (Observation::Running, job(true, None), &over, Observation::Running),
             // Let in anew meanwhile: what ended it was not the queue.
             (gone(EndClass::NodeLost), job(false, None), &over, gone(EndClass::NodeLost)),

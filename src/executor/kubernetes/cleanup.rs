@@ -83,7 +83,7 @@ pub async fn drop_finalizers(
 
 fn gone<T>(answer: Result<T, Fault>) -> anyhow::Result<()> {
     match answer {
-        Ok(_) | Err(Fault::Missing) => Ok(()),
+        Ok(_) | Err(Fault::Missing(_)) => Ok(()),
         Err(fault) => Err(said(fault)),
     }
 }

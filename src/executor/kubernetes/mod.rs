@@ -38,12 +38,16 @@ use self::workloads::Workloads;
 use super::{Executor, ExecutorError, Launch, Observation};
 use crate::clock::{Millis, SharedClock};
 use crate::config::{KubernetesConfig, KubernetesPool};
-use crate::model::{AttemptUid, Held, RunId};
+use crate::model::{AttemptUid, EndClass, Held, RunId};
 
 /// One call to the API server. It answers 504 after its own 60 s; whoever waits longer holds up a worker.
 const CALL: Duration = Duration::from_secs(30);
 /// How long `remove` waits for pods to end before the caller tries again.
 const ENDING: Duration = Duration::from_secs(3);
+
+/// What attempts of this executor are called in rows and in the configuration.
+pub const NAME: &str = "kubernetes";
+const FOREGROUND: &str = "foregroundDeletion";
 
 /// Told which runs to look at.
 pub type Wake = Arc<dyn Fn(RunId) + Send + Sync>;
@@ -81,20 +85,27 @@ struct Note {
 /// Why a call did not succeed.
 #[derive(Debug)]
 enum Fault {
-    Missing,
+    /// In the server's words.
+    Missing(String),
     Exists,
     /// The cluster's rules say no: trying again changes nothing.
     Denied(String),
     Passing(String),
+    /// No answer at all.
+    Away(String),
 }
 
 impl From<Fault> for ExecutorError {
     fn from(fault: Fault) -> Self {
         match fault {
-            Fault::Missing => Self::Transient("the object is gone".into()),
+            Fault::Missing(said) if said.starts_with("namespaces ") => Self::Transient(format!(
+                "{said}: make the namespace, or correct executor.kubernetes.namespace"
+            )),
+            Fault::Missing(said) => Self::Transient(said),
             Fault::Exists => Self::Transient("the object exists already".into()),
             Fault::Denied(why) => Self::Denied(why),
             Fault::Passing(why) => Self::Transient(why),
+            Fault::Away(why) => Self::Away(why),
         }
     }
 }
@@ -105,17 +116,18 @@ async fn call<T>(what: &str, sent: impl Future<Output = kube::Result<T>>) -> Res
         Ok(Ok(answer)) => return Ok(answer),
         Ok(Err(error)) => error,
         Err(_) => {
-            return Err(Fault::Passing(format!("cannot {what}: no answer within {} s", CALL.as_secs())));
+            return Err(Fault::Away(format!("cannot {what}: no answer within {} s", CALL.as_secs())));
         }
     };
     let kube::Error::Api(status) = &error else {
-        return Err(Fault::Passing(format!("cannot {what}: {:#}", anyhow::Error::from(error))));
+        return Err(Fault::Away(format!("cannot {what}: {:#}", anyhow::Error::from(error))));
     };
     Err(match status.code {
-        404 => Fault::Missing,
+        404 => Fault::Missing(status.message.clone()),
         409 if status.reason == "AlreadyExists" => Fault::Exists,
-        // Admission and quota say so with 403; a missing permission does too, and heals when an administrator grants it.
-        403 if is_rule(&status.message) => {
+        // Quota says so with 403, a webhook that names no code with 400, a policy with the code of its own reason. A missing permission
+        // is 403 too, and heals when an administrator grants it.
+        400 | 401 | 403 | 413 if is_rule(&status.message) => {
             Fault::Denied(format!("the cluster refused it: {}", status.message))
         }
         422 => Fault::Denied(format!("the cluster refused it: {}", status.message)),
@@ -130,8 +142,10 @@ async fn call<T>(what: &str, sent: impl Future<Output = kube::Result<T>>) -> Res
 fn is_rule(message: &str) -> bool {
     [
         "exceeded quota",
+        "failed quota",
         "violates PodSecurity",
         "denied the request",
+        "denied request",
         "is being terminated",
         "forbidden: maximum",
         "forbidden: minimum",
@@ -210,7 +224,9 @@ impl Kubernetes {
 
     /// What is seen of a Job, with what its queue says where it has one.
     async fn judged(&self, seen: Observation, job: &Job, now: Millis) -> Observation {
-        let Some(queue) = admission::queue_of(job).filter(|_| seen != Observation::Running) else {
+        let Some(queue) = admission::queue_of(job)
+            .filter(|_| !matches!(seen, Observation::Running | Observation::Withdrawn))
+        else {
             return seen;
         };
         let pool = job.annotations().get(POOL).and_then(|name| self.pools.get(name));
@@ -230,7 +246,7 @@ impl Kubernetes {
         if let Ok(note) = serde_json::from_value::<Note>(handle.clone()) {
             let found = match call("read a Job", self.jobs.get(&note.job)).await {
                 Ok(job) => Some(job),
-                Err(Fault::Missing) => None,
+                Err(Fault::Missing(_)) => None,
                 Err(fault) => return Err(fault.into()),
             };
             // A name alone proves nothing.
@@ -289,7 +305,7 @@ impl Kubernetes {
     {
         let params = DeleteParams { propagation_policy: Some(how), ..DeleteParams::default() };
         match call("delete an object", api.delete(name, &params)).await {
-            Ok(_) | Err(Fault::Missing) => Ok(()),
+            Ok(_) | Err(Fault::Missing(_)) => Ok(()),
             Err(fault) => Err(fault.into()),
         }
     }
@@ -351,17 +367,21 @@ impl Executor for Kubernetes {
             },
         };
         let mut first = observe::read(Some(&job), &pods, &[], now);
-        // The two halves of the picture come by two watches: a Job may be known before its pod, which is not lost then.
-        if pods.is_empty() && matches!(first, Observation::Gone { .. }) {
+        // The two halves of the picture come by two watches: a Job may be known before its pod, which is not lost then, and the end
+        // of a pod before what was done to its Job (suspended, deleted, over its deadline), which explains it.
+        let by_hand = matches!(first, Observation::Gone { class: EndClass::Cancelled, .. })
+            && !job.annotations().contains_key(ANNOTATION_CANCELLED);
+        if by_hand || pods.is_empty() && matches!(first, Observation::Gone { .. }) {
             let Some(fresh) = self.job(uid, handle).await? else { return Ok(Observation::Unknown) };
             (job, pods) = (fresh, self.pods(uid).await?);
             first = observe::read(Some(&job), &pods, &[], now);
         }
         let first = self.judged(first, &job, now).await;
-        // Of what waits in a queue the events say nothing more.
+        // Of what waits in a queue the events say nothing more. They say why no node takes it, and since when it fails to start.
         let unclear = matches!(first, Observation::Pending { .. })
             && job.spec.as_ref().is_none_or(|spec| spec.suspend != Some(true))
-            && !pods.iter().any(|pod| pod.spec.as_ref().is_some_and(|s| s.node_name.is_some()));
+            && (!pods.iter().any(|pod| pod.spec.as_ref().is_some_and(|s| s.node_name.is_some()))
+                || pods.iter().any(observe::fails_to_start));
         if !unclear {
             return Ok(first);
         }
@@ -377,14 +397,18 @@ impl Executor for Kubernetes {
     ) -> Result<(), ExecutorError> {
         let Some(job) = self.job(uid, handle).await? else { return Ok(()) };
         let name = job.name_any();
-        if !job.annotations().contains_key(ANNOTATION_CANCELLED) {
-            // Written down first, so that the end of its pod is known as ours.
+        let going = job.metadata.deletion_timestamp.is_some();
+        if going && job.finalizers().iter().any(|f| f == FOREGROUND) {
+            return Ok(());
+        }
+        if !going && !job.annotations().contains_key(ANNOTATION_CANCELLED) {
+            // Written down first, so that the end of its pod is known as ours. One that someone else has deleted stays theirs.
             let mark = serde_json::json!({"metadata": {"annotations": {ANNOTATION_CANCELLED: "true"}}});
             match call("mark a Job", self.jobs.patch(&name, &PatchParams::default(), &Patch::Merge(&mark)))
                 .await
             {
                 Ok(_) => {}
-                Err(Fault::Missing) => return Ok(()),
+                Err(Fault::Missing(_)) => return Ok(()),
                 Err(fault) => return Err(fault.into()),
             }
         }
@@ -421,7 +445,8 @@ impl Executor for Kubernetes {
             self.delete_peers(&name).await?;
         }
         self.delete(&self.secrets, &name, PropagationPolicy::Background).await?;
-        if job.metadata.deletion_timestamp.is_none() {
+        // Again where someone else's deletion left its pods alone.
+        if job.metadata.deletion_timestamp.is_none() || !job.finalizers().iter().any(|f| f == FOREGROUND) {
             self.delete(&self.jobs, &name, PropagationPolicy::Foreground).await?;
         }
         let until = tokio::time::Instant::now() + ENDING;
@@ -431,12 +456,19 @@ impl Executor for Kubernetes {
             }
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
-        let kept: Vec<&String> = job.finalizers().iter().filter(|f| *f != FINALIZER).collect();
-        let without = serde_json::json!({"metadata": {"finalizers": kept.iter().filter(|f| **f != "foregroundDeletion").collect::<Vec<_>>()}});
+        // By what it is now: another controller may have put a finalizer of its own on it. One that changes meanwhile is tried again.
+        let Some(job) = self.job(uid, handle).await? else {
+            self.picture.forget(uid.as_str());
+            return Ok(());
+        };
+        let kept: Vec<&String> =
+            job.finalizers().iter().filter(|f| *f != FINALIZER && *f != FOREGROUND).collect();
+        let without =
+            serde_json::json!({"metadata": {"finalizers": kept, "resourceVersion": job.resource_version()}});
         match call("release a Job", self.jobs.patch(&name, &PatchParams::default(), &Patch::Merge(&without)))
             .await
         {
-            Ok(_) | Err(Fault::Missing) => {
+            Ok(_) | Err(Fault::Missing(_)) => {
                 self.picture.forget(uid.as_str());
                 Ok(())
             }
@@ -454,4 +486,62 @@ fn holds_devices(pod: &Pod) -> bool {
     let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
     let limits = containers.filter_map(|one| one.resources.as_ref()?.limits.as_ref());
     limits.flat_map(|limits| limits.keys()).any(|name| name.contains('/'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn answered(code: u16, reason: &str, message: &str) -> ExecutorError {
+        let status =
+            serde_json::json!({"status": "Failure", "code": code, "reason": reason, "message": message});
+        let error = kube::Error::Api(Box::new(serde_json::from_value(status).unwrap()));
+        call("create a Job", async { Err::<(), _>(error) }).await.unwrap_err().into()
+    }
+
+    /// Messages as the API server, its admission plugins and Kyverno make them.
+    #[tokio::test]
+    async fn rules_of_the_cluster_are_final_and_a_missing_namespace_says_what_to_do() {
+        let webhook = r#"admission webhook "validate.kyverno.svc-fail" denied the request: policy Job/x: no"#;
+        let policy = "jobs.batch \"ty-x\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no";
+        for (code, reason, message) in [
+            (400, "", webhook),
+            (403, "Forbidden", webhook),
+            (403, "Forbidden", policy),
+            (401, "Unauthorized", policy),
+            (422, "Invalid", policy),
+            (
+                403,
+                "Forbidden",
+                "pods \"x\" is forbidden: failed quota: q: must specify limits.ephemeral-storage",
+            ),
+            (403, "Forbidden", "pods \"x\" is forbidden: exceeded quota: q"),
+        ] {
+            match answered(code, reason, message).await {
+                ExecutorError::Denied(why) => assert!(why.contains(message), "{why}"),
+                other => panic!("{code} {message}: {other:?}"),
+            }
+        }
+        for (code, reason, message, want) in [
+            (
+                404,
+                "NotFound",
+                "namespaces \"runs\" not found",
+                "namespaces \"runs\" not found: make the namespace",
+            ),
+            (
+                403,
+                "Forbidden",
+                "jobs.batch is forbidden: User \"x\" cannot create resource",
+                "cannot create resource",
+            ),
+            (400, "BadRequest", "the body is not JSON", "400 the body is not JSON"),
+            (401, "Unauthorized", "Unauthorized", "does not accept our credential"),
+        ] {
+            match answered(code, reason, message).await {
+                ExecutorError::Transient(why) => assert!(why.contains(want), "{why}"),
+                other => panic!("{code} {message}: {other:?}"),
+            }
+        }
+    }
 }

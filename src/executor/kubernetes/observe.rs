@@ -28,6 +28,7 @@ pub fn read(job: Option<&Job>, pods: &[Pod], events: &[Event], now: Millis) -> O
     let several = job.spec.as_ref().and_then(|spec| spec.completions).unwrap_or(1) > 1;
     let worst = if several { of_several(job, pods, events, now) } else { of_one(pods, events, now) };
     let worst = worst.as_ref();
+    let deleted = job.metadata.deletion_timestamp.is_some() && !cancelled;
     let overdue = failed(job).is_some_and(|c| c.reason.as_deref() == Some("DeadlineExceeded"));
     match worst {
         Some(Observation::Gone { class, exit_code, .. }) if overdue && taken_away(*class) => {
@@ -36,10 +37,13 @@ pub fn read(job: Option<&Job>, pods: &[Pod], events: &[Event], now: Millis) -> O
         Some(Observation::Gone { class, exit_code, .. }) if cancelled && taken_away(*class) => {
             gone(EndClass::Cancelled, *exit_code, "cancelled")
         }
-        Some(end @ Observation::Gone { .. }) => end.clone(),
-        Some(_) if job.metadata.deletion_timestamp.is_some() && !cancelled => {
-            gone(EndClass::Cancelled, None, "its Job was deleted by someone else")
+        Some(Observation::Gone { class: EndClass::Cancelled, exit_code, .. }) if deleted => {
+            gone(EndClass::Cancelled, *exit_code, JOB_DELETED)
         }
+        Some(end @ Observation::Gone { .. }) => end.clone(),
+        // Our finalizer keeps the Job, and its controller leaves the pods of a deleted Job alone.
+        Some(Observation::Running) if deleted => Observation::Withdrawn,
+        Some(_) if deleted => gone(EndClass::Cancelled, None, JOB_DELETED),
         Some(Observation::Pending { .. }) if cancelled => {
             gone(EndClass::Cancelled, None, "cancelled before it began")
         }
@@ -93,7 +97,8 @@ fn of_several(job: &Job, pods: &[Pod], events: &[Event], now: Millis) -> Option<
     let missing = (0..completions).find(pod_less).filter(|_| !pods.is_empty());
     match (failed(job), missing) {
         (Some(condition), Some(rank)) if condition.reason.as_deref() != Some("DeadlineExceeded") => {
-            Some(gone(EndClass::Preempted, None, format!("rank {rank}: its pod was deleted by someone else")))
+            let (class, reason) = pod_missing(condition);
+            Some(gone(class, None, format!("rank {rank}: {reason}")))
         }
         (None, Some(rank)) => Some(pending(format!("rank {rank}: its pod is being made"))),
         _ => {
@@ -144,6 +149,19 @@ pub fn held(pods: &[Pod], now: Millis) -> Option<Held> {
 }
 
 const OVERDUE: &str = "its Job was over its deadline";
+const JOB_DELETED: &str = "its Job was deleted by someone else";
+const POD_DELETED: &str = "its pod was deleted by someone else";
+
+/// What became of a pod that nobody has seen end, by how its Job failed. The cluster marks the pods that it takes away, which the
+/// Job's policy notes.
+fn pod_missing(failed: &JobCondition) -> (EndClass, String) {
+    match failed.reason.as_deref() {
+        Some("PodFailurePolicy") => {
+            (EndClass::Preempted, with("the cluster took its pod away", failed.message.as_ref()))
+        }
+        _ => (EndClass::Cancelled, POD_DELETED.into()),
+    }
+}
 
 /// The condition by which the cluster gave a Job up.
 fn failed(job: &Job) -> Option<&JobCondition> {
@@ -195,16 +213,15 @@ fn without_pod(job: &Job, cancelled: bool, events: &[Event], now: Millis) -> Obs
     if let Some(failed) = failed(job) {
         return match failed.reason.as_deref() {
             Some("DeadlineExceeded") => gone(EndClass::TimedOut, None, OVERDUE),
-            Some("PodFailurePolicy") => gone(
-                EndClass::Preempted,
-                None,
-                with("the cluster took its pod away", failed.message.as_ref()),
-            ),
-            _ => gone(EndClass::Preempted, None, "its pod was deleted by someone else"),
+            _ if job.metadata.deletion_timestamp.is_some() => gone(EndClass::Cancelled, None, JOB_DELETED),
+            _ => {
+                let (class, reason) = pod_missing(failed);
+                gone(class, None, reason)
+            }
         };
     }
     if job.metadata.deletion_timestamp.is_some() {
-        return gone(EndClass::Cancelled, None, "its Job was deleted by someone else");
+        return gone(EndClass::Cancelled, None, JOB_DELETED);
     }
     let refusals = || events.iter().filter(|e| e.reason.as_deref() == Some("FailedCreate"));
     if let Some(refused) = refusals().next_back() {
@@ -220,7 +237,7 @@ fn without_pod(job: &Job, cancelled: bool, events: &[Event], now: Millis) -> Obs
         return pending("its Job is suspended");
     }
     if status.is_some_and(|s| s.active.unwrap_or(0) > 0 || s.failed.unwrap_or(0) > 0) {
-        return gone(EndClass::Preempted, None, "its pod was deleted by someone else");
+        return gone(EndClass::Cancelled, None, POD_DELETED);
     }
     pending("its pod is being made")
 }
@@ -318,11 +335,11 @@ fn read_pod(pod: &Pod, events: &[Event], now: Millis) -> Observation {
     if step.and_then(|s| s.running.as_ref()).is_some() {
         return Observation::Running;
     }
-    for (what, waiting) in [("the step's image", step), ("the trainyard image", prepare)] {
+    for (what, name, waiting) in [("the step's image", STEP, step), ("the trainyard image", PREPARE, prepare)]
+    {
         if let Some(waiting) = waiting.and_then(|s| s.waiting.as_ref()) {
-            let since = status.start_time.as_ref().map_or(now, millis);
-            if let Some(found) = stuck(what, waiting.reason.as_deref(), waiting.message.as_ref(), now - since)
-            {
+            let for_ms = failing_since(pod, name, events).map_or(0, |since| now - since);
+            if let Some(found) = stuck(what, waiting.reason.as_deref(), waiting.message.as_ref(), for_ms) {
                 return found;
             }
         }
@@ -346,7 +363,39 @@ fn read_pod(pod: &Pod, events: &[Event], now: Millis) -> Observation {
     }
 }
 
-/// No node takes it: final when every autoscaled pool has said so, a sentence otherwise.
+/// When a container first failed to start, by its kubelet's oldest event: its status gives no time, and its pod may be old by then.
+fn failing_since(pod: &Pod, container: &str, events: &[Event]) -> Option<Millis> {
+    let (name, field) = (pod.metadata.name.as_deref(), format!("{{{container}}}"));
+    let of_it = events.iter().filter(|event| {
+        event.involved_object.name.as_deref() == name
+            && event.involved_object.field_path.as_ref().is_some_and(|path| path.ends_with(&field))
+            && matches!(
+                event.reason.as_deref(),
+                Some("Failed" | "BackOff" | "InspectFailed" | "ErrImageNeverPull")
+            )
+    });
+    of_it.filter_map(|event| event.first_timestamp.as_ref()).map(millis).min()
+}
+
+/// A container of it fails to start: only its events say since when.
+pub(super) fn fails_to_start(pod: &Pod) -> bool {
+    let status = pod.status.as_ref();
+    let all = status.into_iter().flat_map(|s| s.init_container_statuses.iter().chain(&s.container_statuses));
+    let mut reasons = all.flatten().filter_map(|c| c.state.as_ref()?.waiting.as_ref()?.reason.as_deref());
+    reasons.any(|reason| stuck("", Some(reason), None, 0).is_some())
+}
+
+/// Words of the cluster autoscaler about a pool that may grow later, or whose nodes may become free
+/// (cluster-autoscaler/core/scaleup/orchestrator/skippedreasons.go).
+const PASSING: [&str; 5] = [
+    "max node group size reached",
+    "in backoff after failed scale-up",
+    "not ready for scale-up",
+    "at least one node can be vertically scaled",
+    " limit reached",
+];
+
+/// No node takes it: final when the autoscaler has said of every pool that it will never fit, a sentence otherwise.
 fn unschedulable(pod: &Pod, message: Option<&String>, events: &[Event]) -> Observation {
     let name = pod.metadata.name.as_deref();
     let own = || events.iter().filter(|e| e.involved_object.name.as_deref() == name);
@@ -359,6 +408,11 @@ fn unschedulable(pod: &Pod, message: Option<&String>, events: &[Event]) -> Obser
         return pending(format!("a node is being added: {growing}"));
     }
     if let Some(no) = last(&["NotTriggerScaleUp"]) {
+        // A node that would fit and is full says so to the scheduler, and is not the autoscaler's to speak of.
+        let full = message.is_some_and(|said| said.contains("Insufficient"));
+        if full || PASSING.iter().any(|words| no.contains(words)) {
+            return pending(format!("no node takes it yet, and no pool of the cluster grows for now: {no}"));
+        }
         return gone(EndClass::Unschedulable, None, format!("no pool of the cluster can grow for it: {no}"));
     }
     pending(with("no node takes it yet", message))
@@ -399,6 +453,8 @@ fn said(end: &ContainerStateTerminated) -> Option<ResultFile> {
 /// The step's container has ended. The agent's word counts where the container's own status agrees with it.
 fn end_of(pod: &Pod, end: &ContainerStateTerminated) -> Observation {
     let disrupted = disruption(pod);
+    // The cluster marks the pods that it takes away: where nothing of its own says why, someone asked for it.
+    let deleted = disrupted.is_none() && pod.metadata.deletion_timestamp.is_some();
     if end.reason.as_deref() == Some("OOMKilled") {
         return gone(EndClass::OutOfMemory, Some(code(end)), "killed by the kernel: over its memory limit");
     }
@@ -408,16 +464,11 @@ fn end_of(pod: &Pod, end: &ContainerStateTerminated) -> Observation {
             Some(code(end)),
             format!("its agent said that it succeeded, its container ended with exit code {}", end.exit_code),
         ),
+        Some(result) if deleted && result.class.answers_a_signal() => {
+            gone(EndClass::Cancelled, result.exit_code, POD_DELETED)
+        }
         Some(result) if matches!(result.class, EndClass::Preempted | EndClass::Cancelled) => {
-            let (class, reason) = disrupted.unwrap_or_else(|| {
-                // Nothing of the cluster's own says why: someone asked for it.
-                let deleted =
-                    result.class == EndClass::Preempted && pod.metadata.deletion_timestamp.is_some();
-                (
-                    result.class,
-                    if deleted { "its pod was deleted by someone else".into() } else { result.reason },
-                )
-            });
+            let (class, reason) = disrupted.unwrap_or((result.class, result.reason));
             gone(class, result.exit_code, reason)
         }
         Some(result) => gone(result.class, result.exit_code, result.reason),
@@ -429,6 +480,7 @@ fn end_of(pod: &Pod, end: &ContainerStateTerminated) -> Observation {
                 Some("ContainerStatusUnknown") => {
                     (EndClass::NodeLost, with("its node lost sight of it", end.message.as_ref()))
                 }
+                _ if deleted => (EndClass::Cancelled, POD_DELETED.into()),
                 _ => (
                     EndClass::NodeLost,
                     format!("the agent ended without a result (exit code {})", end.exit_code),

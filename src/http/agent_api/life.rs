@@ -18,6 +18,7 @@ use super::{
 };
 use crate::agent::protocol::{Finished, Heartbeat, HeartbeatAnswer, Start, Started, rank_bootstrap};
 use crate::clock::Millis;
+use crate::executor::kubernetes;
 use crate::http::App;
 use crate::http::live::Hint;
 use crate::http::{logs, spec};
@@ -99,6 +100,7 @@ pub(super) async fn start(
                 log_lost_bytes: 0,
                 ended_ms: None,
                 data: Vec::new(),
+                judged: false,
             };
             finish_as(&app, &of, finish, now).await?;
             app.live.tell(Hint::Run(row.run_id));
@@ -223,6 +225,7 @@ pub(super) async fn finish(
         // A day is the longest that an agent tries to say so.
         ended_ms: Some(now - said.ended_ago_ms.clamp(0, 24 * 3_600_000)),
         data: said.data.into_iter().take(MAX_REPORTS).map(|report| hidden(report, &hide).bounded()).collect(),
+        judged: row.executor == kubernetes::NAME && said.class.answers_a_signal(),
     };
     crate::failpoint::hit("agent.finish.before");
     let finished = finish_as(&app, &of, finish, now).await?;

@@ -232,10 +232,12 @@ impl World {
         for round in 0.. {
             assert!(round < 64, "the reconciler does not come to rest");
             let limits = Limits::default();
+            let answering = (!away).then(|| ("local".to_owned(), 0)).into_iter().collect();
             let situation = Situation {
                 view: &self.view,
                 now: self.now,
                 limits: &limits,
+                answering: &answering,
                 queued: &std::collections::BTreeSet::new(),
                 observed: &self.observed,
                 failed: &self.failed,

@@ -153,6 +153,7 @@ impl Dashboard {
                 (_, _, true) => checked(HOSTILE),
                 _ => Vec::new(),
             },
+            judged: false,
         };
         assert!(self.app.store.agent_finish(uid, finish, self.clock.now_ms()).await.unwrap());
         self.app.live.tell(trainyard::http::Hint::Log(uid.into()));

@@ -1,6 +1,8 @@
 //! Attempts that end, are lost or wait, restarts, and concurrency groups.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use trainyard::model::*;
 use trainyard::store::runs::RunRow;
@@ -43,6 +45,33 @@ async fn a_refused_attempt_errs_and_a_busy_executor_is_asked_again() {
     let view = heart.only_run().await;
     assert_eq!(states(&view), "errored: train succeeded, eval errored");
     assert!(view.run.reason.contains("there is no user to run as"), "{}", view.run.reason);
+}
+
+/// Two steps of one visit cost one call that waits for nothing, and an outage ends none of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_executor_that_is_away_is_asked_once_a_visit_and_fails_nothing() {
+    let back = Arc::new(AtomicBool::new(false));
+    let is_back = back.clone();
+    let heart = Heart::new(move |_, _| {
+        if is_back.load(Ordering::Relaxed) { Act::Finish(EndClass::Succeeded) } else { Act::Away }
+    })
+    .await;
+    heart.push_pipeline("name: churn\nwhen: [{event: [push], branch: '**'}]\nsteps:\n  - {name: train, matrix: {seed: [1, 2]}, commands: [python train.py]}\n").await;
+    heart.hand_in_all().await;
+    heart.settle().await;
+    let view = heart.only_run().await;
+    let told = view.attempts.iter().filter(|a| a.reason.contains("nobody answers")).count();
+    println!(
+        "FIGURE executor_away attempts={} told={told} calls={}",
+        view.attempts.len(),
+        heart.executor.in_vain()
+    );
+    assert_eq!((view.attempts.len(), told, heart.executor.in_vain()), (2, 2, 1));
+    heart.pass(2 * 3600).await;
+    assert!(heart.only_run().await.attempts.iter().all(|a| a.class.is_none()), "an outage ends nothing");
+    back.store(true, Ordering::Relaxed);
+    heart.pass(900).await;
+    assert_eq!(heart.only_run().await.run.state.word(), "succeeded");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -131,6 +131,9 @@ async fn end_of(
                     }
                 }
             }
+            Observation::Withdrawn => {
+                executor.cancel(&launch.uid, &handle, 1_000).await.map_err(|e| e.to_string())?;
+            }
             Observation::Unknown => {}
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -183,7 +186,7 @@ async fn ends_on_the_real_cluster_have_class_and_sentence() {
         image(case("image pull", nap, EndClass::Image, "Pull"), "localhost/trainyard-test/none:1"),
         image(case("no shell", nap, EndClass::Failed, "/bin/sh"), "localhost/trainyard-test/empty:1"),
         done_to(
-            case("pod deleted", nap, EndClass::Preempted, "pod was deleted by someone else"),
+            case("pod deleted", nap, EndClass::Cancelled, "pod was deleted by someone else"),
             "kubectl delete pod -n NAMESPACE POD --wait=false",
         ),
         done_to(
@@ -198,8 +201,8 @@ async fn ends_on_the_real_cluster_have_class_and_sentence() {
             )
         },
         done_to(
-            on(case("no autoscaler", nap, EndClass::Unschedulable, "max node group size"), nowhere.clone()),
-            "echo '{\"apiVersion\":\"v1\",\"kind\":\"Event\",\"metadata\":{\"name\":\"POD.1\",\"namespace\":\"NAMESPACE\"},\"reason\":\"NotTriggerScaleUp\",\"message\":\"2 max node group size reached\",\"involvedObject\":{\"kind\":\"Pod\",\"name\":\"POD\",\"namespace\":\"NAMESPACE\",\"uid\":\"'$(kubectl get pod -n NAMESPACE POD -o jsonpath={.metadata.uid})'\"}}' | kubectl create -f -",
+            on(case("no autoscaler", nap, EndClass::Unschedulable, "didn't match"), nowhere.clone()),
+            "echo '{\"apiVersion\":\"v1\",\"kind\":\"Event\",\"metadata\":{\"name\":\"POD.1\",\"namespace\":\"NAMESPACE\"},\"reason\":\"NotTriggerScaleUp\",\"message\":\"2 nodes didn'\\''t match\",\"involvedObject\":{\"kind\":\"Pod\",\"name\":\"POD\",\"namespace\":\"NAMESPACE\",\"uid\":\"'$(kubectl get pod -n NAMESPACE POD -o jsonpath={.metadata.uid})'\"}}' | kubectl create -f -",
         ),
     ];
     let count = cases.len() + 2;

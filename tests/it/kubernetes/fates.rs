@@ -114,7 +114,7 @@ fn a_job_without_pods_says_why() {
     gone(seen(failed("PodFailurePolicy"), vec![], vec![], 0), EndClass::Preempted, "took its pod away");
     gone(
         seen(failed("BackoffLimitExceeded"), vec![], vec![], 0),
-        EndClass::Preempted,
+        EndClass::Cancelled,
         "deleted by someone else",
     );
     let refused = event("FailedCreate", "ty-x", "pods \"x\" is forbidden: exceeded quota: none");
@@ -143,11 +143,60 @@ fn a_job_without_pods_says_why() {
         matches!(at(vec![]), Observation::Pending { why, .. } if why.contains("0/3 nodes are available"))
     );
     let grows = event("TriggeredScaleUp", "ty-x-1", "pool gpu 0->1");
-    let no = event("NotTriggerScaleUp", "ty-x-1", "1 max node group size reached");
+    let refuses =
+        |why: &str| event("NotTriggerScaleUp", "ty-x-1", &format!("pod didn't trigger scale-up: {why}"));
+    let no = refuses("2 node(s) didn't match Pod's node affinity/selector, 1 Insufficient nvidia.com/gpu");
     assert!(
         matches!(at(vec![grows.clone(), no.clone()]), Observation::Pending { why, .. } if why.contains("pool gpu 0->1"))
     );
-    gone(at(vec![no]), EndClass::Unschedulable, "max node group size reached");
+    gone(at(vec![no.clone()]), EndClass::Unschedulable, "didn't match Pod's node affinity/selector");
+    // What passes by itself is waited for, with the sentence.
+    for passing in [
+        "1 max node group size reached, 1 node(s) didn't match Pod's node affinity/selector",
+        "1 in backoff after failed scale-up",
+        "1 not ready for scale-up",
+        "1 max cluster nvidia.com/gpu, cpu limit reached",
+    ] {
+        let seen = at(vec![refuses(passing)]);
+        assert!(matches!(&seen, Observation::Pending { why, .. } if why.contains(passing)), "{seen:?}");
+    }
+    // A node outside of the autoscaler's groups would fit, and is full.
+    let full = pod(json!({"phase": "Pending", "conditions": [
+        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes are available: 1 Insufficient nvidia.com/gpu"}]}));
+    let seen_full = seen(json!({"metadata": {}}), vec![full], vec![no], 0);
+    assert!(
+        matches!(&seen_full, Observation::Pending { why, .. } if why.contains("didn't match")),
+        "{seen_full:?}"
+    );
+
+    // An image that fails for the first time in an old pod: the time counts from then.
+    let pulls = |now: i64, events: Vec<Value>| {
+        let pod =
+            pod(json!({"phase": "Pending", "startTime": "1970-01-01T00:00:00Z", "containerStatuses": [{
+            "name": "step", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+            "state": {"waiting": {"reason": "ErrImagePull", "message": "429 Too Many Requests"}}}]}));
+        let mut pod = pod;
+        pod["spec"]["nodeName"] = json!("n");
+        seen(json!({"metadata": {}}), vec![pod], events, now)
+    };
+    let failed = |path: &str| {
+        json!({"metadata": {"name": "e"}, "involvedObject": {"name": "ty-x-1", "fieldPath": path}, "reason": "Failed",
+            "message": "Failed to pull image", "firstTimestamp": "1970-01-01T00:16:40Z"})
+    };
+    let first = 1_000_000;
+    for (now, events) in [
+        (first, vec![]),
+        (first + 59_000, vec![failed("spec.containers{step}")]),
+        (first + 900_000, vec![failed("spec.initContainers{prepare}")]),
+    ] {
+        let seen = pulls(now, events);
+        assert!(matches!(&seen, Observation::Pending { why, .. } if why.contains("429")), "{now}: {seen:?}");
+    }
+    gone(
+        pulls(first + 60_000, vec![failed("spec.containers{step}")]),
+        EndClass::Image,
+        "429 Too Many Requests",
+    );
 
     // A node that no longer answers: the pod was to end long ago.
     let mut stale = pod(
@@ -222,11 +271,14 @@ fn the_rank_that_failed_first_is_named() {
     let waiting = || pod(json!({"phase": "Pending"}));
     let gone = |class: EndClass, reason: &str| format!("{class}: {reason}");
     let job = json!({"metadata": {}, "spec": {"completions": 2, "template": {}}});
+    let mut withdrawn = job.clone();
+    withdrawn["metadata"]["deletionTimestamp"] = json!("2026-11-25T10:00:00Z");
     let mut over = job.clone();
     over["status"] =
         json!({"conditions": [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}]});
     let rows = [
         (&job, vec![rank(0, runs(), 0), rank(1, runs(), 0)], "running".to_owned()),
+        (&withdrawn, vec![rank(0, runs(), 0), rank(1, runs(), 0)], "withdrawn".to_owned()),
         (
             &job,
             vec![rank(0, runs(), 0), rank(1, waiting(), 0)],
@@ -261,12 +313,13 @@ fn the_rank_that_failed_first_is_named() {
         (
             &over,
             vec![rank(0, runs(), 0)],
-            gone(EndClass::Preempted, "rank 1: its pod was deleted by someone else"),
+            gone(EndClass::Cancelled, "rank 1: its pod was deleted by someone else"),
         ),
     ];
     for (job, pods, want) in rows {
         let shown = match seen(job.clone(), pods.clone(), vec![], 0) {
             Observation::Running => "running".to_owned(),
+            Observation::Withdrawn => "withdrawn".to_owned(),
             Observation::Pending { why, .. } => format!("pending: {why}"),
             Observation::Gone { class, reason, .. } => format!("{class}: {reason}"),
             Observation::Unknown => "unknown".to_owned(),

@@ -12,6 +12,7 @@ mod queues;
 mod ranks;
 mod release;
 mod story;
+mod taken;
 mod verbs;
 mod watching;
 mod yard;

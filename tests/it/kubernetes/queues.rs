@@ -22,7 +22,7 @@ use super::yard::Yard;
 use super::{golden, verbs};
 use crate::agent::daemon::uid;
 
-const QUEUE: &str = "team-vision";
+pub const QUEUE: &str = "team-vision";
 const SENTENCE: &str = "waiting for quota of 1 more a100 in team-vision";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -40,10 +40,10 @@ async fn a_job_in_a_queue_says_what_it_waits_for() {
 }
 
 /// Kinds of Kueue's group in a version that is not the one of the long form; they go with the value.
-struct Kinds;
+pub struct Kinds;
 
 impl Kinds {
-    fn serve() -> Self {
+    pub fn serve() -> Self {
         for (kind, plural) in [("Workload", "workloads"), ("LocalQueue", "localqueues")] {
             let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
             let version = json!({"name": "v1beta2", "served": true, "storage": true, "subresources": {"status": {}},
@@ -81,7 +81,7 @@ fn pool() -> KubernetesPool {
 }
 
 /// Writes what Kueue's controller would: the Workload of a Job, and its conditions.
-fn workload(namespace: &str, job: &Value, run: &str, conditions: &Value) {
+pub fn workload(namespace: &str, job: &Value, run: &str, conditions: &Value) {
     let (name, uid) = (&job["metadata"]["name"], &job["metadata"]["uid"]);
     let labels = json!({"trainyard.dev/run-id": run});
     let object = json!({"apiVersion": "kueue.x-k8s.io/v1beta2", "kind": "Workload",

@@ -172,6 +172,7 @@ async fn step(side: &mut Side, world: &World, dice: &mut StdRng) -> String {
                 log_lost_bytes: 0,
                 ended_ms: None,
                 data: Vec::new(),
+                judged: false,
                 sources: vec![],
             };
             format!("{:?}", store.agent_finish(uid.unwrap(), finish, now).await.unwrap())

@@ -37,6 +37,7 @@ pub async fn what_was_used_counts(at: &Place) {
         log_lost_bytes: 0,
         ended_ms: None,
         data: Vec::new(),
+        judged: false,
     };
     assert!(at.store.agent_finish(&uid, finish.clone(), T0 + 1002).await.unwrap());
     assert!(!at.store.agent_finish(&uid, finish, T0 + 9999).await.unwrap(), "an end is charged once");

@@ -78,6 +78,7 @@ pub fn finish() -> Finish {
         log_lost_bytes: 4,
         ended_ms: None,
         data: vec![data_report("customers", false), data_report("orders", true)],
+        judged: false,
     }
 }
 
