@@ -55,11 +55,12 @@ pub(super) fn ca_file(dir: &Path, ca: Option<&str>) -> anyhow::Result<Option<Pat
 }
 
 /// What the preparing container of a pod does: brings the agent and the source into the directory that both containers
-/// share, and leaves a bootstrap bound to its nonce for the one that runs the step. It never sees a secret.
+/// share, and leaves a bootstrap bound to its nonce for the one that runs the step. It never sees a secret. A daemon that never
+/// answers within `reach` is given up: the pod holds its node, and maybe GPUs, for nothing.
 ///
 /// # Errors
 /// What the pod's status shall say, with its class.
-pub async fn prepare(bootstrap_path: &Path, dir: &Path) -> Result<(), ResultFile> {
+pub async fn prepare(bootstrap_path: &Path, dir: &Path, reach: Duration) -> Result<(), ResultFile> {
     let failed = |class: EndClass, error: String| ResultFile { class, exit_code: None, reason: error };
     let ours = |error: anyhow::Error| failed(EndClass::Internal, format!("{error:#}"));
     let bootstrap = read_bootstrap(bootstrap_path).map_err(ours)?;
@@ -85,7 +86,8 @@ pub async fn prepare(bootstrap_path: &Path, dir: &Path) -> Result<(), ResultFile
     let ca = ca_file(dir, bootstrap.ca.as_deref()).map_err(ours)?;
     let nonce = hex::encode(rand::random::<[u8; 16]>());
     let client = Client::new(&bootstrap).map_err(ours)?;
-    let asked = ask(client, bootstrap_path, &start_of(nonce.clone(), true), stopped.clone()).await;
+    let asked =
+        ask(client, bootstrap_path, &start_of(nonce.clone(), true), stopped.clone(), Some(reach)).await;
     let Some((client, spec)) = asked.map_err(ours)? else {
         return Err(failed(EndClass::Preempted, "ended before it began".into()));
     };
@@ -137,7 +139,7 @@ pub(super) async fn start(
         None => hex::encode(rand::random::<[u8; 16]>()),
     };
     let client = Client::new(bootstrap)?;
-    ask(client, path, &start_of(nonce, false), stopped).await
+    ask(client, path, &start_of(nonce, false), stopped, None).await
 }
 
 async fn ask(
@@ -145,7 +147,9 @@ async fn ask(
     path: &Path,
     start: &Start,
     mut stopped: watch::Receiver<Option<Stop>>,
+    reach: Option<Duration>,
 ) -> anyhow::Result<Option<(Client, Spec)>> {
+    let begun = Instant::now();
     let mut backoff = Backoff::default();
     let mut refused = 0;
     loop {
@@ -165,6 +169,15 @@ async fn ask(
             }
             Err(fault @ (Fault::Unauthorized | Fault::Refused(..) | Fault::Conflict(_))) => {
                 return Err(anyhow::Error::new(fault).context("cannot start the attempt"));
+            }
+            Err(Fault::Retry(why))
+                if !client.answered() && reach.is_some_and(|reach| begun.elapsed() >= reach) =>
+            {
+                bail!(
+                    "the pod cannot reach the daemon at {} ({why}): check executor.kubernetes.agent_url, the cluster's DNS, and the \
+                     network policies and meshes between them",
+                    client.daemon()
+                );
             }
             Err(fault) => tracing::warn!(%fault, "cannot start yet"),
         }

@@ -1,5 +1,7 @@
 //! The agent's calls to the daemon. Each may be repeated; [`Fault`] says what a failure means for the caller.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -36,6 +38,7 @@ pub struct Client {
     base: String,
     rank: u32,
     token: String,
+    answered: Arc<AtomicBool>,
 }
 
 impl Client {
@@ -63,7 +66,23 @@ impl Client {
             .build()
             .context("cannot set up the HTTP client")?;
         let base = format!("{}/agent/v1/attempts/{}", bootstrap.url, bootstrap.uid);
-        Ok(Self { http, base, rank: bootstrap.rank, token: bootstrap.token.clone() })
+        Ok(Self {
+            http,
+            base,
+            rank: bootstrap.rank,
+            token: bootstrap.token.clone(),
+            answered: Arc::default(),
+        })
+    }
+
+    /// Has the daemon ever answered, whatever it said?
+    pub fn answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    /// The daemon's URL.
+    pub fn daemon(&self) -> &str {
+        self.base.split("/agent/v1/").next().unwrap_or_default()
     }
 
     #[must_use]
@@ -164,6 +183,7 @@ impl Client {
 
     async fn send(&self, request: RequestBuilder) -> Result<reqwest::Response, Fault> {
         let response = request.send().await.map_err(|e| Fault::Retry(chain(&e)))?;
+        self.answered.store(true, Ordering::Relaxed);
         let status = response.status();
         match status {
             _ if status.is_success() => Ok(response),

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use rustix::thread::{CapabilitySet, CapabilitySets};
@@ -18,6 +19,9 @@ pub struct Args {
     /// In a pod's first container: put the agent and the source into this directory, and leave the rest to the next one.
     #[arg(long, value_name = "DIR")]
     prepare: Option<PathBuf>,
+    /// With --prepare: how long a daemon that never answers is called, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 180, requires = "prepare")]
+    reach_within: u64,
 }
 
 /// Where Kubernetes reads what a container says about its end (the default of `terminationMessagePath`).
@@ -47,7 +51,11 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .build()
         .context("cannot start the agent's threads")?;
     let ended = match &args.prepare {
-        Some(dir) => match runtime.block_on(begin::prepare(&args.bootstrap, dir)) {
+        Some(dir) => match runtime.block_on(begin::prepare(
+            &args.bootstrap,
+            dir,
+            Duration::from_secs(args.reach_within),
+        )) {
             Ok(()) => return Ok(ExitCode::SUCCESS),
             Err(result) => {
                 tracing::error!(class = %result.class, "{}", result.reason);
@@ -56,7 +64,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         },
         None => runtime.block_on(attempt::run(&args.bootstrap))?,
     };
-    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    runtime.shutdown_timeout(Duration::from_secs(1));
     let in_pod = std::path::Path::new(TERMINATION_LOG).exists();
     Ok(match ended {
         Some(result) if in_pod => tell_the_cluster(result),

@@ -44,6 +44,14 @@ pub async fn look(report: &mut Report, config: &Config) {
     let queues: BTreeMap<&String, &String> =
         pools.filter_map(|(name, pool)| Some((pool.kubernetes.queue.as_ref()?, name))).collect();
     permissions(report, &client, settings, !queues.is_empty()).await;
+    report.ok(
+        "way back",
+        format!(
+            "pods call {}; whether one of a pool gets there, only a step on it shows (`commands: [\"true\"]`): one that gets no answer \
+             within 3 min ends and says why",
+            settings.agent_url.clone().unwrap_or_else(|| format!("https://{}", config.listen.agent))
+        ),
+    );
     for (queue, pool) in queues {
         local_queue(report, &client, settings, queue, pool).await;
     }

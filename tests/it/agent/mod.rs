@@ -7,3 +7,4 @@ pub mod daemon;
 mod endings;
 mod good;
 mod logs;
+mod unreached;
