@@ -27,7 +27,7 @@ pub struct KubernetesConfig {
     pub kubeconfig: Option<PathBuf>,
     #[serde(default)]
     pub context: Option<String>,
-    /// Names of Secrets in the namespace, for the trainyard image and for every pool.
+    /// Names of Secrets in the namespace, for the trainyard image; they are in every pod, so let them read nothing else.
     #[serde(default)]
     pub image_pull_secrets: Vec<String>,
     /// Between two looks at everything, in seconds; watching is quicker, but only a hint.
@@ -68,6 +68,13 @@ pub struct KubernetesPool {
     /// What a step gets that asks for no amount, as Kubernetes writes quantities.
     pub default_cpu: String,
     pub default_memory: String,
+    /// Of the node's disk. None: not bounded, and not asked for.
+    pub default_disk: Option<String>,
+    /// The most that one pod of a step may ask for. None: whatever the cluster has.
+    pub max_cpu: Option<String>,
+    pub max_memory: Option<String>,
+    /// `image_pull_secrets` of the pool go into pods of untrusted runs too, whose head names the image.
+    pub untrusted_pull_secrets: bool,
 }
 
 impl Default for KubernetesPool {
@@ -87,6 +94,10 @@ impl Default for KubernetesPool {
             queue: None,
             default_cpu: "1".into(),
             default_memory: "2Gi".into(),
+            default_disk: None,
+            max_cpu: None,
+            max_memory: None,
+            untrusted_pull_secrets: false,
         }
     }
 }
@@ -182,7 +193,14 @@ impl KubernetesConfig {
 
 impl KubernetesPool {
     pub(super) fn check(&self, name: &str) -> Result<(), ConfigError> {
-        for (key, value) in [("default_cpu", &self.default_cpu), ("default_memory", &self.default_memory)] {
+        let given = [
+            ("default_cpu", Some(&self.default_cpu)),
+            ("default_memory", Some(&self.default_memory)),
+            ("default_disk", self.default_disk.as_ref()),
+            ("max_cpu", self.max_cpu.as_ref()),
+            ("max_memory", self.max_memory.as_ref()),
+        ];
+        for (key, value) in given.into_iter().filter_map(|(key, value)| Some((key, value?))) {
             if value.is_empty() || !value.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.') {
                 return refuse(format!(
                     "pool {name}: kubernetes.{key} {value:?} is not an amount such as \"2\" or \"4Gi\""

@@ -255,6 +255,9 @@ pub struct Resources {
     pub gpu: u32,
     /// Size of `/dev/shm` in bytes.
     pub shm_bytes: Option<i64>,
+    /// Of the node's disk: workspace, caches, logs and what containers write beside them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_bytes: Option<i64>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -264,6 +264,11 @@ static RESOURCES: Section = Section {
         f("memory", Shape::Size, "Main memory, such as `32Gi`."),
         f("gpu", Shape::Int { min: 0, max: 1024 }, "Number of GPUs."),
         f("shm", Shape::Size, "Size of `/dev/shm`, such as `8Gi`; data loaders need it."),
+        f(
+            "disk",
+            Shape::Size,
+            "Of the node's disk, such as `50Gi`, where the pool bounds it (Kubernetes): workspace, caches, packages and logs.",
+        ),
     ],
 };
 

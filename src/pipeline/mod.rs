@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 pub use diagnostic::{CODES, Code, Diagnostic, Severity, codes_page};
 pub use placeholder::{RUN_VARIABLES, Unresolved, resolve};
 pub use schema::{reference, schema};
+pub use values::{cpu_milli, size_bytes};
 pub use when::{Match, TriggerFacts, matches};
 
 use crate::model::plan::{Plan, StepSpec};

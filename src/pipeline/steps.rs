@@ -190,6 +190,7 @@ fn shared(b: &mut Builder<'_, '_>, node: &Node, spec: &mut StepSpec) {
         let size = |key| resources.get(key).and_then(Node::text).and_then(|t| values::size_bytes(t).ok());
         r.memory_bytes = size("memory").or(r.memory_bytes);
         r.shm_bytes = size("shm").or(r.shm_bytes);
+        r.disk_bytes = size("disk").or(r.disk_bytes);
         r.cpu_milli =
             resources.get("cpu").and_then(Node::text).and_then(|t| values::cpu_milli(t).ok()).or(r.cpu_milli);
         r.gpu = resources.get("gpu").and_then(count).unwrap_or(r.gpu);

@@ -48,7 +48,7 @@ pub(super) fn duration_ms(text: &str) -> Result<i64, String> {
 }
 
 /// Bytes of `512Mi`, `8Gi`, `2G`, `1.5Gi`; at least 1 MiB, at most 64 TiB.
-pub(super) fn size_bytes(text: &str) -> Result<i64, String> {
+pub fn size_bytes(text: &str) -> Result<i64, String> {
     const UNITS: &[(&str, i64)] = &[
         ("Ki", 1 << 10),
         ("Mi", 1 << 20),
@@ -93,7 +93,7 @@ pub(super) fn size_bytes(text: &str) -> Result<i64, String> {
 }
 
 /// Thousandths of a core of `4`, `0.5`, `500m`.
-pub(super) fn cpu_milli(text: &str) -> Result<i64, String> {
+pub fn cpu_milli(text: &str) -> Result<i64, String> {
     let text = text.trim();
     let (number, factor) = text.strip_suffix('m').map_or((text, 1000.0), |n| (n, 1.0));
     let Some(value) = decimal(number) else {

@@ -212,13 +212,15 @@ impl Round<'_> {
         let used = self.used.entry(owned()).or_default();
         let all = 0..pool.gpu_limit().unwrap_or(u32::MAX);
         let gpus: Vec<u32> = all.filter(|gpu| !used.gpus.contains(gpu)).take(wanted as usize).collect();
-        let full = pool.slot_limit().is_some_and(|slots| used.attempts >= i64::from(slots));
+        let pods = step.spec.workers.max(1);
+        let places = used.attempts + i64::from(pods);
+        let full = pool.slot_limit().is_some_and(|slots| places > i64::from(slots));
         if full || gpus.len() < wanted as usize {
             self.full.insert(owned());
             return Err(Wait::Room { pool: owned() });
         }
-        used.attempts += 1;
-        used.untrusted += i64::from(!step.trusted);
+        used.attempts = places;
+        used.untrusted += if step.trusted { 0 } else { i64::from(pods) };
         used.gpus.extend(&gpus);
         used.open.push(OpenAttempt {
             repo_id: step.repo_id.clone(),
@@ -228,6 +230,7 @@ impl Round<'_> {
             since_ms: now,
             started_ms: None,
             gpus: wanted,
+            pods,
         });
         Ok(Place { ready: index, pool: owned(), executor: pool.executor.clone(), gpus })
     }
@@ -236,7 +239,8 @@ impl Round<'_> {
     fn over_quota(&self, step: &ReadyStep, name: &str, pool: &PoolConfig, wanted: u32) -> Option<String> {
         let open = self.used.get(name).map(|used| used.open.as_slice()).unwrap_or_default();
         let own = || open.iter().filter(|open| open.repo_id == step.repo_id);
-        if let Some(slots) = pool.repository_slots.filter(|slots| own().count() >= *slots as usize) {
+        let places = own().fold(step.spec.workers.max(1), |sum, open| sum.saturating_add(open.pods));
+        if let Some(slots) = pool.repository_slots.filter(|slots| places > *slots) {
             return Some(format!("{slots} at once"));
         }
         let held: u32 = own().map(|open| open.gpus).sum();
@@ -278,6 +282,13 @@ pub fn pool_of<'p>(
     if pool.slot_limit() == Some(0) {
         return Err(format!(
             "pool `{name}` is closed: name another in `pool`, or have an administrator give it `slots`"
+        ));
+    }
+    let pods = step.spec.workers.max(1);
+    let most = [pool.slot_limit(), pool.repository_slots].into_iter().flatten().min();
+    if let Some(most) = most.filter(|most| pods > *most) {
+        return Err(format!(
+            "the step asks for {pods} pods and pool `{name}` has {most} places for it: ask for fewer, or name another `pool`"
         ));
     }
     Ok((name, pool))

@@ -111,6 +111,7 @@ macro_rules! plans {
 /// What runs on a pool now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PoolUse {
+    /// Places that are taken: one for each pod of an attempt.
     pub attempts: i64,
     /// How many of them are of untrusted runs.
     pub untrusted: i64,
@@ -130,6 +131,7 @@ pub struct OpenAttempt {
     /// None: its pods wait for their own.
     pub started_ms: Option<Millis>,
     pub gpus: u32,
+    pub pods: u32,
 }
 
 /// How long a repository held places of a pool; see the table of that name.
@@ -259,10 +261,11 @@ impl Store {
                     since_ms: row.get("intended_ms")?,
                     started_ms: row.get("started_ms")?,
                     gpus: gpus.len() as u32,
+                    pods: row.get::<i64>("ranks")?.try_into().unwrap_or(1),
                 };
                 Ok((row.get("pool")?, gpus, row.get("trusted")?, open))
             },
-            "SELECT a.pool, a.gpus, a.intended_ms, a.started_ms, a.run_id, r.trusted, r.repo_id, r.pipeline, s.name AS step
+            "SELECT a.pool, a.gpus, a.ranks, a.intended_ms, a.started_ms, a.run_id, r.trusted, r.repo_id, r.pipeline, s.name AS step
              FROM attempts a JOIN runs r ON r.id = a.run_id JOIN steps s ON s.id = a.step_id
              WHERE a.removed_ms IS NULL AND (a.state <> 'ended' OR a.executor = 'local') AND a.machine IN ('', $1)
              ORDER BY a.intended_ms, a.uid",
@@ -271,8 +274,9 @@ impl Store {
         let mut pools = BTreeMap::<String, PoolUse>::new();
         for (pool, gpus, trusted, open) in open {
             let used = pools.entry(pool).or_default();
-            used.attempts += 1;
-            used.untrusted += i64::from(!trusted);
+            let pods = i64::from(open.pods);
+            used.attempts += pods;
+            used.untrusted += if trusted { 0 } else { pods };
             used.gpus.extend(gpus);
             used.open.push(open);
         }

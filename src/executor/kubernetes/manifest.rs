@@ -27,6 +27,7 @@ use super::super::Launch;
 use crate::agent::protocol::{Bootstrap, PROTOCOL};
 use crate::config::{KubernetesConfig, KubernetesPool, Preset};
 use crate::model::{LEADER, RunId};
+use crate::pipeline::{cpu_milli, size_bytes};
 
 /// The selector of everything that any trainyard made.
 pub const MANAGED: &str = "app.kubernetes.io/managed-by=trainyard";
@@ -237,10 +238,34 @@ fn admit(launch: &Launch, pool: &KubernetesPool, cluster: &Cluster) -> Result<St
             "shm ({shm} bytes) counts against memory ({memory} bytes) and leaves nothing for the step: ask for more memory"
         ));
     }
-    if spec.resources.cpu_milli.is_some_and(|cpu| cpu <= 0)
-        || spec.resources.memory_bytes.is_some_and(|m| m <= 0)
+    let amounts = [spec.resources.cpu_milli, spec.resources.memory_bytes, spec.resources.disk_bytes];
+    if amounts.into_iter().flatten().any(|amount| amount <= 0) {
+        return Err("cpu, memory and disk must be more than 0".into());
+    }
+    let bound = |key: &str, most: &Option<String>, read: fn(&str) -> Result<i64, String>| {
+        let read = |most: &String| {
+            read(most).map_err(|why| format!("pool `{name}`: kubernetes.{key} {most:?}: {why}"))
+        };
+        most.as_ref().map(read).transpose()
+    };
+    if let (Some(asked), Some(most)) = (spec.resources.cpu_milli, bound("max_cpu", &pool.max_cpu, cpu_milli)?)
+        && asked > most
     {
-        return Err("cpu and memory must be more than 0".into());
+        let cores = |milli: i64| milli as f64 / 1000.0;
+        return Err(format!(
+            "the step asks for {} cores and pool `{name}` gives {} to a pod: ask for fewer, or name another `pool`",
+            cores(asked),
+            cores(most)
+        ));
+    }
+    if let (Some(asked), Some(most)) =
+        (spec.resources.memory_bytes, bound("max_memory", &pool.max_memory, size_bytes)?)
+        && asked > most
+    {
+        return Err(format!(
+            "the step asks for {asked} bytes of memory and pool `{name}` gives a pod {}: ask for less, or name another `pool`",
+            pool.max_memory.as_deref().unwrap_or_default()
+        ));
     }
     Ok(image.clone())
 }
@@ -290,7 +315,12 @@ fn pod(launch: &Launch, pool: &KubernetesPool, cluster: &Cluster, image: &str, w
     let memory =
         resources.memory_bytes.map_or_else(|| pool.default_memory.clone(), |bytes| bytes.to_string());
     // Limits only: requests follow them, so a training is not the first to be put out.
-    let base = BTreeMap::from([("cpu".to_owned(), amount(cpu)), ("memory".to_owned(), amount(memory))]);
+    let mut base = BTreeMap::from([("cpu".to_owned(), amount(cpu)), ("memory".to_owned(), amount(memory))]);
+    // What both containers write counts together, and most of it lies in the workspace.
+    let disk = resources.disk_bytes.map(|bytes| bytes.to_string()).or_else(|| pool.default_disk.clone());
+    if let Some(disk) = &disk {
+        base.insert("ephemeral-storage".to_owned(), amount(disk.clone()));
+    }
     let mut limits = base.clone();
     if resources.gpu > 0 {
         limits.insert(pool.gpu_resource.clone(), amount(resources.gpu.to_string()));
@@ -303,7 +333,11 @@ fn pod(launch: &Launch, pool: &KubernetesPool, cluster: &Cluster, image: &str, w
     };
     let mut mounts = vec![mount("work", WORK, None)];
     let mut volumes = vec![
-        Volume { name: "work".into(), empty_dir: Some(EmptyDirVolumeSource::default()), ..Volume::default() },
+        Volume {
+            name: "work".into(),
+            empty_dir: Some(EmptyDirVolumeSource { medium: None, size_limit: disk.map(amount) }),
+            ..Volume::default()
+        },
         Volume {
             name: "bootstrap".into(),
             secret: Some(SecretVolumeSource {
@@ -382,12 +416,11 @@ fn pod(launch: &Launch, pool: &KubernetesPool, cluster: &Cluster, image: &str, w
         ..Container::default()
     };
     let mut pull: Vec<String> = cluster.config.image_pull_secrets.clone();
-    pull.extend(
-        pool.image_pull_secrets
-            .iter()
-            .filter(|name| !cluster.config.image_pull_secrets.contains(name))
-            .cloned(),
-    );
+    // An untrusted head names the image: with the pool's credential it could read any that this may pull.
+    if launch.trusted || pool.untrusted_pull_secrets {
+        let new = |name: &&String| !cluster.config.image_pull_secrets.contains(name);
+        pull.extend(pool.image_pull_secrets.iter().filter(new).cloned());
+    }
     let references: Vec<_> = pull.into_iter().map(|name| LocalObjectReference { name }).collect();
     let (selector, tolerations) = place(pool, resources.gpu > 0);
     PodSpec {

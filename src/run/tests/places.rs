@@ -107,6 +107,21 @@ fn places_go_to_the_oldest_and_the_impossible_is_refused() {
             "d: the step names no pool and there is no pool `default`; the pools are `a100`, `cpu`: name one in `pool`, of the step or of `defaults`",
         ]
     );
+    // Each pod of a step takes a place.
+    let several = |name, workers| {
+        let mut step = any(name);
+        step.spec.workers = workers;
+        step
+    };
+    let four = pools(&[("default", 4, 0)]);
+    assert_eq!(show(&[several("a", 3), several("b", 2), any("c")], &[], &four), ["a@default[]"]);
+    assert_eq!(show(&[several("a", 3)], &[("default", 2, &[])], &four), Vec::<String>::new());
+    assert_eq!(
+        show(&[several("a", 512)], &[], &four),
+        [
+            "a: the step asks for 512 pods and pool `default` has 4 places for it: ask for fewer, or name another `pool`"
+        ]
+    );
     let mut closed = pools(&[("only", 2, 0)]);
     assert_eq!(show(&[ready("a", None, 0, false)], &[], &closed), ["a@only[]"]);
     closed.get_mut("only").unwrap().untrusted = false;
@@ -222,6 +237,7 @@ fn repositories_share_a_pool_by_what_they_used_their_weights_and_classes() {
         since_ms: T0 + 10_000 - minutes * 60_000,
         started_ms: None,
         gpus,
+        pods: 1,
     };
     let holds = |list: Vec<OpenAttempt>| {
         let used = PoolUse { attempts: 0, open: list, ..PoolUse::default() };
@@ -325,6 +341,7 @@ fn a_waiting_step_is_told_its_place_what_is_free_and_an_estimate_with_its_basis(
         since_ms: T0 - 4 * 60_000,
         started_ms: None,
         gpus: 0,
+        pods: 1,
     };
     let busy = PoolUse { attempts: 1, open: vec![open], ..PoolUse::default() };
     let typical: BTreeMap<StepName, Typical> = [

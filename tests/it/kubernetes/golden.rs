@@ -101,7 +101,13 @@ fn golden(name: &str, objects: &Objects) {
 }
 
 fn gpus(gpu: u32) -> Resources {
-    Resources { cpu_milli: Some(4000), memory_bytes: Some(32 << 30), gpu, shm_bytes: Some(8 << 30) }
+    Resources {
+        cpu_milli: Some(4000),
+        memory_bytes: Some(32 << 30),
+        gpu,
+        shm_bytes: Some(8 << 30),
+        disk_bytes: None,
+    }
 }
 
 #[test]
@@ -114,7 +120,8 @@ fn manifests_are_as_recorded() {
         image_pull_secrets: vec!["registry".into(), "team".into()],
         ..KubernetesPool::default()
     };
-    golden("gpu-step", &made(StepSpec { resources: gpus(2), ..step("train") }, &gke));
+    let on_disk = Resources { disk_bytes: Some(50 << 30), ..gpus(2) };
+    golden("gpu-step", &made(StepSpec { resources: on_disk, ..step("train") }, &gke));
     let spot = KubernetesPool {
         preset: Some(Preset::Aks),
         spot: true,
@@ -154,10 +161,35 @@ fn presets_select_what_their_clouds_label() {
     assert_eq!(pod["containers"][0]["resources"]["limits"]["amd.com/gpu"], "1");
 }
 
+/// An untrusted head names the image: a pool's credential for private ones goes with it only where the pool says so.
+#[test]
+fn pull_secrets_of_a_pool_are_for_trusted_runs() {
+    let mut at = cluster();
+    at.config.image_pull_secrets = vec!["own".into()];
+    let names = |trusted: bool, untrusted_pull_secrets: bool| -> Vec<String> {
+        let pool = KubernetesPool {
+            image_pull_secrets: vec!["team".into()],
+            untrusted_pull_secrets,
+            ..KubernetesPool::default()
+        };
+        let made = build(&Launch { trusted, ..launch(step("train")) }, &pool, &at).unwrap();
+        let pod = made.job.spec.unwrap().template.spec.unwrap();
+        pod.image_pull_secrets.unwrap().into_iter().map(|one| one.name).collect()
+    };
+    assert_eq!(names(true, false), ["own", "team"]);
+    assert_eq!(names(false, false), ["own"]);
+    assert_eq!(names(false, true), ["own", "team"]);
+}
+
 /// A pool says no before anything is made, with a sentence.
 #[test]
 fn a_pool_refuses_with_a_reason() {
-    let pool = KubernetesPool { node_gpus: 4, ..KubernetesPool::default() };
+    let pool = KubernetesPool {
+        node_gpus: 4,
+        max_cpu: Some("8".into()),
+        max_memory: Some("64Gi".into()),
+        ..KubernetesPool::default()
+    };
     let with = |resources: Resources| StepSpec { resources, ..step("train") };
     let shm = Resources { memory_bytes: Some(1 << 30), shm_bytes: Some(1 << 30), ..Resources::default() };
     for (spec, words) in [
@@ -168,6 +200,11 @@ fn a_pool_refuses_with_a_reason() {
         (with(gpus(8)), "has 4"),
         (with(shm), "ask for more memory"),
         (with(Resources { cpu_milli: Some(-1), ..Resources::default() }), "more than 0"),
+        (
+            with(Resources { cpu_milli: Some(8500), ..Resources::default() }),
+            "asks for 8.5 cores and pool `a100` gives 8",
+        ),
+        (with(Resources { memory_bytes: Some(65 << 30), ..Resources::default() }), "gives a pod 64Gi"),
     ] {
         let refused = build(&launch(spec), &pool, &cluster()).unwrap_err();
         assert!(refused.contains(words), "{refused}");
