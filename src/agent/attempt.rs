@@ -112,7 +112,9 @@ pub async fn run(bootstrap_path: &Path) -> anyhow::Result<Option<ResultFile>> {
         write_result(&dir, &outcome);
         return Ok(Some(result_of(&outcome)));
     };
-    let _ = std::fs::remove_file(bootstrap_path);
+    if bootstrap_path != Path::new(begin::STDIN) {
+        let _ = std::fs::remove_file(bootstrap_path);
+    }
     started.send_replace(Some(client.clone()));
     let (prepared, leads) = (bootstrap.prepared, bootstrap.rank == LEADER);
     let ca = begin::ca_file(&dir, bootstrap.ca.as_deref())?;

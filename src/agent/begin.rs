@@ -1,6 +1,6 @@
 //! How an attempt begins: the file that its executor left, a pod's preparing container, and asking the daemon for the spec.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,13 +22,21 @@ use crate::model::EndClass;
 /// In the environment of a pod of several: which one it is.
 const RANK: &str = "TRAINYARD_RANK";
 
+/// Instead of a file's name: standard input.
+pub(super) const STDIN: &str = "-";
+
 /// Reads the file that an executor left. One that several pods share becomes that of this pod.
 ///
 /// # Errors
 /// Unreadable, not a bootstrap, of another protocol, or shared in a pod without a number.
 pub fn read_bootstrap(path: &Path) -> anyhow::Result<Bootstrap> {
-    let bytes =
-        std::fs::read(path).with_context(|| format!("cannot read the bootstrap file {}", path.display()))?;
+    let mut bytes = Vec::new();
+    let read = if path == Path::new(STDIN) {
+        std::io::stdin().read_to_end(&mut bytes).map(drop)
+    } else {
+        std::fs::read(path).map(|all| bytes = all)
+    };
+    read.with_context(|| format!("cannot read the bootstrap file {}", path.display()))?;
     let mut bootstrap: Bootstrap = serde_json::from_slice(&bytes)
         .with_context(|| format!("{} is not a bootstrap file", path.display()))?;
     if bootstrap.protocol != PROTOCOL {

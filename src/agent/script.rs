@@ -57,7 +57,8 @@ impl Places {
     }
 }
 
-/// The whole environment of the commands; nothing is inherited but `PATH` and the language.
+/// The whole environment of the commands; nothing is inherited but `PATH`, the language and the user's name, which the machine's
+/// tables may not have.
 pub fn environment(
     places: &Places,
     env: &BTreeMap<String, String>,
@@ -73,6 +74,11 @@ pub fn environment(
             .unwrap_or_else(|_| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()),
     );
     set("LANG", std::env::var("LANG").unwrap_or_else(|_| "C.UTF-8".into()));
+    for name in ["USER", "LOGNAME"] {
+        if let Ok(value) = std::env::var(name) {
+            set(name, value);
+        }
+    }
     set("HOME", path(&places.home));
     set("TMPDIR", path(&places.tmp));
     set("CI", "true".into());

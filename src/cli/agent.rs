@@ -13,9 +13,12 @@ use crate::model::EndClass;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The file that the executor left: where the daemon is, and the token for the first call.
+    /// The file that the executor left: where the daemon is, and the token for the first call. `-`: standard input
     #[arg(long, value_name = "FILE")]
     bootstrap: PathBuf,
+    /// Work in this directory, by which the executor knows the process
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
     /// In a pod's first container: put the agent and the source into this directory, and leave the rest to the next one.
     #[arg(long, value_name = "DIR")]
     prepare: Option<PathBuf>,
@@ -44,6 +47,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     process::become_reaper()?;
     // The commands run as the same user: they must not read our memory, where the token is.
     nix::sys::prctl::set_dumpable(false).context("cannot hide the agent's memory")?;
+    if let Some(dir) = &args.dir {
+        std::env::set_current_dir(dir).with_context(|| format!("cannot work in {}", dir.display()))?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(4)

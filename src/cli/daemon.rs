@@ -21,7 +21,7 @@ use crate::config::{Config, ConfigError};
 use crate::executor::Executor;
 use crate::executor::kubernetes::manifest::Cluster;
 use crate::executor::kubernetes::{self, Kubernetes, Wake};
-use crate::executor::local::{Local, LocalOptions, StepUser};
+use crate::executor::local::{Local, LocalOptions, StepUsers};
 use crate::forge::Forges;
 use crate::http::agent_tls::AgentTls;
 use crate::http::{self, App};
@@ -305,10 +305,10 @@ type Executors = (BTreeMap<String, Arc<dyn Executor>>, Option<Arc<Kubernetes>>);
 
 async fn executors(config: &Config, daemon: &Daemon) -> anyhow::Result<Executors> {
     let refuse = |e: anyhow::Error| ConfigError(format!("executor.local: {e:#}"));
-    let user = config.executor.local.user.as_deref().map(StepUser::lookup).transpose().map_err(refuse)?;
+    let users = StepUsers::configured(&config.executor.local).map_err(refuse)?;
     let agent_binary = std::env::current_exe()
         .map_err(|e| ConfigError(format!("cannot find this program's own file: {e}")))?;
-    let local = Local::new(LocalOptions { agent_binary, workspace_root: config.workspace(), user })
+    let local = Local::new(LocalOptions { agent_binary, workspace_root: config.workspace(), users })
         .map_err(refuse)?;
     let mut all = BTreeMap::from([("local".to_owned(), Arc::new(local) as Arc<dyn Executor>)]);
     let Some(settings) = &config.executor.kubernetes else { return Ok((all, None)) };

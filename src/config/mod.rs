@@ -14,6 +14,7 @@ mod secret;
 mod storage;
 #[cfg(test)]
 mod tests;
+mod uids;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -29,6 +30,7 @@ pub use self::pool::{ExecutorConfig, LocalConfig, PoolConfig};
 pub use self::queue::QueueConfig;
 pub use self::secret::{SecretSource, StepSecret};
 pub use self::storage::{BlobPlace, Pooler, S3Config};
+pub use self::uids::UidRange;
 use crate::model::RepoName;
 
 #[derive(Debug, Clone, Deserialize)]
@@ -267,6 +269,9 @@ impl Config {
         for (name, pool) in &self.pool {
             pool.check(name, &self.executor)?;
         }
+        let local = self.pools().into_values().filter(|pool| pool.executor == "local");
+        let slots = local.filter_map(|pool| pool.slot_limit()).fold(0, u32::saturating_add);
+        self.executor.local.check(slots)?;
         if let Some(kubernetes) = &self.executor.kubernetes {
             kubernetes.check(self.listen.agent)?;
         }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::kubernetes::{KubernetesConfig, KubernetesPool};
+use super::uids::UidRange;
 use super::{ConfigError, refuse};
 
 #[derive(Debug, Clone, Deserialize)]
@@ -107,8 +108,30 @@ pub struct ExecutorConfig {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LocalConfig {
-    /// Unix user that attempts run as; needs root or the capabilities of `deploy/systemd`.
+    /// Each attempt runs under one of these user ids, which it has alone; needs root or the capabilities of `deploy/systemd`.
+    pub uids: Option<UidRange>,
+    /// The simpler form: one Unix user that all attempts run as; needs the same.
     pub user: Option<String>,
-    /// Directory of the workspaces, readable by that user. Default: `<data_dir>-work`.
+    /// Directory of the workspaces, readable by those. Default: `<data_dir>-work`.
     pub workspace: Option<PathBuf>,
+}
+
+impl LocalConfig {
+    /// `slots`: how many local attempts may run at once, in all pools together.
+    pub(super) fn check(&self, slots: u32) -> Result<(), ConfigError> {
+        let Some(uids) = self.uids else { return Ok(()) };
+        if self.user.is_some() {
+            return refuse(
+                "executor.local has `uids` and `user`; attempts either have each a user id of their own or all one user: \
+                 leave one out",
+            );
+        }
+        if uids.count() < slots {
+            return refuse(format!(
+                "executor.local.uids = \"{uids}\" are {} user ids, and the local pools have {slots} slots; make it as many",
+                uids.count()
+            ));
+        }
+        Ok(())
+    }
 }

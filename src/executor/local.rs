@@ -3,58 +3,37 @@
 //! The agent is started detached and found again by pid and start time, so trainings outlive the daemon. What lies in an
 //! attempt's directory belongs to the step's user and is not believed: notes that decide whom to signal are the daemon's own.
 
+mod users;
+
 use std::collections::BTreeSet;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt};
+use std::io::{Seek as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use async_trait::async_trait;
 use nix::sys::signal::Signal;
-use rustix::thread::CapabilitySet;
 use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+pub use self::users::{StepUser, StepUsers, capability_names};
 use super::{Executor, ExecutorError, Launch, Observation};
-use crate::agent::attempt::{BOOTSTRAP, CANCEL, IDENTITY, Identity, MARK, RESULT, ResultFile};
+use crate::agent::attempt::{CANCEL, IDENTITY, Identity, MARK, RESULT, ResultFile};
 use crate::agent::protocol::{Bootstrap, PROTOCOL};
 use crate::agent::{paths, proc};
 use crate::model::{AttemptUid, EndClass, LEADER};
-
-/// The Unix user that attempts run as.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StepUser {
-    pub uid: u32,
-    pub gid: u32,
-    pub name: String,
-}
-
-impl StepUser {
-    /// # Errors
-    /// No such user, or root: steps must not own the machine.
-    pub fn lookup(name: &str) -> anyhow::Result<Self> {
-        let user = nix::unistd::User::from_name(name)
-            .with_context(|| format!("cannot look up the user {name}"))?
-            .with_context(|| {
-                format!("executor.local.user = {name:?}: there is no such user; make it with `useradd --system {name}`")
-            })?;
-        if user.uid.is_root() {
-            bail!("executor.local.user = {name:?} is root; name a user that owns nothing");
-        }
-        Ok(Self { uid: user.uid.as_raw(), gid: user.gid.as_raw(), name: name.to_owned() })
-    }
-}
 
 #[derive(Debug, Clone)]
 pub struct LocalOptions {
     /// The trainyard binary; it is copied to where the step's user can read it.
     pub agent_binary: PathBuf,
-    /// Directory of the workspaces. Made if missing; the step's user must be able to reach it.
+    /// Directory of the workspaces. Made if missing; the steps' users must be able to reach it.
     pub workspace_root: PathBuf,
-    pub user: Option<StepUser>,
+    pub users: StepUsers,
 }
 
 /// Thread safe; holds no state but paths, so that a new instance knows as much as an old one.
@@ -62,7 +41,8 @@ pub struct LocalOptions {
 pub struct Local {
     root: PathBuf,
     agent: PathBuf,
-    user: Option<StepUser>,
+    users: StepUsers,
+    /// Held while an agent is between its start and its note, and while processes of a user that several attempts have are told apart.
     submitting: tokio::sync::Mutex<()>,
 }
 
@@ -74,13 +54,18 @@ struct Note {
     pid: u32,
     #[serde(default)]
     started: u64,
-    /// Of a run that nobody vouched for.
+    /// Whose processes and files are the attempt's: noted before anything is, so that nobody gets the same user id meanwhile. None:
+    /// the daemon's own user.
     #[serde(default)]
-    untrusted: bool,
+    user: Option<u32>,
 }
 
 /// After SIGTERM and the grace, the agent gets so long to send logs and the result before it is killed too.
 const FAREWELL: Duration = Duration::from_secs(30);
+/// How long one `remove` tries to end processes that the kernel does not let go (state D).
+const ENDING: Duration = Duration::from_secs(5);
+/// Where every user may leave files, beside its attempt's own directory.
+const SHARED_DIRS: [&str; 3] = ["/tmp", "/var/tmp", "/dev/shm"];
 
 /// Makes this process's memory unreadable for others of its user, and keeps its secrets out of core dumps.
 ///
@@ -104,20 +89,10 @@ impl Local {
             make(&dir, mode)
                 .with_context(|| format!("cannot make the workspace directory {}", dir.display()))?;
         }
-        if let Some(user) = &options.user {
-            let me = nix::unistd::geteuid();
-            if !me.is_root() && me.as_raw() != user.uid && !may_change_user() {
-                bail!(
-                    "executor.local.user = {:?} needs a daemon with the capabilities {} (or root)",
-                    user.name,
-                    capability_names()
-                );
-            }
-            reachable(&root, user)?;
-        }
+        options.users.check(&root)?;
         let agent = install(&options.agent_binary, &root.join("bin"))
             .with_context(|| format!("cannot copy {} for the steps", options.agent_binary.display()))?;
-        Ok(Self { root, agent, user: options.user, submitting: tokio::sync::Mutex::new(()) })
+        Ok(Self { root, agent, users: options.users, submitting: tokio::sync::Mutex::new(()) })
     }
 
     fn note_path(&self, uid: &AttemptUid) -> PathBuf {
@@ -151,16 +126,51 @@ impl Local {
             .ok()
             .and_then(|b| serde_json::from_slice(&b).ok())?;
         let found = running(identity.pid, identity.started)?;
-        let expected = self.user.as_ref().map_or_else(|| nix::unistd::geteuid().as_raw(), |u| u.uid);
+        let expected = note.user.unwrap_or_else(|| nix::unistd::geteuid().as_raw());
         let command = std::fs::read(format!("/proc/{}/cmdline", found.pid)).ok()?;
-        let asked = dir.join(BOOTSTRAP);
         let ours = identity.uid == uid.as_str()
             && proc::user_of(found.pid) == Some(expected)
-            && command.split(|b| *b == 0).any(|arg| arg == asked.as_os_str().as_encoded_bytes());
+            && command.split(|b| *b == 0).any(|arg| arg == dir.as_os_str().as_encoded_bytes());
         ours.then_some(found)
     }
 
-    /// Processes of an attempt whose agent is gone: they carry its mark, or work in its directory.
+    /// Every note, with the uid of its attempt.
+    fn notes(&self) -> Vec<(AttemptUid, Note)> {
+        let files = std::fs::read_dir(self.root.join("notes")).into_iter().flatten().flatten();
+        let read = |file: std::fs::DirEntry| {
+            let uid = String::from_utf8(hex::decode(file.file_name().as_encoded_bytes()).ok()?).ok()?;
+            let note = serde_json::from_slice::<Note>(&std::fs::read(file.path()).ok()?).ok()?;
+            Some((AttemptUid::from_text(uid), note))
+        };
+        files.filter_map(read).collect()
+    }
+
+    /// Whom a new attempt runs as; of a range one of the ids that no attempt holds, by chance, so that none comes back soon.
+    fn user_of_new(&self, noted: Option<u32>) -> Result<Option<StepUser>, ExecutorError> {
+        let uids = match &self.users {
+            StepUsers::Own => return Ok(None),
+            StepUsers::One(user) => return Ok(Some(user.clone())),
+            StepUsers::Each(uids) => *uids,
+        };
+        if let Some(uid) = noted.filter(|uid| uids.contains(*uid)) {
+            return Ok(Some(StepUser::numbered(uid)));
+        }
+        let mut held: BTreeSet<u32> = self.notes().iter().filter_map(|(_, note)| note.user).collect();
+        // Should a note be missing, and what another program may have under them.
+        let dirs = std::fs::read_dir(&self.root).into_iter().flatten().flatten();
+        held.extend(dirs.filter_map(|entry| Some(entry.metadata().ok()?.uid())));
+        held.extend(proc::all().iter().filter_map(|process| proc::user_of(process.pid)));
+        let free: Vec<u32> = uids.all().filter(|uid| !held.contains(uid)).collect();
+        match free.get(rand::random::<u32>() as usize % free.len().max(1)) {
+            Some(uid) => Ok(Some(StepUser::numbered(*uid))),
+            None => Err(ExecutorError::Transient(format!(
+                "no user id of executor.local.uids = \"{uids}\" is free: attempts that end or run hold all {}",
+                uids.count()
+            ))),
+        }
+    }
+
+    /// Processes of an attempt of the daemon's own user whose agent is gone: they carry its mark, or work in its directory.
     fn leftovers(uid: &AttemptUid, dir: &Path) -> Vec<proc::Stat> {
         let mark = format!("{MARK}={}", uid.as_str()).into_bytes();
         let me = std::process::id() as i32;
@@ -177,47 +187,73 @@ impl Local {
             .collect()
     }
 
-    /// Ends every process of the steps' user that is not below a living agent: code that nobody vouched for may have cleared its
+    /// Living processes of the attempt's user that are not below the living agent of another attempt: code may have cleared its
     /// environment, left its directory and killed its agent, to wait for the processes of others. That user is trainyard's alone.
-    async fn end_strays(&self) {
-        let Some(user) = self.user.as_ref().filter(|user| user.uid != nix::unistd::geteuid().as_raw()) else {
-            return;
+    fn of_user(&self, uid: &AttemptUid, user: u32) -> Vec<proc::Stat> {
+        let all: Vec<proc::Stat> = proc::all()
+            .into_iter()
+            .filter(|s| s.pid > 1 && !s.dead() && proc::user_of(s.pid) == Some(user))
+            .collect();
+        // Looked for afterwards: whoever is below an agent stays there.
+        let mut others = BTreeSet::new();
+        for (other, note) in self.notes().into_iter().filter(|(o, n)| o != uid && n.user == Some(user)) {
+            if let Some(agent) = self.agent(&other, &note) {
+                others.extend(proc::descendants(agent.pid).iter().map(|s| s.pid));
+                others.insert(agent.pid);
+            }
+        }
+        all.into_iter().filter(|s| !others.contains(&s.pid)).collect()
+    }
+
+    /// All living processes of an attempt, its agent's as well.
+    fn processes(&self, uid: &AttemptUid, note: &Note) -> Vec<proc::Stat> {
+        let agent = self.agent(uid, note);
+        let mut found: Vec<_> = agent.iter().flat_map(|a| proc::descendants(a.pid)).collect();
+        found.extend(agent);
+        let seen: BTreeSet<i32> = found.iter().map(|s| s.pid).collect();
+        let more = match note.user.filter(|user| *user != nix::unistd::geteuid().as_raw()) {
+            // One look may miss whom a process belongs to whose parent ends meanwhile.
+            Some(user) => {
+                let again: BTreeSet<i32> = self.of_user(uid, user).iter().map(|s| s.pid).collect();
+                self.of_user(uid, user).into_iter().filter(|s| again.contains(&s.pid)).collect()
+            }
+            None => Self::leftovers(uid, &self.dir(note)),
         };
-        // No agent is between its start and its note meanwhile.
+        found.extend(more.into_iter().filter(|s| !seen.contains(&s.pid)));
+        found
+    }
+
+    /// Ends every process of an attempt. All are stopped first, so that none forks while the others are counted.
+    async fn end_processes(&self, uid: &AttemptUid, note: &Note) -> Result<(), ExecutorError> {
         let _nobody_starts = self.submitting.lock().await;
-        for _ in 0..200 {
-            let mut ours = BTreeSet::new();
-            for file in std::fs::read_dir(self.root.join("notes")).into_iter().flatten().flatten() {
-                let note =
-                    std::fs::read(file.path()).ok().and_then(|b| serde_json::from_slice::<Note>(&b).ok());
-                let uid = hex::decode(file.file_name().as_encoded_bytes())
-                    .ok()
-                    .and_then(|b| String::from_utf8(b).ok());
-                let (Some(note), Some(uid)) = (note, uid) else { continue };
-                if let Some(agent) = self.agent(&AttemptUid::from_text(uid), &note) {
-                    ours.extend(proc::descendants(agent.pid).iter().map(|s| s.pid));
-                    ours.insert(agent.pid);
+        let until = Instant::now() + ENDING;
+        loop {
+            let (mut all, mut before) = (self.processes(uid, note), 0);
+            while all.len() > before {
+                before = all.len();
+                for process in &all {
+                    proc::signal(process, Signal::SIGSTOP);
                 }
+                all = self.processes(uid, note);
             }
-            let strays: Vec<proc::Stat> = proc::all()
-                .into_iter()
-                .filter(|s| s.pid > 1 && !s.dead() && !ours.contains(&s.pid))
-                .filter(|s| proc::user_of(s.pid) == Some(user.uid))
-                .collect();
-            if strays.is_empty() {
-                return;
+            if all.is_empty() {
+                return Ok(());
             }
-            tracing::warn!(
-                processes = strays.len(),
-                user = user.name,
-                "ended what an untrusted step left running"
-            );
-            kill_now(strays);
+            if Instant::now() >= until {
+                let pids: Vec<String> = all.iter().take(10).map(|s| s.pid.to_string()).collect();
+                return Err(ExecutorError::Transient(format!(
+                    "{} of its processes cannot be ended: {}",
+                    all.len(),
+                    pids.join(", ")
+                )));
+            }
+            kill_now(all);
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
-    fn start(&self, launch: &Launch, dir: &Path) -> anyhow::Result<Note> {
+    /// Starts the agent; what is returned is its pid and start time.
+    fn start(&self, launch: &Launch, dir: &Path, user: Option<&StepUser>) -> anyhow::Result<(u32, u64)> {
         match std::fs::DirBuilder::new().mode(0o700).create(dir) {
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
@@ -228,6 +264,52 @@ impl Local {
             Err(error) => return Err(error).with_context(|| format!("cannot make {}", dir.display())),
         }
         // Everything that the daemon itself writes is made before the step's user owns the directory.
+        if user.is_some() {
+            std::os::unix::fs::chown(dir, Some(nix::unistd::geteuid().as_raw()), None)?;
+        }
+        let _ = std::fs::remove_file(dir.join("agent.log"));
+        let log = std::fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(dir.join("agent.log"))?;
+        if let Some(user) = user {
+            let owner = (Some(user.uid), Some(user.gid));
+            std::os::unix::fs::fchown(&log, owner.0, owner.1)?;
+            std::os::unix::fs::chown(dir, owner.0, owner.1)?;
+        }
+
+        let mut command = Command::new(&self.agent);
+        command
+            .args(["agent", "--bootstrap", "-", "--dir"])
+            .arg(dir)
+            .env_clear()
+            .env("PATH", std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".into()))
+            .env("HOME", dir)
+            .stdin(Stdio::from(self.bootstrap(launch, dir)?))
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        if let Some(user) = user {
+            command.env("USER", &user.name).env("LOGNAME", &user.name);
+        }
+        // No process group here: its leader could not make the session of its own that the agent makes first thing.
+        // Setting the user also clears the supplementary groups (std::os::unix::process::CommandExt::uid).
+        if let Some(user) = user
+            && nix::unistd::geteuid().as_raw() != user.uid
+        {
+            command.uid(user.uid).gid(user.gid);
+        }
+        let mut child = command.spawn().with_context(|| format!("cannot start {}", self.agent.display()))?;
+        let pid = child.id();
+        let started = proc::stat(pid as i32).map_or(0, |s| s.started);
+        // Nobody waits for the attempt; this only takes the dead child off the process table.
+        std::thread::Builder::new().name("reaper".into()).spawn(move || drop(child.wait()))?;
+        Ok((pid, started))
+    }
+
+    /// What only the agent may read, as a file without a name in a directory of the daemon's: it is handed over open, and whoever
+    /// runs as the same user cannot open it.
+    fn bootstrap(&self, launch: &Launch, dir: &Path) -> anyhow::Result<std::fs::File> {
         let bootstrap = Bootstrap {
             protocol: PROTOCOL,
             url: launch.agent_url.clone(),
@@ -239,66 +321,44 @@ impl Local {
             rank: LEADER,
             prepared: None,
         };
-        let path = dir.join(BOOTSTRAP);
-        if self.user.is_some() {
-            std::os::unix::fs::chown(dir, Some(nix::unistd::geteuid().as_raw()), None)?;
-        }
-        let _ = std::fs::remove_file(&path);
-        let new =
-            |path: &Path| std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-        let mut file = new(&path).context("cannot write the bootstrap file")?;
-        serde_json::to_writer(&mut file, &bootstrap)?;
-        let _ = std::fs::remove_file(dir.join("agent.log"));
-        let log = new(&dir.join("agent.log"))?;
-        if let Some(user) = &self.user {
-            let owner = (Some(user.uid), Some(user.gid));
-            std::os::unix::fs::fchown(&file, owner.0, owner.1)?;
-            std::os::unix::fs::fchown(&log, owner.0, owner.1)?;
-            std::os::unix::fs::chown(dir, owner.0, owner.1)?;
-        }
+        let write = || -> std::io::Result<std::fs::File> {
+            let mut file = tempfile::tempfile_in(self.root.join("notes"))?;
+            file.write_all(&serde_json::to_vec(&bootstrap)?)?;
+            file.rewind()?;
+            Ok(file)
+        };
+        write().context("cannot write what the agent begins with")
+    }
 
-        let mut command = Command::new(&self.agent);
-        command
-            .args(["agent", "--bootstrap"])
-            .arg(&path)
-            .current_dir(dir)
-            .env_clear()
-            .env("PATH", std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".into()))
-            .env("HOME", dir)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
-        // No process group here: its leader could not make the session of its own that the agent makes first thing.
-        // Setting the user also clears the supplementary groups (std::os::unix::process::CommandExt::uid).
-        if let Some(user) = &self.user
-            && nix::unistd::geteuid().as_raw() != user.uid
-        {
-            command.uid(user.uid).gid(user.gid);
+    /// Removes what the only holder of a user id left where everybody may write. `remove_dir_all` follows no links.
+    fn sweep_shared(user: u32) {
+        for entry in SHARED_DIRS.iter().flat_map(std::fs::read_dir).flatten().flatten() {
+            let Ok(meta) = entry.metadata() else { continue };
+            if meta.uid() == user {
+                let path = entry.path();
+                let removed = if meta.is_dir() { remove_tree(&path) } else { std::fs::remove_file(&path) };
+                if let Err(error) = removed {
+                    tracing::warn!(path = %path.display(), %error, "cannot remove what an attempt left");
+                }
+            }
         }
-        let mut child = command.spawn().with_context(|| format!("cannot start {}", self.agent.display()))?;
-        let pid = child.id();
-        let started = proc::stat(pid as i32).map_or(0, |s| s.started);
-        // Nobody waits for the attempt; this only takes the dead child off the process table.
-        std::thread::Builder::new().name("reaper".into()).spawn(move || drop(child.wait()))?;
-        let name = launch.name.clone();
-        Ok(Note { name, pid, started, untrusted: !launch.trusted })
     }
 }
 
 #[async_trait]
 impl Executor for Local {
     async fn submit(&self, launch: &Launch) -> Result<serde_json::Value, ExecutorError> {
-        if self.user.is_none() && !launch.repo_trusted {
+        if self.users == StepUsers::Own && !launch.repo_trusted {
             return Err(ExecutorError::Refused(
-                "this repository may not run on the daemon's machine: set `executor.local.user` to a Unix user for steps, or \
+                "this repository may not run on the daemon's machine: set `executor.local.uids` or `executor.local.user`, or \
                  `trusted = true` for the repository"
                     .into(),
             ));
         }
-        if self.user.is_none() && !launch.trusted {
+        if self.users == StepUsers::Own && !launch.trusted {
             return Err(ExecutorError::Refused(
                 "a released run of somebody else's code may not run as the daemon's own user, who can read its secrets: set \
-                 `executor.local.user` to a Unix user for steps"
+                 `executor.local.uids` or `executor.local.user`"
                     .into(),
             ));
         }
@@ -313,8 +373,12 @@ impl Executor for Local {
         }
         let _one_at_a_time = self.submitting.lock().await;
         let transient = |e: anyhow::Error| ExecutorError::Transient(format!("{e:#}"));
-        let first = Note { name: launch.name.clone(), pid: 0, started: 0, untrusted: !launch.trusted };
-        let note = self.note(&launch.uid, &launch.handle).unwrap_or(first);
+        let mut note = self.note(&launch.uid, &launch.handle).unwrap_or_else(|| Note {
+            name: launch.name.clone(),
+            pid: 0,
+            started: 0,
+            user: None,
+        });
         let dir = self.dir(&note);
         let path = self.note_path(&launch.uid);
         let write = |note: &Note| {
@@ -324,13 +388,15 @@ impl Executor for Local {
         if self.agent(&launch.uid, &note).is_some() || dir.join(RESULT).symlink_metadata().is_ok() {
             return serde_json::to_value(&note).map_err(|e| transient(e.into()));
         }
-        // The name is noted before anything can run under it, so that what a crash leaves is found by uid.
+        let user = self.user_of_new(note.user)?;
+        note.user = user.as_ref().map(|user| user.uid);
+        // Name and user are noted before anything can run under them, so that what a crash leaves is found by uid.
         write(&note).map_err(transient)?;
         crate::failpoint::hit("local.start.before");
-        let started = self.start(launch, &dir).map_err(transient)?;
+        (note.pid, note.started) = self.start(launch, &dir, user.as_ref()).map_err(transient)?;
         crate::failpoint::hit("local.start.after");
-        write(&started).map_err(transient)?;
-        serde_json::to_value(&started).map_err(|e| transient(e.into()))
+        write(&note).map_err(transient)?;
+        serde_json::to_value(&note).map_err(|e| transient(e.into()))
     }
 
     async fn observe(
@@ -376,8 +442,7 @@ impl Executor for Local {
         let Some(note) = self.note(uid, handle) else { return Ok(()) };
         let dir = self.dir(&note);
         let Some(agent) = self.agent(uid, &note) else {
-            kill_now(Self::leftovers(uid, &dir));
-            return Ok(());
+            return self.end_processes(uid, &note).await;
         };
         // Tells the agent that it is we who ask. Never through a link that a step may have planted.
         let flags = nix::fcntl::OFlag::O_NOFOLLOW.bits();
@@ -388,7 +453,6 @@ impl Executor for Local {
             .custom_flags(flags)
             .open(dir.join(CANCEL));
         proc::signal(&agent, Signal::SIGTERM);
-        let uid = uid.clone();
         let grace = Duration::from_millis(grace_ms.max(0) as u64);
         tokio::spawn(async move {
             // The agent does this itself; here for one that hangs.
@@ -398,9 +462,8 @@ impl Executor for Local {
                 kill_now(proc::descendants(agent.pid));
             }
             tokio::time::sleep(FAREWELL).await;
-            if proc::signal(&agent, Signal::SIGKILL) {
-                kill_now(Self::leftovers(&uid, &dir));
-            }
+            // What it leaves is ended by `remove`.
+            proc::signal(&agent, Signal::SIGKILL);
         });
         Ok(())
     }
@@ -413,28 +476,20 @@ impl Executor for Local {
     ) -> Result<(), ExecutorError> {
         let Some(note) = self.note(uid, handle) else { return Ok(()) };
         let dir = self.dir(&note);
-        let agent = self.agent(uid, &note);
         let failed =
             |e: std::io::Error| ExecutorError::Transient(format!("cannot remove {}: {e}", dir.display()));
-        let mut tree: Vec<_> = agent.iter().flat_map(|a| proc::descendants(a.pid)).collect();
-        tree.extend(agent);
-        kill_now(tree);
-        for _ in 0..200 {
-            let left = Self::leftovers(uid, &dir);
-            if left.is_empty() {
-                break;
-            }
-            kill_now(left);
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        if note.untrusted {
-            self.end_strays().await;
-        }
+        self.end_processes(uid, &note).await?;
+        let alone = match &self.users {
+            StepUsers::Each(uids) => note.user.filter(|user| uids.contains(*user)),
+            StepUsers::Own | StepUsers::One(_) => None,
+        };
         let target = dir.clone();
-        tokio::task::spawn_blocking(move || remove_tree(&target))
-            .await
-            .map_err(|e| failed(e.into()))?
-            .map_err(failed)?;
+        let sweep = move || {
+            alone.into_iter().for_each(Self::sweep_shared);
+            remove_tree(&target)
+        };
+        tokio::task::spawn_blocking(sweep).await.map_err(|e| failed(e.into()))?.map_err(failed)?;
+        // Its user id is free from here on.
         match std::fs::remove_file(self.note_path(uid)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(error)),
             _ => Ok(()),
@@ -482,49 +537,6 @@ fn last_line(log: &Path) -> Option<String> {
     let bytes = paths::read_plain(log, 1 << 20).ok()?;
     let text = String::from_utf8_lossy(&bytes);
     text.lines().rev().find(|l| !l.trim().is_empty()).map(|l| l.chars().take(300).collect())
-}
-
-/// What a daemon that is not root needs for steps of another user: to start them (`SETUID`, `SETGID`), to give them their files
-/// (`CHOWN`), to read, write and remove what is theirs (`DAC_OVERRIDE`, `FOWNER`), to find what they left running by its
-/// environment (`SYS_PTRACE`, see proc(5)) and to end it (`KILL`).
-const CAPABILITIES: CapabilitySet = CapabilitySet::CHOWN
-    .union(CapabilitySet::DAC_OVERRIDE)
-    .union(CapabilitySet::FOWNER)
-    .union(CapabilitySet::KILL)
-    .union(CapabilitySet::SETGID)
-    .union(CapabilitySet::SETUID)
-    .union(CapabilitySet::SYS_PTRACE);
-
-/// The capabilities for steps of another user, as capabilities(7) names them, without `CAP_`.
-pub fn capability_names() -> String {
-    CAPABILITIES.iter_names().map(|(name, _)| name).collect::<Vec<_>>().join(", ")
-}
-
-fn may_change_user() -> bool {
-    rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(CAPABILITIES))
-}
-
-/// # Errors
-/// Names the first directory above the workspace that the step's user cannot pass through.
-fn reachable(root: &Path, user: &StepUser) -> anyhow::Result<()> {
-    use std::os::unix::fs::MetadataExt as _;
-    for dir in root.ancestors().filter(|d| !d.as_os_str().is_empty()) {
-        let meta = std::fs::metadata(dir)?;
-        let bit = match () {
-            () if meta.uid() == user.uid => 0o100,
-            () if meta.gid() == user.gid => 0o010,
-            () => 0o001,
-        };
-        if meta.mode() & bit == 0 {
-            bail!(
-                "the user {} cannot reach the workspace {}: {} is closed to it; set `executor.local.workspace` to another place",
-                user.name,
-                root.display(),
-                dir.display()
-            );
-        }
-    }
-    Ok(())
 }
 
 /// Copies the binary under a name made of its digest, readable for all. A daemon that is upgraded meanwhile thus never

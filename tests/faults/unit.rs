@@ -1,4 +1,4 @@
-//! The daemon as the systemd unit starts it: not root, with the unit's capabilities alone. Its steps, of a third user, get none
+//! The daemon as the systemd unit starts it: not root, with the unit's capabilities alone. Its steps, each under a user id of its own, get none
 //! of them, and it can still read what they leave, end what they start and remove it all.
 
 use std::path::Path;
@@ -88,11 +88,13 @@ fn step(view: &RunView, name: &str) -> StepState {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn steps_of_an_unprivileged_daemon_have_no_capability_and_leave_nothing() {
-    let (ours, theirs) = (User::make("d"), User::make("s"));
+    let ours = User::make("d");
+    let first = 1_000_000 + rand::random::<u32>() % 1_000_000_000;
+    let theirs = format!("{first},{}", first + 1);
     let place = tempfile::tempdir().unwrap();
     std::fs::set_permissions(place.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let work = place.path().join("work");
-    let more = format!("[executor.local]\nuser = {:?}\nworkspace = {work:?}\n", theirs.0);
+    let more = format!("[executor.local]\nuids = \"{first}-{}\"\nworkspace = {work:?}\n", first + 1);
     let mut yard = Yard::of(|url, token| Daemon::with(url, token, &more)).await;
     let files = yard.daemon.root().display();
     sh(&format!("chmod 700 {files}; chown -R {0}: {files} {1}", ours.0, place.path().display()));
@@ -125,14 +127,14 @@ async fn steps_of_an_unprivileged_daemon_have_no_capability_and_leave_nothing() 
 
     // It starts its sleepers a moment after it is placed.
     let of_the_step = || {
-        let out = Command::new("pgrep").args(["-u", &theirs.0, "-x", "sleep"]).output().unwrap();
+        let out = Command::new("pgrep").args(["-u", &theirs, "-x", "sleep"]).output().unwrap();
         String::from_utf8(out.stdout).unwrap().lines().count()
     };
     until("two processes of the step", 30, async || (of_the_step() == 2).then_some(())).await;
     // Its agent dies with no word: only the daemon can find what is left.
     let run = view.run.id.clone();
     let agent =
-        Command::new("pkill").args(["-9", "-u", &theirs.0, "-f", "trainyard.* agent"]).status().unwrap();
+        Command::new("pkill").args(["-9", "-u", &theirs, "-f", "trainyard.* agent"]).status().unwrap();
     assert!(agent.success());
     yard.daemon.post(&format!("/api/v1/runs/{run}/cancel")).await;
     let view = until("the end of the run", 60, async || {

@@ -110,9 +110,38 @@ async fn doctor_finds_what_is_wrong_and_says_how_to_mend_it() {
     ] {
         assert_ne!(mark(&lines, about).0, "FAIL", "{about}: {lines:#?}");
     }
-    for about in ["step user", "forge github", "hook main", "daemon"] {
+    for about in ["step user", "forge github", "hook main", "daemon", "secrets"] {
         assert_eq!(mark(&lines, about).0, "WARN", "{about}: {lines:#?}");
     }
+
+    // Whom steps run as, and which secrets they can read.
+    let mode = |path: &Path, mode: u32| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let (token, secret) = (dir.path().join("token"), dir.path().join("secret"));
+    assert!(mark(&lines, "secrets").1.contains(&format!("chmod 600 {} {}", path("secret"), path("token"))));
+    let with = async |more: &str| {
+        std::fs::write(&file, config("ada/churn", more)).unwrap();
+        doctor(&file, &["--offline"]).await.1
+    };
+    let each = "[executor.local]\nuids = \"70000-70063\"\n";
+    mode(&secret, 0o600);
+    mode(dir.path(), 0o755);
+    let lines = with(each).await;
+    assert_eq!(mark(&lines, "step user").0, "OK", "{lines:#?}");
+    let (word, says) = mark(&lines, "secrets");
+    assert!(
+        word == "FAIL" && says.contains("every step can read") && !says.contains(&path("secret")),
+        "{says}"
+    );
+    mode(&token, 0o600);
+    assert_eq!(mark(&with(each).await, "secrets").0, "OK");
+    let (word, says) = mark(&with("[executor.local]\nuser = \"nobody\"\n").await, "step user");
+    assert!(word == "WARN" && says.contains("must trust each other"), "{says}");
+    let (word, says) = mark(&with("[executor.local]\nuids = \"70000\"\n").await, "configuration");
+    assert!(word == "FAIL" && says.contains("not a range of user ids"), "{says}");
+    std::fs::write(&file, config("ada/churn", "")).unwrap();
+    let (_, lines) = doctor(&file, &["--offline"]).await;
     assert!(mark(&lines, "hook main").1.contains("/hooks/github/main"));
     assert!(
         std::fs::read_dir(data.join("blobs/doctor")).map_or(true, |mut d| d.next().is_none()),

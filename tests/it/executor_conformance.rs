@@ -9,8 +9,9 @@ use std::time::Duration;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use trainyard::clock::SystemClock;
+use trainyard::config::UidRange;
 use trainyard::executor::kubernetes::{self, Kubernetes};
-use trainyard::executor::local::{Local, LocalOptions, StepUser, protect_this_process};
+use trainyard::executor::local::{Local, LocalOptions, StepUser, StepUsers, protect_this_process};
 use trainyard::executor::{Executor, ExecutorError, Launch, Observation, external_name};
 use trainyard::model::plan::{Resources, Retry, Reuse};
 use trainyard::model::{AttemptUid, EndClass, RunId, StepSpec};
@@ -178,8 +179,14 @@ fn binary() -> PathBuf {
     env!("CARGO_BIN_EXE_trainyard").into()
 }
 
-fn local(root: &Path, user: Option<StepUser>) -> Local {
-    Local::new(LocalOptions { agent_binary: binary(), workspace_root: root.to_owned(), user }).unwrap()
+fn local(root: &Path, users: StepUsers) -> Local {
+    Local::new(LocalOptions { agent_binary: binary(), workspace_root: root.to_owned(), users }).unwrap()
+}
+
+/// User ids that no other test has.
+fn uids(count: u32) -> UidRange {
+    let first = 1_000_000 + rand::random::<u32>() % 1_000_000_000;
+    UidRange::parse(&format!("{first}-{}", first + count - 1)).unwrap()
 }
 
 /// A directory that other users can reach.
@@ -198,6 +205,9 @@ fn dir_with(mode: u32) -> tempfile::TempDir {
 struct User(String);
 
 impl User {
+    fn as_step_user(&self) -> StepUsers {
+        StepUsers::One(StepUser::lookup(&self.0).unwrap())
+    }
     fn make() -> Self {
         let name = format!("tystep{}", hex::encode(rand::random::<[u8; 4]>()));
         sh(Path::new("/"), &format!("useradd --system --no-create-home --shell /usr/sbin/nologin {name}"));
@@ -214,7 +224,7 @@ impl Drop for User {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn local_as_the_same_user() {
     let root = open_dir();
-    conformance(None, |_| Box::new(local(root.path(), None))).await;
+    conformance(None, |_| Box::new(local(root.path(), StepUsers::Own))).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -246,19 +256,33 @@ async fn kubernetes_on_a_real_cluster() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn local_as_another_user() {
     let (root, user) = (open_dir(), User::make());
-    let step_user = StepUser::lookup(&user.0).unwrap();
-    conformance(None, |_| Box::new(local(root.path(), Some(step_user.clone())))).await;
-    let left: Vec<_> = std::fs::read_dir(root.path()).unwrap().flatten().map(|e| e.file_name()).collect();
-    assert_eq!(left.len(), 2, "bin and notes alone are left: {left:?}");
+    conformance(None, |_| Box::new(local(root.path(), user.as_step_user()))).await;
+    nothing_is_left(root.path());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn local_with_a_user_id_for_each() {
+    let (root, uids) = (open_dir(), uids(4));
+    conformance(None, |_| Box::new(local(root.path(), StepUsers::Each(uids)))).await;
+    nothing_is_left(root.path());
+}
+
+fn nothing_is_left(root: &Path) {
+    let names =
+        |dir: &Path| -> Vec<_> { std::fs::read_dir(dir).unwrap().flatten().map(|e| e.file_name()).collect() };
+    assert_eq!(names(root).len(), 2, "bin and notes alone are left: {:?}", names(root));
+    assert!(names(&root.join("notes")).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_user_only_trusted_repositories_run() {
     let (root, daemon) = (open_dir(), Daemon::start().await);
-    let refused = local(root.path(), None).submit(&Launch { repo_trusted: false, ..launch(&daemon) }).await;
+    let refused =
+        local(root.path(), StepUsers::Own).submit(&Launch { repo_trusted: false, ..launch(&daemon) }).await;
     let Err(ExecutorError::Refused(why)) = refused else { panic!("{refused:?}") };
     assert!(why.contains("executor.local.user") && why.contains("trusted = true"), "{why}");
-    let refused = local(root.path(), None).submit(&Launch { trusted: false, ..launch(&daemon) }).await;
+    let refused =
+        local(root.path(), StepUsers::Own).submit(&Launch { trusted: false, ..launch(&daemon) }).await;
     let Err(ExecutorError::Refused(why)) = refused else { panic!("{refused:?}") };
     assert!(why.contains("executor.local.user") && why.contains("somebody else's code"), "{why}");
     assert!(StepUser::lookup("root").is_err() && StepUser::lookup("no-such-user-here").is_err());
@@ -267,7 +291,7 @@ async fn without_a_user_only_trusted_repositories_run() {
     let options = LocalOptions {
         agent_binary: binary(),
         workspace_root: closed.path().join("work"),
-        user: Some(StepUser::lookup(&user.0).unwrap()),
+        users: user.as_step_user(),
     };
     let error = Local::new(options).unwrap_err().to_string();
     assert!(error.contains("cannot reach the workspace"), "{error}");
@@ -280,7 +304,7 @@ async fn a_step_cannot_read_what_is_not_its_own() {
     let (root, user) = (open_dir(), User::make());
     let data = dir_with(0o700);
     std::fs::write(data.path().join("trainyard.db"), "the daemon's rows").unwrap();
-    let executor = Arc::new(local(root.path(), Some(StepUser::lookup(&user.0).unwrap())));
+    let executor = Arc::new(local(root.path(), user.as_step_user()));
     let me = std::process::id();
     let secret = data.path().display().to_string();
     let probes = [
@@ -326,19 +350,19 @@ async fn a_step_cannot_read_what_is_not_its_own() {
     executor.remove(&one.name, &one.uid, &handle).await.unwrap();
 }
 
-/// Untrusted code that clears its environment, leaves its directory and kills its agent is ended with its attempt all the same; what
+/// Code that clears its environment, leaves its directory and kills its agent is ended with its attempt all the same; what
 /// runs below another living agent goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_untrusted_code_hides_ends_with_its_attempt() {
+async fn what_a_step_hides_ends_with_its_attempt() {
     let (root, user) = (open_dir(), User::make());
-    let executor = local(root.path(), Some(StepUser::lookup(&user.0).unwrap()));
+    let executor = local(root.path(), user.as_step_user());
     let running = |what: &str| {
         Command::new("pgrep").args(["-u", &user.0, "-f", what]).output().unwrap().status.success()
     };
     let submit = async |commands: &str| {
         let daemon = Daemon::start().await;
         daemon.will_run(spec(&daemon.sha, &[commands]));
-        let one = Launch { trusted: false, ..launch(&daemon) };
+        let one = launch(&daemon);
         let handle = executor.submit(&one).await.unwrap();
         (daemon, one, handle)
     };
@@ -361,7 +385,7 @@ async fn what_untrusted_code_hides_ends_with_its_attempt() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forged_notes_harm_nobody() {
     let (root, user) = (open_dir(), User::make());
-    let executor = local(root.path(), Some(StepUser::lookup(&user.0).unwrap()));
+    let executor = local(root.path(), user.as_step_user());
     let mut bystander = Command::new("sleep").arg("600").spawn().unwrap();
     let started = trainyard::agent::proc::stat(bystander.id() as i32).unwrap().started;
     let daemon = Daemon::start().await;
@@ -381,4 +405,115 @@ async fn forged_notes_harm_nobody() {
     assert!(bystander.try_wait().unwrap().is_none(), "a process that is none of ours was ended");
     bystander.kill().unwrap();
     bystander.wait().unwrap();
+}
+
+/// Takes what it can of others that start while it runs: what the agents begin with, from every attempt's directory and from every
+/// process, and the environment of other steps.
+const THIEF: &str = r#"python3 - "$WORK" <<'END'
+import glob, os, sys, time
+work, me, until, got = sys.argv[1], os.getuid(), time.time() + 8, set()
+def read(what, path):
+    try:
+        text = open(path, 'rb').read(100000)
+    except OSError:
+        return
+    if b'SECRET-OF-THE-VICTIM' in text or b'bootstrap-3f9c1a77' in text:
+        got.add(what)
+while time.time() < until:
+    for path in glob.glob(work + '/*/*.json'):
+        read('a file of an attempt', path)
+    for pid in filter(str.isdigit, os.listdir('/proc')):
+        try:
+            if os.stat('/proc/' + pid).st_uid == me:
+                continue
+        except OSError:
+            continue
+        for what in ['fd/0', 'environ']:
+            read(what, '/proc/%s/%s' % (pid, what))
+    time.sleep(0.002)
+print('GOT:', sorted(got))
+END"#;
+
+/// Two attempts at once, as of two repositories that do not trust each other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attempts_with_user_ids_of_their_own_cannot_reach_each_other() {
+    let (root, uids) = (open_dir(), uids(2));
+    let fresh = || local(root.path(), StepUsers::Each(uids));
+    let executor = fresh();
+    let submit = async |commands: &[&str], secret: &str| {
+        let daemon = Daemon::start().await;
+        let mut spec = spec(&daemon.sha, commands);
+        spec.env.insert("WORK".into(), root.path().display().to_string());
+        spec.secrets.insert("DEPLOY".into(), secret.into());
+        daemon.will_run(spec);
+        let one = Launch { repo_trusted: false, ..launch(&daemon) };
+        let handle = executor.submit(&one).await.unwrap();
+        (daemon, one, handle)
+    };
+    let said = |daemon: &Daemon| String::from_utf8_lossy(&daemon.seen.lock().unwrap().log).into_owned();
+    let hide = "setsid env -i sh -c 'cd /; exec sleep 617' & touch /tmp/ty-$(id -u) /dev/shm/ty-$(id -u)";
+    let (thiefs_daemon, thief, thiefs_handle) = submit(&[hide, THIEF], "none").await;
+    until("the thief runs", || said(&thiefs_daemon).contains("+ python3")).await;
+    let mine = [
+        "id -u; id -g; id -G; stat -c %a ..; echo $HOME $USER $LOGNAME; touch /dev/shm/ty-$(id -u)",
+        "python3 -c 'import getpass, os; print(\"python\", getpass.getuser(), os.path.expanduser(\"~\") == os.environ[\"HOME\"])'",
+        "git config --global user.email a@b.c; git init -q r; cd r; git -c user.name=a commit -q --allow-empty -m x; git clone -q . ../s; git log --oneline | wc -l",
+        "exec sleep 618",
+    ];
+    let (victims_daemon, victim, victims_handle) = submit(&mine, "SECRET-OF-THE-VICTIM").await;
+    let pids = |what: &str| processes_with(what);
+    until("the victim is at its end", || said(&victims_daemon).contains("+ exec sleep")).await;
+    until("it sleeps", || !pids("sleep 618").is_empty()).await;
+    let [a, b] =
+        ["sleep 617", "sleep 618"].map(|what| trainyard::agent::proc::user_of(pids(what)[0]).unwrap());
+    assert!(a != b && uids.contains(a) && uids.contains(b), "{a} {b} {uids}");
+    let log = said(&victims_daemon);
+    let dir = root.path().join(&victim.name);
+    let home = format!("{}/home trainyard-{b} trainyard-{b}", dir.display());
+    for line in [format!("{b}\n{b}\n{b}\n700\n{home}"), format!("python trainyard-{b} True"), "\n1\n".into()]
+    {
+        assert!(log.contains(&line), "{line}: {log}");
+    }
+
+    // All are held, also for a daemon that has just begun.
+    let third = launch(&thiefs_daemon);
+    let refused = fresh().submit(&third).await;
+    let Err(ExecutorError::Transient(why)) = refused else { panic!("{refused:?}") };
+    assert!(why.contains("hold all 2"), "{why}");
+
+    observed(&executor, &thief, &thiefs_handle, "the thief ends", gone).await;
+    let log = said(&thiefs_daemon);
+    assert!(log.contains("GOT: []"), "{log}");
+    // What it hid, processes and files, goes with it; the other's stay.
+    let files = |uid: u32| [format!("/tmp/ty-{uid}"), format!("/dev/shm/ty-{uid}")];
+    assert!(files(a).iter().all(|file| Path::new(file).exists()));
+    executor.remove(&thief.name, &thief.uid, &thiefs_handle).await.unwrap();
+    assert!(pids("sleep 617").is_empty() && !pids("sleep 618").is_empty());
+    assert!(!files(a).iter().any(|file| Path::new(file).exists()) && Path::new(&files(b)[1]).exists());
+    assert_eq!(executor.observe(&victim.uid, &victims_handle).await.unwrap(), Observation::Running);
+
+    // The one that is free is given again, and none other.
+    let (next_daemon, next, next_handle) = submit(&["id -u"], "none").await;
+    observed(&executor, &next, &next_handle, "it ends", gone).await;
+    assert!(said(&next_daemon).contains(&format!("\n{a}\n")), "{}", said(&next_daemon));
+    removed(&executor, &next, &next_handle).await;
+    removed(&executor, &victim, &victims_handle).await;
+    assert!(pids("sleep 618").is_empty());
+    nothing_is_left(root.path());
+}
+
+/// A user id that is anybody's is never a step's.
+#[test]
+fn user_ids_of_others_are_refused() {
+    let configured = |range: UidRange| {
+        let config = trainyard::config::LocalConfig { uids: Some(range), ..Default::default() };
+        StepUsers::configured(&config)
+    };
+    assert!(configured(uids(64)).is_ok());
+    let user = User::make();
+    let free = uids(3);
+    let id = free.first() + 1;
+    sh(Path::new("/"), &format!("usermod -u {id} {}", user.0));
+    let error = configured(free).unwrap_err().to_string();
+    assert!(error.contains(&format!("{id} is the user {}", user.0)), "{error}");
 }

@@ -282,7 +282,7 @@ id = "demo"
 secrets = [{{ file = {secret_file:?} }}]
 repository = "{REPOSITORY}"
 
-# Runs as the user who started the demo; elsewhere, set executor.local.user instead.
+# Runs as the user who started the demo; elsewhere, set executor.local.uids instead.
 [[repository]]
 forge = "sandbox"
 name = "{REPOSITORY}"

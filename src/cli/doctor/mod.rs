@@ -2,6 +2,7 @@
 //! nothing but a test object in the blob store, which it deletes again.
 
 mod cluster;
+mod local;
 mod stuck;
 
 use std::fmt::Display;
@@ -15,7 +16,6 @@ use super::style::{colours, word};
 use crate::blob::Blobs;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, ForgeConfig, ForgeKind};
-use crate::executor::local::{StepUser, capability_names};
 use crate::forge::{self, ChangeWords, ForgeError, Permission};
 use crate::http::text::{ago, bytes, shown_cut};
 use crate::model::RepoName;
@@ -128,7 +128,7 @@ async fn look(report: &mut Report, config: &Config, offline: bool) {
     git(report);
     let running = listeners(report, config).await;
     pools(report, config);
-    step_user(report, config);
+    local::step_user(report, config);
     if !offline {
         cluster::look(report, config).await;
     }
@@ -190,7 +190,7 @@ fn secrets(report: &mut Report, config: &Config) {
             }
         }
     }
-    if report.0.len() == before {
+    if local::secret_files(report, config) && report.0.len() == before {
         report.ok("secrets", format!("{read} can be read"));
     }
 }
@@ -408,21 +408,6 @@ fn pools(report: &mut Report, config: &Config) {
         } else {
             report.ok(format!("pool {name}"), says);
         }
-    }
-}
-
-fn step_user(report: &mut Report, config: &Config) {
-    match &config.executor.local.user {
-        None => report.warn(
-            "step user",
-            "steps run as the daemon's own user",
-            "set executor.local.user to a user of their own; until then only repositories with `trusted = true` run here",
-        ),
-        Some(user) => match StepUser::lookup(user) {
-            Ok(_) if nix::unistd::geteuid().is_root() => report.ok("step user", user),
-            Ok(_) => report.ok("step user", format!("{user}; a daemon that is not root needs {}", capability_names())),
-            Err(error) => report.fail("step user", format!("{error:#}"), format!("useradd --system {user}")),
-        },
     }
 }
 
