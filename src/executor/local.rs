@@ -423,7 +423,7 @@ impl Executor for Local {
             None => Observation::Gone {
                 class: EndClass::NodeLost,
                 exit_code: None,
-                reason: match last_line(&dir.join("agent.log")) {
+                reason: match last_error(&dir.join("agent.log")) {
                     Some(line) => format!("the agent ended without a result: {line}"),
                     None => {
                         "the agent ended without a result: it was killed, or the machine was restarted".into()
@@ -533,10 +533,20 @@ fn unlock(dir: &Path) {
     }
 }
 
-fn last_line(log: &Path) -> Option<String> {
+/// What the agent said last, if that is why it ended: an error or a panic. A warning is of something that it outlived.
+fn last_error(log: &Path) -> Option<String> {
     let bytes = paths::read_plain(log, 1 << 20).ok()?;
     let text = String::from_utf8_lossy(&bytes);
-    text.lines().rev().find(|l| !l.trim().is_empty()).map(|l| l.chars().take(300).collect())
+    let said = |line: &&str| !line.trim().is_empty() && !line.starts_with("note: ");
+    let lines: Vec<&str> = text.lines().rev().filter(said).take(2).collect();
+    let why = match lines[..] {
+        [last, ..] if last.starts_with("trainyard: ") || last.contains(" ERROR ") => last.to_owned(),
+        // The message of a panic follows the place.
+        [last, ..] if last.contains(" panicked at ") => last.to_owned(),
+        [last, place] if place.contains(" panicked at ") => format!("{place} {last}"),
+        _ => return None,
+    };
+    Some(why.chars().take(300).collect())
 }
 
 /// Copies the binary under a name made of its digest, readable for all. A daemon that is upgraded meanwhile thus never
@@ -562,4 +572,29 @@ fn install(binary: &Path, into: &Path) -> anyhow::Result<PathBuf> {
         std::fs::File::open(into)?.sync_all()?;
     }
     Ok(place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_errors_and_panics_are_why_an_agent_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("agent.log");
+        let of = |text: &str| {
+            std::fs::write(&log, text).unwrap();
+            last_error(&log)
+        };
+        let warning = "2026-11-28T04:35:33Z  WARN trainyard::agent::logs: a log chunk did not arrive\n";
+        let error = "2026-11-28T04:35:33Z ERROR trainyard::agent::attempt: the daemon refused the result";
+        let panic = "thread 'main' (7) panicked at src/x.rs:1:2:\nindex out of bounds\nnote: run with `RUST_BACKTRACE=1`\n";
+        assert_eq!(of(""), None);
+        assert_eq!(of(warning), None);
+        assert_eq!(of(&format!("{error}\n{warning}")), None);
+        assert_eq!(of(&format!("{warning}{error}\n")).as_deref(), Some(error));
+        assert_eq!(of("trainyard: cannot lock /w\n\n").as_deref(), Some("trainyard: cannot lock /w"));
+        let said = of(&format!("{warning}{panic}")).unwrap();
+        assert!(said.starts_with("thread 'main'") && said.ends_with("index out of bounds"), "{said}");
+    }
 }
