@@ -32,6 +32,8 @@ struct Missed {
     key: String,
     path: String,
     place: PathBuf,
+    /// The same without any link, as it was before the commands ran.
+    real: PathBuf,
 }
 
 /// The caches of one attempt.
@@ -67,10 +69,11 @@ impl Caches {
             None => (&places.source, cache.path.as_str()),
         };
         let place = place(root, path)?;
+        let real = std::fs::canonicalize(&place)?;
         let Some(fetched) = fetch(client, &key, root, spec.cache_bytes).await? else {
             // The check made it; an empty directory is nothing that a step expects.
             let _ = std::fs::remove_dir(&place);
-            let missed = Missed { key: key.clone(), path: cache.path.clone(), place };
+            let missed = Missed { key: key.clone(), path: cache.path.clone(), place, real };
             self.0.lock().unwrap_or_else(PoisonError::into_inner).push(missed);
             return Ok(format!("cache of {}: nothing kept under {key:?} yet", cache.path));
         };
@@ -190,9 +193,12 @@ async fn fetch_once(
 }
 
 async fn save_one(client: &Client, cache: Missed, most: i64) -> anyhow::Result<String> {
-    let Missed { key, path, place } = cache;
+    let Missed { key, path, place, real } = cache;
     if !place.is_dir() {
         return Ok(format!("cache of {path}: nothing is there to keep"));
+    }
+    if std::fs::canonicalize(&place)? != real {
+        bail!("it leads through a symbolic link");
     }
     let packed = tokio::task::spawn_blocking(move || {
         let parent = place.parent().context("it has no parent directory")?;

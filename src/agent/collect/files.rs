@@ -27,6 +27,8 @@ const MAX_WALK: usize = 300_000;
 pub const ROOM: usize = 50_000;
 /// Sentences that one file may add.
 const MAX_SAID: usize = 20;
+/// How names of files below `$TRAINYARD_METRICS` begin.
+const METRICS_DIR: &str = "$TRAINYARD_METRICS/";
 
 /// When and how a file was last written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -207,6 +209,8 @@ const FOREIGN: &[&str] = &[
 pub struct Files {
     root: PathBuf,
     metrics_dir: PathBuf,
+    /// The same without any link, as it was before the commands ran.
+    real_metrics_dir: Option<PathBuf>,
     named: BTreeSet<String>,
     globs: Vec<GlobMatcher>,
     /// Found in the tree by their names, or by a glob.
@@ -243,6 +247,7 @@ impl Files {
         let mut this = Self {
             root: places.source.clone(),
             metrics_dir: places.metrics.clone(),
+            real_metrics_dir: std::fs::canonicalize(&places.metrics).ok(),
             named,
             globs: wanted.files.iter().chain(&wanted.junit).filter(is_glob).filter_map(glob).collect(),
             candidates: BTreeMap::new(),
@@ -266,10 +271,16 @@ impl Files {
 
     /// Names are relative to the source tree; those below `$TRAINYARD_METRICS` begin with that word.
     fn path_of(&self, name: &str) -> PathBuf {
-        match name.strip_prefix("$TRAINYARD_METRICS/") {
+        match name.strip_prefix(METRICS_DIR) {
             Some(rest) => self.metrics_dir.join(rest),
             None => self.root.join(name),
         }
+    }
+
+    /// Did the commands put a link in the place of `$TRAINYARD_METRICS`, or above it?
+    fn leads_away(&self) -> bool {
+        let now = std::fs::canonicalize(&self.metrics_dir).ok();
+        now.is_some() && now != self.real_metrics_dir
     }
 
     /// Walks the tree for names that tools are known to use. A large tree is walked less often.
@@ -280,12 +291,14 @@ impl Files {
                 self.candidates.insert(name.clone(), form);
             }
         }
-        if let Ok(dir) = std::fs::read_dir(&self.metrics_dir) {
+        if !self.leads_away()
+            && let Ok(dir) = std::fs::read_dir(&self.metrics_dir)
+        {
             for entry in dir.flatten().take(100) {
                 if let Some(name) = entry.file_name().to_str()
                     && let Some(form) = Form::of_named(name)
                 {
-                    self.candidates.insert(format!("$TRAINYARD_METRICS/{name}"), form);
+                    self.candidates.insert(format!("{METRICS_DIR}{name}"), form);
                 }
             }
         }
@@ -326,14 +339,21 @@ impl Collector for Files {
             }
             self.search();
         }
+        let away = self.leads_away();
         for (name, form) in self.candidates.clone() {
             if found.points.len() > ROOM && !last {
                 return;
+            }
+            if away && name.starts_with(METRICS_DIR) {
+                continue;
             }
             self.look(&name, form, found, last);
         }
         if !last {
             return;
+        }
+        if away {
+            found.passed_over("file", "$TRAINYARD_METRICS", "it leads through a symbolic link".into());
         }
         for name in &self.named {
             if Form::of_named(name).is_none() {

@@ -133,6 +133,23 @@ fn files_that_are_no_files_are_left_alone() {
 }
 
 #[test]
+fn a_link_in_the_place_of_the_metrics_directory_is_not_followed() {
+    let mut b = bench();
+    let mut all = Collectors::new(&b.places, &Wanted::default()).0;
+    std::fs::write(b.places.metrics.join("x.json"), "{\"mine\": 1}").unwrap();
+    all.poll(&mut b.found, false);
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::fs::create_dir(elsewhere.path().join("metrics")).unwrap();
+    std::fs::write(elsewhere.path().join("metrics/push.json"), "{\"theirs\": 1}").unwrap();
+    let out = b.places.metrics.parent().unwrap();
+    std::fs::remove_dir_all(out).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), out).unwrap();
+    all.poll(&mut b.found, true);
+    assert_eq!(b.points(), [point("mine", "1", None)]);
+    assert!(b.sources().contains("file $TRAINYARD_METRICS: passed over it leads through a symbolic link"));
+}
+
+#[test]
 fn lines_of_an_earlier_run_are_not_counted_again() {
     let mut b = bench();
     b.write("log.jsonl", "{\"step\": 1, \"loss\": 0.9}\n");

@@ -88,6 +88,15 @@ async fn trouble_with_a_cache_changes_no_result() {
     let (finished, log) = run(&daemon, away).await;
     assert_eq!(finished.class, EndClass::Succeeded, "{log}");
     assert!(log.contains("the key names missing"), "{log}");
-    println!("SEC cache.restore cases={} failed={failed}", cases.len() + 1);
+    // A link in the place of the directory is not followed.
+    again(&daemon);
+    daemon.seen.lock().unwrap().no_caches = false;
+    let mut linked = spec(&daemon.sha, &["ln -s /usr/share ~/d"]);
+    linked.caches = vec![cache("links", "~/d")];
+    let (finished, log) = run(&daemon, linked).await;
+    assert_eq!(finished.class, EndClass::Succeeded, "{log}");
+    assert!(log.contains("not kept: it leads through a symbolic link"), "{log}");
+    assert!(!daemon.seen.lock().unwrap().caches.contains_key("links"));
+    println!("SEC cache.restore cases={} failed={failed}", cases.len() + 2);
     assert_eq!(failed, 0);
 }
