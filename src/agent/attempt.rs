@@ -35,6 +35,8 @@ use crate::model::{EndClass, LEADER};
 /// Files of an attempt's directory that executors read too.
 pub const IDENTITY: &str = "agent.json";
 pub const RESULT: &str = "result.json";
+/// The log, masked, on its way to the daemon.
+pub const SPOOL: &str = "spool.log";
 pub const BOOTSTRAP: &str = "bootstrap.json";
 /// Made by the executor before it sends SIGTERM, to tell a cancellation from a machine that goes down.
 pub const CANCEL: &str = "cancel";
@@ -208,7 +210,7 @@ impl Attempt {
         let secrets: Vec<_> = self.spec.secrets.iter().collect();
         let masker = Masker::new(&secrets);
         let heartbeat = self.heartbeat();
-        let spool_path = self.dir.join("spool.log");
+        let spool_path = self.dir.join(SPOOL);
         let opened = Spool::create(&spool_path, self.spec.log_quota_bytes.max(0) as u64, &masker)
             .and_then(|made| Ok((made, std::fs::File::open(&spool_path)?)));
         let ((spool, written), spool_file) = match opened {

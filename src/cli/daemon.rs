@@ -33,7 +33,7 @@ use crate::report::Reporter;
 use crate::results::Comparer;
 use crate::retention::Sweeper;
 use crate::reuse::Looker;
-use crate::run::{Reconciler, Scheduler, Settings};
+use crate::run::{LogEnder, Reconciler, Scheduler, Settings};
 use crate::store::outbox::REVIVED_MS;
 use crate::store::work::{WorkAsk, WorkKind};
 use crate::store::{Instance, Store};
@@ -138,12 +138,24 @@ impl Daemon {
             agent_url: local_url(self.agents, tls.is_some()),
             agent_ca: tls.map(|tls| tls.ca.clone()),
         };
+        let app = self.app.clone();
+        let logs = LogEnder::new(move |attempt, ranks, left| {
+            let app = app.clone();
+            async move { http::last_log::end(&app, &attempt, ranks, left).await }
+        });
         let (holder, lease_ms) = (self.life.holder(), config.limits.lease_s * 1000);
         // Each handler with the number of items it looks at together.
         let handlers: Vec<(Arc<dyn Handler>, usize)> = vec![
             (Arc::new(Intake::new(store.clone(), clock.clone(), config.clone(), (*forges).clone())), 16),
             (
-                Arc::new(Reconciler::new(store.clone(), clock.clone(), config.clone(), settings, executors)),
+                Arc::new(Reconciler::new(
+                    store.clone(),
+                    clock.clone(),
+                    config.clone(),
+                    settings,
+                    executors,
+                    logs,
+                )),
                 16,
             ),
             (Arc::new(Scheduler::new(store.clone(), clock.clone(), config.clone(), instance.clone())), 1),

@@ -22,7 +22,7 @@ use sha2::{Digest as _, Sha256};
 
 pub use self::users::{StepUser, StepUsers, capability_names};
 use super::{Executor, ExecutorError, Launch, Observation};
-use crate::agent::attempt::{CANCEL, IDENTITY, Identity, MARK, RESULT, ResultFile};
+use crate::agent::attempt::{CANCEL, IDENTITY, Identity, MARK, RESULT, ResultFile, SPOOL};
 use crate::agent::protocol::{Bootstrap, PROTOCOL};
 use crate::agent::{paths, proc};
 use crate::model::{AttemptUid, EndClass, LEADER};
@@ -466,6 +466,14 @@ impl Executor for Local {
             proc::signal(&agent, Signal::SIGKILL);
         });
         Ok(())
+    }
+
+    fn log_left(&self, uid: &AttemptUid, handle: &serde_json::Value) -> Option<std::fs::File> {
+        let note = self.note(uid, handle)?;
+        let file = paths::open_plain(&self.dir(&note).join(SPOOL)).ok()?;
+        // A hard link to a file that the step cannot read would have another owner.
+        let owner = note.user.unwrap_or_else(|| nix::unistd::geteuid().as_raw());
+        file.metadata().is_ok_and(|meta| meta.uid() == owner).then_some(file)
     }
 
     async fn remove(

@@ -97,6 +97,12 @@ pub trait Executor: Send + Sync + std::fmt::Debug {
         let _ = uid;
         None
     }
+    /// The log of an ended attempt as its agent left it, masked, from its first byte on; None where it cannot be had from here. The step
+    /// may have written what it likes into it.
+    fn log_left(&self, uid: &AttemptUid, handle: &serde_json::Value) -> Option<std::fs::File> {
+        let _ = (uid, handle);
+        None
+    }
     /// Deletes what is left outside (processes, workspace, objects) of an ended attempt. Idempotent. `name` as in [`Launch::name`]:
     /// a submit that was cut off leaves objects and no notes.
     async fn remove(

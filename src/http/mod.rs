@@ -16,6 +16,7 @@ pub mod follow;
 mod git_proxy;
 mod hook_claims;
 pub mod hooks;
+pub mod last_log;
 pub mod live;
 pub mod log_index;
 pub mod logs;

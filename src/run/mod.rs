@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use crate::model::AttemptUid;
 use crate::store::Instance;
 pub use next::{Decision, Effect, Observed, Situation, next};
-pub use reconcile::{Reconciler, Settings};
+pub use reconcile::{LogEnder, Reconciler, Settings};
 pub use schedule::Scheduler;
 
 /// The single-use token with which an attempt's agent says `start`: HMAC-SHA256 of the attempt's uid under the

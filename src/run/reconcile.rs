@@ -1,8 +1,10 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use secrecy::SecretString;
 
 use super::bootstrap_token;
@@ -11,10 +13,10 @@ use crate::clock::{Millis, SharedClock};
 use crate::config::Config;
 use crate::executor::{Executor, ExecutorError, Launch, Observation, external_name};
 use crate::failpoint;
-use crate::model::{AttemptState, AttemptUid, EndClass, RunId};
+use crate::model::{AttemptRank, AttemptState, AttemptUid, EndClass, RunId};
 use crate::queue::{Handler, backoff};
 use crate::store::attempts::{AttemptMove, AttemptRow};
-use crate::store::runs::{Applied, RunRow, RunView};
+use crate::store::runs::{Applied, RunChange, RunRow, RunView};
 use crate::store::work::{WorkAsk, WorkItem, WorkKind, WorkOutcome};
 use crate::store::{Instance, Store};
 
@@ -31,6 +33,28 @@ pub struct Settings {
     pub agent_ca: Option<String>,
 }
 
+type EndLogs = dyn Fn(AttemptRow, Vec<AttemptRank>, Option<File>) -> BoxFuture<'static, anyhow::Result<()>>
+    + Send
+    + Sync;
+
+/// Ends the logs of these ranks of an attempt that is about to end without their agents' word; the file is what is left of the leader's.
+#[derive(Clone)]
+pub struct LogEnder(Arc<EndLogs>);
+
+impl LogEnder {
+    pub fn new<F: Future<Output = anyhow::Result<()>> + Send + 'static>(
+        end: impl Fn(AttemptRow, Vec<AttemptRank>, Option<File>) -> F + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(move |attempt, ranks, left| Box::pin(end(attempt, ranks, left))))
+    }
+}
+
+impl std::fmt::Debug for LogEnder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LogEnder")
+    }
+}
+
 /// Looks at one run: decides with [`next()`], writes the decision, then acts, until nothing more is to be done now.
 #[derive(Debug)]
 pub struct Reconciler {
@@ -39,6 +63,7 @@ pub struct Reconciler {
     config: Arc<Config>,
     settings: Settings,
     executors: BTreeMap<String, Arc<dyn Executor>>,
+    logs: LogEnder,
     /// Since when an attempt's process tree is known to be gone. A memory only: lost in a restart, the grace for the
     /// agent's last words begins anew.
     gone: Mutex<BTreeMap<AttemptUid, Millis>>,
@@ -54,6 +79,7 @@ impl Reconciler {
         config: Arc<Config>,
         settings: Settings,
         executors: BTreeMap<String, Arc<dyn Executor>>,
+        logs: LogEnder,
     ) -> Self {
         let queued = config.pool.iter().filter(|(_, pool)| pool.kubernetes.queue.is_some());
         let queued = queued.map(|(name, _)| name.clone()).collect();
@@ -63,6 +89,7 @@ impl Reconciler {
             config,
             settings,
             executors,
+            logs,
             gone: Mutex::default(),
             answering: Mutex::default(),
             queued,
@@ -101,6 +128,9 @@ impl Reconciler {
             let mut changed = false;
             if let Some(change) = decision.change {
                 let ends = change.to.as_ref().is_some_and(|(state, _)| state.is_terminal());
+                if let Err(error) = self.end_logs(&view, &change).await {
+                    return Ok(self.outcome(id, Some(error), None, tries));
+                }
                 failpoint::hit("run.apply.before");
                 match self.store.apply(change, now).await.context("cannot write a decision")? {
                     Applied::Stale => continue,
@@ -157,6 +187,28 @@ impl Reconciler {
             }
         }
         Ok(WorkOutcome::Again { at_ms: self.clock.now_ms() + 1000 })
+    }
+
+    /// Of attempts that end here the agents said nothing: what is left of their logs is kept before nothing more is taken of them.
+    async fn end_logs(&self, view: &RunView, change: &RunChange) -> anyhow::Result<()> {
+        let ends = change.attempts.iter().filter(|end| end.to == AttemptState::Ended);
+        for attempt in ends.filter_map(|end| view.attempts.iter().find(|a| a.uid == end.uid)) {
+            let mut ranks = Vec::new();
+            if attempt.started_ms.is_some() && attempt.finished_ms.is_none() {
+                ranks.push(AttemptRank::from(&attempt.uid));
+            }
+            let others = view.ranks.iter().filter(|r| r.of.uid == attempt.uid && !r.of.leads());
+            ranks.extend(
+                others.filter(|r| r.started_ms.is_some() && r.ended_ms.is_none()).map(|r| r.of.clone()),
+            );
+            if ranks.is_empty() {
+                continue;
+            }
+            let executor = self.executors.get(&attempt.executor);
+            let left = executor.and_then(|executor| executor.log_left(&attempt.uid, &attempt.handle));
+            (self.logs.0)(attempt.clone(), ranks, left).await?;
+        }
+        Ok(())
     }
 
     /// Trouble with one attempt is tried again with back-off, but the others are looked at when they are due.

@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use trainyard::model::{AttemptState, RunState};
+use nix::sys::signal::Signal;
+use trainyard::agent::proc;
+use trainyard::model::{AttemptState, EndClass, RunState};
 
 use super::yard::{Yard, attempt, only_run, until};
 
@@ -77,5 +79,63 @@ async fn a_training_outlives_the_daemon() {
         "FAULT G8 kills={kills} restarted=0 log_lines={} gaps=0 repeats=0 final_status={}",
         lines.len(),
         last.state
+    );
+}
+
+/// The agents of a machine that trained on without its daemon are killed: what they had on disk is not lost, and the log says that
+/// more may be (G9).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_outlives_its_agent() {
+    let mut yard = Yard::new().await;
+    let witness = tempfile::tempdir().unwrap();
+    yard.daemon.start().await;
+    let lines = format!(
+        "version: 1\nname: long\nsteps:\n  - name: train\n    commands:\n      - |\n        i=0; while [ ! -e {0}/enough ]; do echo \"line $i\"; echo $i > {0}/lines; i=$((i+1)); sleep 0.02; done\n        if [ $TRAINYARD_ATTEMPT = 1 ]; then sleep 600; fi\n",
+        witness.path().display()
+    );
+    yard.push("main", &lines).await;
+    let store = yard.store().await;
+    let uid = until("a running attempt with a log", 60, async || {
+        let view = only_run(&store).await?;
+        let attempt = view.attempts.first()?;
+        (attempt.state == AttemptState::Running && attempt.log_bytes > 0).then(|| attempt.uid.clone())
+    })
+    .await;
+    yard.daemon.kill().await;
+    let before = attempt(&store, &uid).await.log_bytes;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    std::fs::write(witness.path().join("enough"), "").unwrap();
+    // All that was printed is on disk a tick later.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let dir = yard.daemon.database().parent().unwrap().display().to_string();
+    let agent = proc::all().into_iter().filter(|s| !s.dead()).find(|s| {
+        std::fs::read(format!("/proc/{}/cmdline", s.pid)).is_ok_and(|line| {
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            line.contains(" agent --bootstrap") && line.contains(&dir)
+        })
+    });
+    assert!(proc::signal(&agent.unwrap(), Signal::SIGKILL));
+    yard.daemon.start().await;
+    let ended = until("the end of the attempt", 90, async || {
+        let now = attempt(&store, &uid).await;
+        (now.state == AttemptState::Ended && now.removed_ms.is_some()).then_some(now)
+    })
+    .await;
+    assert_eq!(ended.class, Some(EndClass::NodeLost), "{}", ended.reason);
+    assert!(ended.reason.ends_with("it was killed, or the machine was restarted"), "{}", ended.reason);
+
+    let log = yard.daemon.bytes(&format!("/api/v1/attempts/{uid}/log")).await;
+    let text = String::from_utf8(log).unwrap();
+    let last: usize = std::fs::read_to_string(witness.path().join("lines")).unwrap().trim().parse().unwrap();
+    let got: Vec<&str> = text.lines().filter(|l| l.starts_with("line ")).collect();
+    let wanted: Vec<String> = (0..=last).map(|i| format!("line {i}")).collect();
+    assert_eq!(got, wanted, "a gap or a repeat");
+    let marker = "[trainyard] the agent ended without a word. The log up to here lay on its disk";
+    assert_eq!(text.matches("[trainyard] the agent ended").count(), 1, "{text}");
+    assert!(text.lines().last().unwrap().starts_with(marker), "{text}");
+    println!(
+        "FAULT G9 agent_killed=1 taken_over_bytes={} lines={} lost=0",
+        ended.log_bytes - before,
+        got.len()
     );
 }

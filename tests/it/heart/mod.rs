@@ -16,7 +16,7 @@ use trainyard::intake::{DataWatcher, Intake};
 use trainyard::model::*;
 use trainyard::queue::Worker;
 use trainyard::reuse::Looker;
-use trainyard::run::{Reconciler, Scheduler, Settings};
+use trainyard::run::{LogEnder, Reconciler, Scheduler, Settings};
 use trainyard::sandbox::{self, NewPull, Sandbox, SandboxOptions};
 use trainyard::store::deliveries::{Delivered, NewDelivery};
 use trainyard::store::lists::RunFilter;
@@ -188,10 +188,19 @@ fn worker(
         BTreeMap::from([("local".to_owned(), executor.clone() as Arc<dyn trainyard::executor::Executor>)]);
     let settings =
         Settings { instance: instance.clone(), agent_url: "http://127.0.0.1:1".into(), agent_ca: None };
+    // No agent here writes a log.
+    let logs = LogEnder::new(|_, _, _| async { Ok(()) });
     Worker::new(store.clone(), clock.clone(), "test")
         .register(Arc::new(Intake::new(store.clone(), clock.clone(), config.clone(), forges)), 8)
         .register(
-            Arc::new(Reconciler::new(store.clone(), clock.clone(), config.clone(), settings, executors)),
+            Arc::new(Reconciler::new(
+                store.clone(),
+                clock.clone(),
+                config.clone(),
+                settings,
+                executors,
+                logs,
+            )),
             8,
         )
         .register(Arc::new(Scheduler::new(store.clone(), clock.clone(), config.clone(), instance.clone())), 1)
