@@ -498,3 +498,50 @@ async fn a_secret_is_given_to_the_branches_that_it_is_for_and_its_absence_is_exp
     }
     println!("SEC secrets.branch cases={} failed=0", cases.len());
 }
+
+/// An agent that is gone without a word (G9): what it left is taken over once, masked and within the quota; what cannot be had is said.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_whose_agent_is_gone_is_ended_with_what_it_left() {
+    use std::io::Write as _;
+    let web = Web::with("http://127.0.0.1:9", "limits.log_quota_bytes = 3000000").await;
+    let agent = Agent::start(&web, &run_of(&web, |_| {}).await, 0).await;
+    let sent = format!("line 0\nline 1 {}", &STEP_SECRET[..4]);
+    agent.log(0, sent.as_bytes()).await;
+    let spool = |rest: &str| {
+        let mut file = tempfile::tempfile().unwrap();
+        write!(file, "{sent}{rest}").unwrap();
+        file
+    };
+    // The step may have written into it what its agent would have masked.
+    let rest = format!("{}\n{}x", &STEP_SECRET[4..], "y".repeat(2_000_000));
+    let row = web.app.store.attempt(&agent.uid).await.unwrap().unwrap();
+    for _ in 0..2 {
+        let leader = vec![(&agent.uid).into()];
+        trainyard::http::last_log::end(&web.app, &row, leader, Some(spool(&rest))).await.unwrap();
+    }
+    let text = String::from_utf8(agent.stored_log().await).unwrap();
+    assert!(!text.contains(STEP_SECRET) && text.starts_with("line 0\nline 1 *"), "{}", &text[..80]);
+    let (log, marker) = text.split_once("[trainyard]").unwrap();
+    assert_eq!(log.len(), sent.len() + rest.len() + 1, "all of it, and a line feed before the marker");
+    assert!(marker.contains("lay on its disk") && !marker.contains("[trainyard]"), "{marker}");
+
+    // Without anything left, and with more than the quota.
+    for (left, words, most) in [
+        (None, "What it had not sent of the log is lost\n", 300),
+        (Some("z".repeat(9_000_000)), "lay on its disk; what came after it is lost\n", 3_000_300),
+    ] {
+        let other =
+            Agent::start(&web, &run_of(&web, |new| new.trigger_key = format!("manual:{most}")).await, 0)
+                .await;
+        other.log(0, b"begun").await;
+        let row = web.app.store.attempt(&other.uid).await.unwrap().unwrap();
+        let left = left.map(|rest| {
+            let mut file = tempfile::tempfile().unwrap();
+            write!(file, "begun{rest}").unwrap();
+            file
+        });
+        trainyard::http::last_log::end(&web.app, &row, vec![(&other.uid).into()], left).await.unwrap();
+        let text = String::from_utf8(other.stored_log().await).unwrap();
+        assert!(text.starts_with("begun") && text.ends_with(words) && text.len() < most, "{}", text.len());
+    }
+}
