@@ -323,6 +323,8 @@ impl Local {
         };
         let write = || -> std::io::Result<std::fs::File> {
             let mut file = tempfile::tempfile_in(self.root.join("notes"))?;
+            // Until the agent hides itself, others of its user reach its open files by /proc: then the mode counts.
+            file.set_permissions(PermissionsExt::from_mode(0o600))?;
             file.write_all(&serde_json::to_vec(&bootstrap)?)?;
             file.rewind()?;
             Ok(file)
