@@ -2,6 +2,7 @@
 //!
 //! Must not: follow a link out of the tree, open a FIFO or device, or run while a command of the attempt still lives.
 
+use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::Path;
 
@@ -10,7 +11,7 @@ use globset::GlobBuilder;
 use sha2::{Digest as _, Sha256};
 
 use super::client::{Backoff, Client, Fault};
-use super::paths;
+use super::{artifact_path, paths};
 
 /// More files than this are one archive's work, not ours.
 pub const MAX_FILES: usize = 20_000;
@@ -19,7 +20,7 @@ pub const MAX_FILES: usize = 20_000;
 pub type Kept = String;
 
 /// Calls `each` with every file (or link) below `root/below`, by its path relative to `root`. Links to directories are
-/// not entered, `.git` at the top neither.
+/// not entered, `.git` at the top neither, nor directories whose names are not UTF-8: such names come with U+FFFD in them.
 pub fn walk(root: &Path, below: &str, each: &mut impl FnMut(&str)) {
     walk_some(root, below, &mut |_| true, &mut |path| {
         each(path);
@@ -39,12 +40,12 @@ pub fn walk_some(
     while let Some(dir) = todo.pop() {
         let Ok(entries) = std::fs::read_dir(root.join(&dir)) else { continue };
         for entry in entries.flatten() {
-            let (Ok(kind), Some(name)) = (entry.file_type(), entry.file_name().to_str().map(str::to_owned))
-            else {
-                continue;
-            };
+            let Ok(kind) = entry.file_type() else { continue };
+            let name = entry.file_name();
+            let spelled = name.to_str().is_some();
+            let name = name.to_string_lossy().into_owned();
             let path = if dir.is_empty() { name.clone() } else { format!("{dir}/{name}") };
-            if kind.is_dir() {
+            if kind.is_dir() && spelled {
                 if path != ".git" && enter(&name) {
                     todo.push(path);
                 }
@@ -55,12 +56,22 @@ pub fn walk_some(
     }
 }
 
-/// What the patterns match, sorted, without doubles; and sentences on what was passed over.
-///
+/// What patterns match.
+#[derive(Debug, Default)]
+pub struct Matches {
+    /// Sorted, without doubles.
+    pub files: Vec<Kept>,
+    /// Sentences on what was left out.
+    pub notes: Vec<String>,
+    /// A sentence on the first file that would be kept if it had another name.
+    pub misnamed: Option<String>,
+}
+
 /// # Errors
 /// A sentence that names the first pattern that is no pattern, leads out of the tree, or matches nothing; or too many files.
-pub fn find(root: &Path, patterns: &[String]) -> Result<(Vec<Kept>, Vec<String>), String> {
+pub fn find(root: &Path, patterns: &[String]) -> Result<Matches, String> {
     let (mut kept, mut notes) = (std::collections::BTreeSet::new(), Vec::new());
+    let mut misnamed = None;
     let real_root =
         std::fs::canonicalize(root).map_err(|e| format!("the source tree cannot be read: {e}"))?;
     for pattern in patterns {
@@ -74,7 +85,9 @@ pub fn find(root: &Path, patterns: &[String]) -> Result<(Vec<Kept>, Vec<String>)
                 return Err(format!("artifact pattern {pattern:?} is not a glob: {}", e.kind()));
             }
         };
-        let (mut matched, mut outside, mut special) = (0, 0, 0);
+        let mut matched = 0;
+        // By reason: the first in the order of the walk, and how many.
+        let mut left_out: BTreeMap<&str, (String, usize)> = BTreeMap::new();
         let from = fixed_part(&plain);
         // A walk must not begin behind a link that leads away.
         let inside_tree =
@@ -83,38 +96,66 @@ pub fn find(root: &Path, patterns: &[String]) -> Result<(Vec<Kept>, Vec<String>)
             if !own.is_match(path) && !inside.is_match(path) {
                 return;
             }
-            let full = root.join(path);
-            match std::fs::canonicalize(&full) {
-                Ok(real) if !real.starts_with(&real_root) || real.starts_with(real_root.join(".git")) => {
-                    outside += 1;
-                }
-                Ok(real) if real.is_file() => {
-                    matched += 1;
-                    kept.insert(path.to_owned());
-                }
-                Ok(_) | Err(_) => special += 1,
-            }
+            let why = match may_keep(&real_root, &root.join(path)) {
+                Ok(()) => match artifact_path::normalise(path) {
+                    Ok(_) => {
+                        matched += 1;
+                        kept.insert(path.to_owned());
+                        return;
+                    }
+                    Err(why) => {
+                        misnamed.get_or_insert_with(|| format!("the name of {path:?} {why}"));
+                        why
+                    }
+                },
+                Err(why) => why,
+            };
+            left_out.entry(why).or_insert_with(|| (path.to_owned(), 0)).1 += 1;
         });
-        if outside > 0 {
-            notes.push(format!(
-                "artifacts {pattern:?}: {outside} links out of the source tree were passed over"
-            ));
-        }
-        if special > 0 {
-            notes
-                .push(format!("artifacts {pattern:?}: {special} entries that are no files were passed over"));
-        }
+        let said: Vec<String> = left_out
+            .iter()
+            .map(|(why, (first, count))| match count {
+                1 => format!("{first:?} {why}"),
+                count => format!("{first:?} {why}, and {} more like it", count - 1),
+            })
+            .collect();
         if matched == 0 {
-            let which = if outside + special > 0 { " that may be kept" } else { "" };
-            return Err(format!("no file{which} matches the artifact pattern {pattern:?}"));
+            return Err(if said.is_empty() {
+                format!("no file matches the artifact pattern {pattern:?}")
+            } else {
+                format!(
+                    "no file that may be kept matches the artifact pattern {pattern:?}: {}",
+                    said.join("; ")
+                )
+            });
         }
+        notes.extend(said.into_iter().map(|said| format!("left out of the artifacts {pattern:?}: {said}")));
         if kept.len() > MAX_FILES {
             return Err(format!(
                 "the artifact patterns match more than {MAX_FILES} files: pack them into one"
             ));
         }
     }
-    Ok((kept.into_iter().collect(), notes))
+    Ok(Matches { files: kept.into_iter().collect(), notes, misnamed })
+}
+
+/// Is this a file, and of the tree? Otherwise what it is, as the end of a sentence that begins with its path.
+fn may_keep(real_root: &Path, full: &Path) -> Result<(), &'static str> {
+    use std::os::unix::fs::FileTypeExt as _;
+    let Ok(kind) = std::fs::symlink_metadata(full).map(|about| about.file_type()) else {
+        return Err("cannot be read, or its name is not UTF-8");
+    };
+    match std::fs::canonicalize(full) {
+        Ok(real) if !real.starts_with(real_root) => Err("is a link out of the source tree"),
+        Ok(real) if real.starts_with(real_root.join(".git")) => Err("is a link into `.git`"),
+        Ok(real) if real.is_file() => Ok(()),
+        Ok(real) if real.is_dir() => Err("is a link to a directory"),
+        Ok(_) if kind.is_fifo() => Err("is a named pipe"),
+        Ok(_) if kind.is_socket() => Err("is a socket"),
+        Ok(_) => Err("is no file"),
+        Err(_) if kind.is_symlink() => Err("is a link to nothing"),
+        Err(_) => Err("cannot be read"),
+    }
 }
 
 /// A path that no file system holds.
@@ -219,10 +260,11 @@ mod tests {
         link("../.git/config", "out/gitconfig");
         link("/etc", "out/etc");
         link("nowhere", "out/dangling");
+        link("model", "out/models");
         nix::unistd::mkfifo(&root.join("out/fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
         let found = |patterns: &[&str]| {
             find(root, &patterns.iter().map(|p| (*p).to_owned()).collect::<Vec<_>>())
-                .map(|(kept, notes)| format!("{} ({})", kept.join(" "), notes.len()))
+                .map(|found| format!("{} ({})", found.files.join(" "), found.notes.len()))
         };
         let cases: &[(&[&str], Result<&str, &str>)] = &[
             (&["out/model/**"], Ok("out/model/a.bin out/model/deep/b.bin (0)")),
@@ -232,16 +274,22 @@ mod tests {
             (&["*.json"], Ok("top.json x.json (0)")),
             (&["x.json", "x.json"], Ok("x.json (0)")),
             (&["out/*.txt"], Ok("out/log.txt (0)")),
-            (&["out/*"], Ok("out/inside out/log.txt out/model/a.bin out/model/deep/b.bin (2)")),
+            (&["out/*"], Ok("out/inside out/log.txt out/model/a.bin out/model/deep/b.bin (5)")),
             (&["**/*.bin"], Ok("out/model/a.bin out/model/deep/b.bin (0)")),
             (&["nothing/**"], Err("no file matches the artifact pattern \"nothing/**\"")),
             (&["x.json", "missing.bin"], Err("no file matches the artifact pattern \"missing.bin\"")),
-            (&["out/passwd"], Err("no file that may be kept matches")),
+            (
+                &["out/passwd"],
+                Err(
+                    "no file that may be kept matches the artifact pattern \"out/passwd\": \"out/passwd\" is a link out of the source tree",
+                ),
+            ),
             (&["out/etc/passwd"], Err("no file")),
             (&["out/etc/*"], Err("no file")),
-            (&["out/fifo"], Err("no file that may be kept")),
-            (&["out/dangling"], Err("no file that may be kept")),
-            (&["out/gitconfig"], Err("no file that may be kept")),
+            (&["out/fifo"], Err("\"out/fifo\" is a named pipe")),
+            (&["out/dangling"], Err("\"out/dangling\" is a link to nothing")),
+            (&["out/models"], Err("\"out/models\" is a link to a directory")),
+            (&["out/gitconfig"], Err("is a link into `.git`")),
             (&[".git/config"], Err("lies in `.git`")),
             (&["../outside"], Err("goes up")),
             (&["out/../../outside"], Err("goes up")),
@@ -264,5 +312,32 @@ mod tests {
         }
         println!("SEC S09 cases={} failed={failed}", cases.len());
         assert_eq!(failed, 0);
+    }
+
+    /// What the daemon would refuse is left out before anything is sent, and the rest is kept.
+    #[test]
+    fn odd_names_are_left_out_with_a_note() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        std::fs::create_dir(root.join("out")).unwrap();
+        for name in ["model.bin", "..%2f..%2fx", "report%2F1.html", "x.", "a\nb"] {
+            std::fs::write(root.join("out").join(name), "x").unwrap();
+        }
+        std::fs::write(root.join("out").join(std::ffi::OsStr::from_bytes(b"\xff.bin")), "x").unwrap();
+        let found = find(root, &["out/**".to_owned()]).unwrap();
+        assert_eq!(found.files, ["out/model.bin"]);
+        assert!(found.misnamed.is_some());
+        let notes = found.notes.join("\n");
+        for part in [
+            "\"out/x.\" has a part that ends in a dot or a space",
+            "holds a percent-encoded dot, slash, backslash or NUL, and 1 more like it",
+            "\"out/a\\nb\" holds a control character",
+            "its name is not UTF-8",
+        ] {
+            assert!(notes.contains(part), "{part}: {notes}");
+        }
+        let only = find(root, &["out/x.".to_owned()]).unwrap_err();
+        assert!(only.ends_with(": \"out/x.\" has a part that ends in a dot or a space"), "{only}");
     }
 }

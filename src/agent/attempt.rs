@@ -376,7 +376,7 @@ impl Attempt {
                     outcome.reason = why;
                 }
                 if ended.killed > 0 {
-                    spool.say(&format!("{} processes that were left were killed", ended.killed));
+                    spool.say(&ended.killed_sentence());
                 }
                 outcome
             }

@@ -186,14 +186,18 @@ impl Saver {
         if !any {
             return Ok(Vec::new());
         }
-        let (files, _) = artifacts::find(&self.root, &[dir]).map_err(|why| anyhow::anyhow!(why))?;
+        let found = artifacts::find(&self.root, &[dir]).map_err(|why| anyhow::anyhow!(why))?;
+        // Half a checkpoint is none.
+        if let Some(misnamed) = found.misnamed {
+            anyhow::bail!(misnamed);
+        }
         // A file that was renamed meanwhile is a change, not an error.
         let stamp = |path: String| {
             let about = std::fs::metadata(self.root.join(&path)).ok();
             let bytes = about.as_ref().map_or(0, std::fs::Metadata::len);
             (path, bytes, about.and_then(|a| a.modified().ok()).unwrap_or(UNIX_EPOCH))
         };
-        Ok(files.into_iter().map(stamp).collect())
+        Ok(found.files.into_iter().map(stamp).collect())
     }
 
     /// Sends what the daemon has not, then the manifest.

@@ -24,7 +24,7 @@ pub enum Fault {
     #[error("the daemon expects the log at byte {}", .0.offset)]
     Conflict(LogCommitted),
     /// The same request would be refused again.
-    #[error("the daemon refused it ({0}): {1}")]
+    #[error("the daemon refused it: {1}")]
     Refused(StatusCode, String),
     /// Away, overloaded, or cut off: try again.
     #[error("the daemon cannot be reached: {0}")]
@@ -193,14 +193,14 @@ impl Client {
                 let text = response.text().await.unwrap_or_default();
                 match serde_json::from_str(&text) {
                     Ok(committed) => Err(Fault::Conflict(committed)),
-                    Err(_) => Err(Fault::Refused(status, first_line(&text))),
+                    Err(_) => Err(Fault::Refused(status, said(status, &text))),
                 }
             }
             StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
                 Err(Fault::Retry(status.to_string()))
             }
             _ if status.is_server_error() => Err(Fault::Retry(status.to_string())),
-            _ => Err(Fault::Refused(status, first_line(&response.text().await.unwrap_or_default()))),
+            _ => Err(Fault::Refused(status, said(status, &response.text().await.unwrap_or_default()))),
         }
     }
 }
@@ -209,6 +209,18 @@ impl Client {
 pub const CACHE_DIGEST: &str = "x-trainyard-sha256";
 
 const SHORT: Duration = Duration::from_secs(30);
+
+/// What a refusal says.
+fn said(status: StatusCode, text: &str) -> String {
+    #[derive(serde::Deserialize)]
+    struct Said {
+        error: String,
+    }
+    match serde_json::from_str(text) {
+        Ok(Said { error }) => first_line(&error),
+        Err(_) => format!("{status}: {}", first_line(text)),
+    }
+}
 
 fn first_line(text: &str) -> String {
     text.lines().next().unwrap_or_default().chars().take(300).collect()

@@ -3,6 +3,7 @@
 //! `attempt` is its whole life, after `begin`; the other files hold one part each, and `trainyard run` uses them without a daemon.
 //! Must not: hold a forge's credential, or need anything from the user's image but `/bin/sh` and git.
 
+pub mod artifact_path;
 pub mod artifacts;
 pub mod attempt;
 pub mod begin;

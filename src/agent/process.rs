@@ -56,6 +56,16 @@ pub struct Ended {
     pub struck: Option<Millis>,
 }
 
+impl Ended {
+    /// For the log, where some were killed.
+    pub fn killed_sentence(&self) -> String {
+        match self.killed {
+            1 => "1 process that was left was killed".into(),
+            many => format!("{many} processes that were left were killed"),
+        }
+    }
+}
+
 /// What the caller gets while the command runs.
 pub enum Output<'a> {
     Bytes(&'a [u8]),

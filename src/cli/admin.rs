@@ -215,8 +215,8 @@ async fn backup(
     match config.blob_place()? {
         _ if without_blobs => {}
         BlobPlace::Files(dir) => {
-            let files = copy_tree(&dir, &to.join(BLOBS))?;
-            println!("{}: {files} files", to.join(BLOBS).display());
+            let copied = copy_tree(&dir, &to.join(BLOBS))?;
+            println!("{}: {copied}", to.join(BLOBS).display());
             blobs = true;
         }
         place @ BlobPlace::S3 { .. } => {
@@ -277,8 +277,8 @@ async fn restore(config: &Config, options: &OpenOptions, from: &Path, replace: b
     if manifest.blobs {
         match config.blob_place()? {
             BlobPlace::Files(dir) => {
-                let files = copy_tree(&from.join(BLOBS), &dir)?;
-                println!("{}: {files} files", dir.display());
+                let copied = copy_tree(&from.join(BLOBS), &dir)?;
+                println!("{}: {copied}", dir.display());
             }
             place @ BlobPlace::S3 { .. } => {
                 println!(
@@ -386,24 +386,45 @@ fn decoded(text: &str) -> Option<String> {
     url.query_pairs().next().map(|(_, value)| value.into_owned())
 }
 
+/// What became of the files of a tree.
+#[derive(Debug, Default)]
+struct Copied {
+    new: u64,
+    there_already: u64,
+}
+
+impl std::fmt::Display for Copied {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} files", self.new + self.there_already)?;
+        if self.there_already > 0 {
+            write!(f, ", {} of them there already", self.there_already)?;
+        }
+        Ok(())
+    }
+}
+
 /// Copies files that never change: by a link where the file system allows it. What is there already stays.
-fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<u64> {
+fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<Copied> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(to)
         .with_context(|| format!("cannot make {}", to.display()))?;
-    let mut files = 0;
-    let Ok(entries) = std::fs::read_dir(from) else { return Ok(0) };
+    let mut copied = Copied::default();
+    let Ok(entries) = std::fs::read_dir(from) else { return Ok(copied) };
     for entry in entries {
         let entry = entry.with_context(|| format!("cannot read {}", from.display()))?;
         let (old, new) = (entry.path(), to.join(entry.file_name()));
         if entry.file_type()?.is_dir() {
-            files += copy_tree(&old, &new)?;
-        } else if !new.exists() {
+            let below = copy_tree(&old, &new)?;
+            copied.new += below.new;
+            copied.there_already += below.there_already;
+        } else if new.exists() {
+            copied.there_already += 1;
+        } else {
             match std::fs::hard_link(&old, &new).or_else(|_| std::fs::copy(&old, &new).map(|_| ())) {
-                Ok(()) => files += 1,
+                Ok(()) => copied.new += 1,
                 // Deleted by retention meanwhile.
                 Err(_) if !old.exists() => {}
                 Err(error) => {
@@ -412,7 +433,7 @@ fn copy_tree(from: &Path, to: &Path) -> anyhow::Result<u64> {
             }
         }
     }
-    Ok(files)
+    Ok(copied)
 }
 
 #[cfg(test)]

@@ -14,7 +14,9 @@ pub struct Args {
     shell: Shell,
 }
 
-pub fn run(args: &Args) -> ExitCode {
-    clap_complete::generate(args.shell, &mut super::Cli::command(), "trainyard", &mut std::io::stdout());
-    ExitCode::SUCCESS
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut super::Cli::command(), "trainyard", &mut script);
+    super::output::print(&script)?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,5 @@
 //! `trainyard deliveries`: what forges sent and what became of it. Works beside a running daemon, on its machine.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -94,7 +93,7 @@ async fn run_async(args: &Args) -> anyhow::Result<ExitCode> {
             Some(row) if *body => {
                 let bytes =
                     store.delivery_body(&row.id).await?.context("the body was deleted by retention")?;
-                std::io::stdout().write_all(&bytes).context("cannot write the body")?;
+                super::output::print(&bytes)?;
                 ExitCode::SUCCESS
             }
             Some(row) if *json => {

@@ -32,7 +32,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         bail!("the file for this directory would not be valid, please report it: {}", told.join("; "));
     }
     if args.print {
-        std::io::stdout().write_all(text.as_bytes())?;
+        super::output::print(text.as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
     let path = args.dir.join(pipeline::FILE);

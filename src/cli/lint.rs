@@ -1,7 +1,6 @@
 //! `trainyard lint`: says what is wrong with pipeline files, for people, editors and other CI.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -9,6 +8,7 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
+use crate::pipeline::files::Files;
 use crate::pipeline::{self, Diagnostic, Severity};
 
 /// Check pipeline files
@@ -51,8 +51,13 @@ impl Linted {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let files = if args.files.is_empty() { default_files(Path::new("."))? } else { args.files.clone() };
-    if files.is_empty() {
+    let found = if args.files.is_empty() { in_tree(Path::new("."))? } else { Files::default() };
+    let files = if args.files.is_empty() {
+        found.read.iter().map(PathBuf::from).collect()
+    } else {
+        args.files.clone()
+    };
+    if files.is_empty() && found.not_read.is_empty() {
         let next = elsewhere()
             .map_or_else(|| "write one with `trainyard init`".into(), |there| format!("there is {there}"));
         eprintln!("trainyard: there is no {} here: {next}", pipeline::FILE);
@@ -63,24 +68,29 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         let bytes = read(path).with_context(|| format!("cannot read {}", path.display()))?;
         linted.push(lint(&path.display().to_string(), &bytes));
     }
-    let clash = same_name(&linted);
-    let text = render(args.format, &linted)?;
-    std::io::stdout().write_all(text.as_bytes())?;
-    if let Some(message) = &clash {
-        eprintln!("trainyard: {message}");
+    let mut problems: Vec<String> = same_name(&linted).into_iter().collect();
+    problems.extend(found.not_read.iter().map(|(path, why)| format!("{path} is not read: {why}")));
+    let text = render(args.format, &linted, &problems)?;
+    super::output::print(text.as_bytes())?;
+    for problem in &problems {
+        eprintln!("trainyard: {problem}");
     }
-    let good = linted.iter().all(Linted::ok) && clash.is_none();
+    let good = linted.iter().all(Linted::ok) && problems.is_empty();
     Ok(ExitCode::from(if good { 0 } else { 2 }))
 }
 
 /// A pipeline file where people may have meant one: in the folder of many, or at the repository's root. In words.
 pub fn elsewhere() -> Option<String> {
-    if let Some(one) = default_files(Path::new(".")).ok().and_then(|all| all.into_iter().next()) {
-        return Some(format!("{} (name it with --file)", one.display()));
+    if let Some(one) = in_tree(Path::new(".")).ok().and_then(|all| all.read.into_iter().next()) {
+        return Some(format!("{one} (name it with --file)"));
     }
     let here = std::env::current_dir().ok()?;
     let root = here.ancestors().skip(1).find(|dir| dir.join(pipeline::FILE).is_file())?;
     Some(format!("one in {}, the repository's root: go there", root.display()))
+}
+
+fn in_tree(dir: &Path) -> anyhow::Result<Files> {
+    pipeline::files::of_tree(dir).with_context(|| format!("cannot list {}", dir.display()))
 }
 
 /// A file up to a little above the limit: more would be refused anyway.
@@ -89,30 +99,6 @@ fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     std::fs::File::open(path)?.take(1 << 20).read_to_end(&mut bytes)?;
     Ok(bytes)
-}
-
-/// The pipeline files of a repository, in the order of their names.
-fn default_files(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let mut out = Vec::new();
-    let file = PathBuf::from(pipeline::FILE);
-    if root.join(&file).is_file() {
-        out.push(file);
-    }
-    let directory = root.join(pipeline::DIRECTORY);
-    if directory.is_dir() {
-        let mut more = Vec::new();
-        for entry in
-            std::fs::read_dir(&directory).with_context(|| format!("cannot list {}", directory.display()))?
-        {
-            let name = entry?.file_name();
-            if Path::new(&name).extension().is_some_and(|e| e == "yaml") {
-                more.push(Path::new(pipeline::DIRECTORY).join(name));
-            }
-        }
-        more.sort();
-        out.extend(more);
-    }
-    Ok(out)
 }
 
 fn lint(file: &str, bytes: &[u8]) -> Linted {
@@ -140,11 +126,11 @@ fn same_name(linted: &[Linted]) -> Option<String> {
     None
 }
 
-fn render(format: Format, linted: &[Linted]) -> anyhow::Result<String> {
+fn render(format: Format, linted: &[Linted], problems: &[String]) -> anyhow::Result<String> {
     Ok(match format {
         Format::Text => text(linted),
         Format::Github => github(linted),
-        Format::Json => serde_json::to_string_pretty(&json(linted))? + "\n",
+        Format::Json => serde_json::to_string_pretty(&json(linted, problems))? + "\n",
         Format::Sarif => serde_json::to_string_pretty(&sarif(linted))? + "\n",
     })
 }
@@ -204,12 +190,13 @@ fn github(linted: &[Linted]) -> String {
     out
 }
 
-fn json(linted: &[Linted]) -> Value {
+fn json(linted: &[Linted], problems: &[String]) -> Value {
     let files: Vec<Value> = linted
         .iter()
         .map(|l| json!({"file": l.file, "valid": l.ok(), "pipeline": l.plan.as_ref().map(|p| &p.0), "findings": l.findings}))
         .collect();
-    json!({"valid": linted.iter().all(Linted::ok), "files": files})
+    let valid = linted.iter().all(Linted::ok) && problems.is_empty();
+    json!({"valid": valid, "files": files, "problems": problems})
 }
 
 fn sarif(linted: &[Linted]) -> Value {
@@ -293,7 +280,7 @@ mod tests {
     #[test]
     fn machines_get_json_and_sarif() {
         let linted = [lint("x.yaml", BROKEN.as_bytes()), lint("y.yaml", b"train: python train.py")];
-        let value = json(&linted);
+        let value = json(&linted, &[]);
         assert_eq!(value["valid"], false);
         assert_eq!(value["files"][0]["findings"][0]["code"], "TY013");
         assert_eq!(value["files"][0]["findings"][0]["line"], 3);
@@ -319,19 +306,5 @@ mod tests {
         let l = lint("x.yaml", "train: \"a\u{1b}[31m\u{202e}\"\nnope: 1\n".as_bytes());
         let shown = text(&[l]);
         assert!(!shown.contains('\u{1b}') && !shown.contains('\u{202e}'), "{shown}");
-    }
-
-    #[test]
-    fn files_are_found() {
-        let dir = tempfile::tempdir().unwrap();
-        assert!(default_files(dir.path()).unwrap().is_empty());
-        std::fs::write(dir.path().join(".trainyard.yaml"), "train: x").unwrap();
-        std::fs::create_dir(dir.path().join(".trainyard")).unwrap();
-        for name in ["b.yaml", "a.yaml", "notes.txt"] {
-            std::fs::write(dir.path().join(".trainyard").join(name), "train: x").unwrap();
-        }
-        let names: Vec<String> =
-            default_files(dir.path()).unwrap().iter().map(|p| p.display().to_string()).collect();
-        assert_eq!(names, [".trainyard.yaml", ".trainyard/a.yaml", ".trainyard/b.yaml"]);
     }
 }

@@ -1,7 +1,8 @@
 //! `trainyard logs`: a step's log. On a terminal colours are ours and nothing in the log can command the terminal; into a file
 //! or pipe go the bytes as stored.
 
-use std::io::{IsTerminal, Write};
+use std::fmt::Write as _;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use reqwest::Method;
 
 use super::client::{Client, Place, Refused, segment};
 use super::exit::NotFound;
+use super::output;
 use super::style::colours;
 use crate::http::api::{AttemptJson, RunDetail, StepJson};
 use crate::http::follow::LogEnd;
@@ -92,13 +94,13 @@ async fn json_lines(client: &Client, uid: &str) -> anyhow::Result<ExitCode> {
         if window.lines.is_empty() {
             return Ok(ExitCode::SUCCESS);
         }
-        let mut out = std::io::stdout().lock();
+        let mut out = String::new();
         for line in window.lines {
             from += 1;
             let text: String = line.into_iter().map(|part| part.text).collect();
-            writeln!(out, "{}", serde_json::json!({"line": from, "text": text}))
-                .context("cannot write the log")?;
+            let _ = writeln!(out, "{}", serde_json::json!({"line": from, "text": text}));
         }
+        output::print(out.as_bytes())?;
     }
 }
 
@@ -106,7 +108,8 @@ fn pick<'a>(steps: &'a [StepJson], name: Option<&str>) -> anyhow::Result<&'a Ste
     if let Some(name) = name {
         let names: Vec<&str> = steps.iter().map(|s| s.name.as_str()).collect();
         return steps.iter().find(|s| s.name == name).ok_or_else(|| {
-            NotFound(format!("the run has no step {name:?}; it has {}", names.join(", "))).into()
+            let there = if names.is_empty() { "none".into() } else { names.join(", ") };
+            NotFound(format!("the run has no step {name:?}; it has {there}")).into()
         });
     }
     let first = |states: &[StepState]| steps.iter().find(|s| states.contains(&s.state));
@@ -220,15 +223,16 @@ impl Printer {
     }
 
     fn print(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
-        let mut out = std::io::stdout().lock();
         if !self.terminal {
-            return out.write_all(bytes).and_then(|()| out.flush()).context("cannot write the log");
+            return Ok(output::print(bytes)?);
         }
         self.rest.extend_from_slice(bytes);
         let got = lines(&self.rest, &mut self.style);
+        let mut out = String::new();
         for line in &got.full {
-            writeln!(out, "{}", for_terminal(line, self.colours)).context("cannot write the log")?;
+            let _ = writeln!(out, "{}", for_terminal(line, self.colours));
         }
+        output::print(out.as_bytes())?;
         self.rest.drain(..got.full_bytes);
         Ok(())
     }

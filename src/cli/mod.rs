@@ -16,6 +16,7 @@ mod init;
 mod lint;
 mod logs;
 mod orphans;
+mod output;
 mod plan;
 mod replica;
 mod run_local;
@@ -83,27 +84,12 @@ pub fn main() -> ExitCode {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let command = Cli::parse().command;
     if !matches!(command, Command::Serve(_) | Command::Agent(_)) {
-        end_quietly_without_readers();
+        output::end_quietly();
     }
-    match run(command) {
+    match run(command).and_then(|code| Ok(output::flush().map(|()| code)?)) {
         Ok(code) => code,
-        Err(error) => {
-            eprintln!("trainyard: {error:#}");
-            ExitCode::from(exit::code(&error))
-        }
+        Err(error) => output::end_with(&error),
     }
-}
-
-/// `trainyard logs RUN | head` ends as other programs do, without a word, when nobody reads on.
-fn end_quietly_without_readers() {
-    let usual = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        let said = panic.payload_as_str().unwrap_or_default();
-        if said.starts_with("failed printing to stdout") && said.contains("Broken pipe") {
-            std::process::exit(141); // what a shell reports for SIGPIPE
-        }
-        usual(panic);
-    }));
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
@@ -122,7 +108,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Admin(args) => block_on(admin::run(args)),
         Command::Schema(args) => schema::run(&args),
         Command::Doctor(args) => block_on(doctor::run(args)),
-        Command::Completions(args) => Ok(completions::run(&args)),
+        Command::Completions(args) => completions::run(&args),
         Command::Agent(args) => agent::run(&args),
     }
 }

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use crate::config::ForgeKind;
 use crate::forge::webhook;
 use crate::forge::{ChangeWords, Permission};
-use crate::intake::{Facts, PipelineFile, explain, plan, read_pipeline};
+use crate::intake::{Facts, PipelineFile, explain, plan, read_pipeline, unread_pipeline};
 use crate::model::{Actor, Event, EventKind, Parsed, Push, RepoId, RepoName, RepoRef, Sha};
 use crate::pipeline;
 
@@ -100,26 +100,13 @@ fn push_of_head(dir: &std::path::Path) -> anyhow::Result<Event> {
 }
 
 fn pipelines(dir: &std::path::Path) -> anyhow::Result<Vec<PipelineFile>> {
-    let mut names = vec![pipeline::FILE.to_owned()];
-    if let Ok(folder) = std::fs::read_dir(dir.join(pipeline::DIRECTORY)) {
-        for entry in folder {
-            let name =
-                entry.context("cannot list the pipeline folder")?.file_name().to_string_lossy().into_owned();
-            if name.ends_with(".yaml") {
-                names.push(format!("{}/{name}", pipeline::DIRECTORY));
-            }
-        }
-    }
-    names.sort();
+    let found = pipeline::files::of_tree(dir).with_context(|| format!("cannot list {}", dir.display()))?;
     let mut files = Vec::new();
-    for name in names {
-        match std::fs::read(dir.join(&name)) {
-            Ok(bytes) => files.push(read_pipeline(&name, &bytes)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot read {}", dir.join(&name).display()));
-            }
-        }
+    for name in found.read {
+        let bytes = std::fs::read(dir.join(&name))
+            .with_context(|| format!("cannot read {}", dir.join(&name).display()))?;
+        files.push(read_pipeline(&name, &bytes));
     }
+    files.extend(found.not_read.iter().map(|(path, why)| unread_pipeline(path, why)));
     Ok(files)
 }

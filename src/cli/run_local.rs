@@ -178,7 +178,7 @@ impl Here<'_> {
         let whole = bad.is_empty() && steps.len() == self.plan.steps.len();
         let (gates, good) = report::gates(self.plan, &reports, whole);
         print!("{gates}");
-        std::io::stdout().flush()?;
+        super::output::flush()?;
         Ok(match (stopped.borrow().is_some(), bad.is_empty() && good) {
             (true, _) => ExitCode::from(130),
             (false, true) => ExitCode::SUCCESS,
@@ -289,7 +289,7 @@ impl Here<'_> {
             outcome.reason = why;
         }
         if ended.killed > 0 {
-            say(&format!("{} processes that were left were killed", ended.killed));
+            say(&ended.killed_sentence());
         }
         if outcome.class == EndClass::Succeeded
             && let Err(why) = self.keep(step, &mut found)
@@ -405,11 +405,11 @@ impl Here<'_> {
 
     /// Copies a step's artifacts aside: the next member of a matrix may write to the same paths.
     fn keep(&self, step: &StepSpec, found: &mut Found) -> Result<(), String> {
-        let (files, notes) = artifacts::find(&self.tree, &step.artifacts)?;
-        found.notes.extend(notes);
+        let matches = artifacts::find(&self.tree, &step.artifacts)?;
+        found.notes.extend(matches.notes);
         let aside = self.shelf(&step.name);
         std::fs::create_dir_all(&aside).map_err(|e| format!("artifacts cannot be kept: {e}"))?;
-        for file in files {
+        for file in matches.files {
             let copied =
                 paths::place(&aside, &file).and_then(|to| Ok(std::fs::copy(self.tree.join(&file), to)?));
             copied.map_err(|e| format!("the artifact {file} cannot be kept: {e:#}"))?;

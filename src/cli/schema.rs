@@ -1,6 +1,5 @@
 //! `trainyard schema`: the grammar for editors, the description of the API, and the pages that are made from it.
 
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use crate::pipeline;
@@ -20,7 +19,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    std::io::stdout().write_all(text(args)?.as_bytes())?;
+    super::output::print(text(args)?.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -209,31 +209,36 @@ fn origin_of(url: &str) -> String {
 
 pub fn router(app: App) -> Router {
     let web = Web::new(app);
+    let api = api::openapi::openapi();
+    let described = api::openapi::query_keys(&api);
     let mut router = Router::new();
     for route in routes() {
-        let Route { path, need, face, whole, handler, .. } = route;
-        let check = Guard { web: web.clone(), need, face, whole };
+        let Route { method, path, need, face, whole, handler } = route;
+        let keys =
+            (face == Face::Api).then(|| described.get(&(method, path)).cloned().unwrap_or_default().into());
+        let check = Guard { web: web.clone(), need, face, whole, keys };
         router = router.route(path, handler.route_layer(from_fn_with_state(check, guard)));
     }
     router
         .fallback(|request: Request| async move {
             let problem = Problem::new(StatusCode::NOT_FOUND, "there is nothing at this address");
-            if request.uri().path().starts_with("/api/") {
-                problem.into_response()
-            } else {
-                pages::problem(&problem)
-            }
+            refuse(request.uri().path(), &problem)
         })
-        .method_not_allowed_fallback(|| async {
-            Problem::new(
+        .method_not_allowed_fallback(|request: Request| async move {
+            let problem = Problem::new(
                 StatusCode::METHOD_NOT_ALLOWED,
                 "this address takes other methods; `Allow` names them",
-            )
-            .into_response()
+            );
+            refuse(request.uri().path(), &problem)
         })
         .layer(DefaultBodyLimit::max(64 << 10))
         .layer(from_fn_with_state(web.clone(), every_answer))
         .with_state(web)
+}
+
+/// A refusal in front of every route: for programs below `/api/`, for people elsewhere.
+fn refuse(path: &str, problem: &Problem) -> Response {
+    if path.starts_with("/api/") { problem.clone().into_response() } else { pages::problem(problem) }
 }
 
 /// Serves until `shutdown` is cancelled.
@@ -247,16 +252,14 @@ pub async fn serve_app(listener: TcpListener, app: App, shutdown: CancellationTo
 async fn every_answer(State(web): State<Web>, request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default();
     let target = request.uri().path_and_query().map_or("", |p| p.as_str());
+    let path = request.uri().path().to_owned();
     let mut response = if target.contains("%00") {
-        Problem::new(StatusCode::NOT_FOUND, "nothing here has a NUL in its name").into_response()
+        refuse(&path, &Problem::new(StatusCode::NOT_FOUND, "nothing here has a NUL in its name"))
     } else if own_host(&web.public_origin, host) {
         next.run(request).await
     } else {
-        Problem::new(
-            StatusCode::MISDIRECTED_REQUEST,
-            "this name is not the dashboard's; set `public_url` in the configuration to the address that people use",
-        )
-        .into_response()
+        let detail = "this name is not the dashboard's; set `public_url` in the configuration to the address that people use";
+        refuse(&path, &Problem::new(StatusCode::MISDIRECTED_REQUEST, detail))
     };
     let headers = response.headers_mut();
     let defaults = [

@@ -5,8 +5,8 @@
 //! a token; revoking the token ends it.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 
-use axum::Form;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
@@ -15,6 +15,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::app::{Face, Need, Web};
+use super::extract::Form;
 use super::problem::Problem;
 use crate::clock::Millis;
 use crate::model::RepoId;
@@ -165,14 +166,19 @@ fn session_text(web: &Web, headers: &HeaderMap) -> Option<String> {
         .map(|(_, value)| value.to_owned())
 }
 
+/// What follows the scheme, whose letter case means nothing (RFC 9110, 11.1).
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
 async fn identify(web: &Web, headers: &HeaderMap) -> Result<Who, Problem> {
     let wrong = || {
         let detail = "the token is not valid, or was revoked; `trainyard token list` shows those that live, `trainyard token create` makes one";
         Problem::new(StatusCode::UNAUTHORIZED, detail)
     };
     if let Some(value) = headers.get(header::AUTHORIZATION) {
-        let text =
-            value.to_str().ok().and_then(|v| v.strip_prefix("Bearer ")).map(str::trim).ok_or_else(wrong)?;
+        let text = value.to_str().ok().and_then(bearer).ok_or_else(wrong)?;
         if !is_token(text) {
             return Err(wrong());
         }
@@ -223,6 +229,8 @@ pub struct Guard {
     pub face: Face,
     /// Shows more than one repository's things: not for tokens that are bound to one.
     pub whole: bool,
+    /// The query's keys that a call of the API takes: another one may be a filter with a slip, and would be answered with everything.
+    pub keys: Option<Arc<[String]>>,
 }
 
 /// The one place where a request is let in or turned away.
@@ -283,11 +291,27 @@ async fn admit(guard: &Guard, request: &mut Request) -> Result<(), Problem> {
             ));
         }
     }
+    if let Some(keys) = &guard.keys {
+        check_keys(keys, request.uri())?;
+    }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         check_origin(&guard.web, request, &who, guard.face)?;
     }
     request.extensions_mut().insert(who);
     Ok(())
+}
+
+fn check_keys(keys: &[String], uri: &Uri) -> Result<(), Problem> {
+    type Pairs = axum::extract::Query<Vec<(String, String)>>;
+    // What cannot be read as pairs the call itself refuses.
+    let Ok(axum::extract::Query(pairs)) = Pairs::try_from_uri(uri) else { return Ok(()) };
+    let Some((odd, _)) = pairs.iter().find(|(key, _)| !keys.contains(key)) else { return Ok(()) };
+    let odd: String = odd.chars().take(60).collect();
+    Err(Problem::bad_request(if keys.is_empty() {
+        format!("this call takes no query, and {odd:?} is one")
+    } else {
+        format!("there is no parameter {odd:?} here; there are {}", keys.join(", "))
+    }))
 }
 
 fn local_path(uri: &Uri) -> String {

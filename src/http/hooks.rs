@@ -4,7 +4,7 @@
 //! Must not: parse a body, choose a secret by anything but the URL, or answer 2xx to what is not on disk.
 //!
 //! Memory: a body of up to 64 KiB is bounded by the number of connections (1,024 × 64 KiB = 64 MiB); larger ones share
-//! another 64 MiB, so that large or slow bodies cannot keep ordinary deliveries out.
+//! another 64 MiB as their bytes arrive (`hook_room`), so that large or slow bodies cannot keep ordinary deliveries out.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,11 +20,12 @@ use http_body_util::BodyExt;
 use secrecy::ExposeSecret;
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::App;
 use super::hook_claims::{self, Identity, single};
+use super::hook_room::{Room, Share};
 use super::secrets::Hook;
 use super::serve::{Limits, serve};
 use super::telemetry::WebhookLabels;
@@ -40,6 +41,10 @@ const FREE_BYTES: usize = 64 << 10;
 const BUDGET_BYTES: usize = 64 << 20;
 /// GitHub Enterprise Server waits 30 s for an answer; the others give up sooner (GitHub and GitLab 10 s, Gitea 5 s).
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
+/// Beyond [`FREE_BYTES`] a body must arrive at [`LEAST_RATE`] bytes a second after this time, by which most senders have given up.
+const GRACE: Duration = Duration::from_secs(10);
+const LEAST_RATE: f64 = (1 << 20) as f64;
+const MADE_ROOM: &str = "the body came slowly, and others needed the room";
 /// How long a delivery without an id counts as the same by its event and body.
 const SAME_CONTENT_MS: Millis = 24 * 3_600_000;
 
@@ -52,11 +57,11 @@ pub async fn serve_hooks(listener: TcpListener, app: App, shutdown: Cancellation
 #[derive(Clone)]
 struct Hooks {
     app: App,
-    budget: Arc<Semaphore>,
+    room: Arc<Room>,
 }
 
 pub fn router(app: App) -> Router {
-    let state = Hooks { app, budget: Arc::new(Semaphore::new(BUDGET_BYTES)) };
+    let state = Hooks { app, room: Arc::new(Room::new(BUDGET_BYTES)) };
     Router::new()
         .route("/hooks/{kind}/{hook}", any(receive))
         // For load balancers, which know this port alone. It asks nothing of the database: strangers may call it.
@@ -90,6 +95,9 @@ impl Refusal {
     }
     fn too_large() -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "the body is larger than 25 MiB")
+    }
+    fn too_slow(message: &'static str) -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "too_slow", message)
     }
     fn unavailable(message: &'static str) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
@@ -148,7 +156,8 @@ async fn receive(
                     "webhook refused: compare the secret at the forge with the hook's in the configuration"
                 );
             } else {
-                tracing::info!(
+                // Anybody can bring this about, as often as they like: the metric counts it.
+                tracing::debug!(
                     forge.name = hook.forge,
                     forge.hook_id = id,
                     outcome = refusal.outcome,
@@ -193,10 +202,9 @@ async fn accept(
     let declared = before_the_body(headers)?;
     // No need to read the body of what cannot be right.
     let proof = hook.scheme.proof(headers).map_err(Refusal::signature)?;
-    let (body, _budget) =
-        tokio::time::timeout(BODY_DEADLINE, read(&hooks.budget, body, declared)).await.map_err(|_| {
-            Refusal::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the body did not arrive within 30 s")
-        })??;
+    let (body, _share) = tokio::time::timeout(BODY_DEADLINE, read(&hooks.room, body, declared))
+        .await
+        .map_err(|_| Refusal::too_slow("the body did not arrive within 30 s"))??;
     let now = hooks.app.clock.now_ms();
     let secrets: Vec<&[u8]> = hook.secrets.iter().map(|s| s.expose_secret().as_bytes()).collect();
     proof.verify(&body, &secrets, now).map_err(Refusal::signature)?;
@@ -286,15 +294,31 @@ fn before_the_body(headers: &HeaderMap) -> Result<Option<usize>, Refusal> {
     }
 }
 
-/// Reads the body up to the cap. Beyond [`FREE_BYTES`] it first takes its share of the budget, held as long as the body is.
+/// Reads the body up to the cap. Beyond [`FREE_BYTES`] what it takes is charged to the room, held as long as the body is.
 async fn read(
-    budget: &Arc<Semaphore>,
+    room: &Arc<Room>,
     mut body: Body,
     declared: Option<usize>,
-) -> Result<(Vec<u8>, Option<OwnedSemaphorePermit>), Refusal> {
+) -> Result<(Vec<u8>, Option<Share>), Refusal> {
+    let began = Instant::now();
     let mut bytes = Vec::with_capacity(declared.unwrap_or(0).min(FREE_BYTES));
-    let mut share = None;
-    while let Some(frame) = body.frame().await {
+    let mut share: Option<Share> = None;
+    loop {
+        let frame = match &share {
+            None => body.frame().await,
+            Some(share) => {
+                let by = began + GRACE + Duration::from_secs_f64(bytes.len() as f64 / LEAST_RATE);
+                tokio::select! {
+                    biased;
+                    frame = body.frame() => frame,
+                    () = share.makes_room() => return Err(Refusal::too_slow(MADE_ROOM)),
+                    () = tokio::time::sleep_until(by) => {
+                        return Err(Refusal::too_slow("the body arrived at less than 1 MiB a second"));
+                    }
+                }
+            }
+        };
+        let Some(frame) = frame else { break };
         let frame = frame.map_err(|_| {
             Refusal::new(StatusCode::BAD_REQUEST, "bad_request", "the body ended early or is malformed")
         })?;
@@ -303,17 +327,23 @@ async fn read(
         if length > BODY_BYTES {
             return Err(Refusal::too_large());
         }
-        if share.is_none() && length > FREE_BYTES {
-            let whole = declared.unwrap_or(BODY_BYTES);
-            let wanted = u32::try_from(whole).unwrap_or(u32::MAX);
-            let permit = Arc::clone(budget)
-                .acquire_many_owned(wanted)
-                .await
-                .map_err(|_| Refusal::unavailable("the daemon is shutting down"))?;
-            bytes.reserve_exact(whole.saturating_sub(bytes.len()).min(BODY_BYTES));
-            share = Some(permit);
+        if length > FREE_BYTES {
+            let share = share.get_or_insert_with(|| room.enter(began));
+            if length > bytes.capacity() {
+                let whole = declared.unwrap_or(BODY_BYTES).max(length);
+                let capacity = (4 * bytes.capacity()).clamp(length, whole);
+                tokio::select! {
+                    () = share.grow(bytes.len(), capacity) => {}
+                    () = share.makes_room() => return Err(Refusal::too_slow(MADE_ROOM)),
+                }
+                bytes.reserve_exact(capacity - bytes.len());
+            }
+            share.received(length);
         }
         bytes.extend_from_slice(&data);
+    }
+    if let Some(share) = &share {
+        share.whole();
     }
     Ok((bytes, share))
 }

@@ -1,6 +1,6 @@
 //! Facts about an event, asked from the forge and the store just before the decision. Reads only.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::facts::{Broken, Facts, GroupRun, PipelineFile};
@@ -11,11 +11,9 @@ use crate::forge::{Commit, Forge, ForgeError, Permission, TreeEntry, TreeKind, W
 use crate::model::{
     Actor, Event, EventKind, PullRequest, PullRequestAction, PullRequestEvent, Push, RepoId, Sha,
 };
+use crate::pipeline::files::{self, Entry};
 use crate::pipeline::{self, Diagnostic, Severity};
 use crate::store::{Store, StoreError};
-
-/// More pipelines in one repository are a mistake, and each costs a call.
-const MOST_FILES: usize = 32;
 
 /// Why facts are missing.
 #[derive(Debug, thiserror::Error)]
@@ -320,7 +318,7 @@ impl<T> Recent<T> {
     }
 }
 
-/// `.trainyard.yaml` and every YAML file in `.trainyard/`, by path.
+/// Every pipeline file of a commit, by path; those that are not read stand there as broken.
 async fn pipelines(
     forge: &dyn Forge,
     event: &Event,
@@ -329,29 +327,38 @@ async fn pipelines(
     let (repo, sha) = (&event.repo.name, &commit.sha);
     let top = commit.root();
     let Some(root) = optional(forge.tree(repo, &top).await)? else { return Ok(Vec::new()) };
-    let mut paths = Vec::new();
-    for entry in &root {
-        match entry.kind {
-            TreeKind::File if entry.name == pipeline::FILE => paths.push(pipeline::FILE.to_owned()),
-            TreeKind::Folder if entry.name == pipeline::DIRECTORY => {
-                let folder: Vec<TreeEntry> =
-                    optional(forge.tree(repo, &top.child(entry)).await)?.unwrap_or_default();
-                let files =
-                    folder.iter().filter(|file| file.kind == TreeKind::File && file.name.ends_with(".yaml"));
-                paths.extend(files.map(|file| format!("{}/{}", pipeline::DIRECTORY, file.name)));
-            }
-            _ => {}
-        }
-    }
-    paths.sort();
-    paths.truncate(MOST_FILES);
-    let mut files = Vec::new();
-    for path in paths {
+    let is_folder = |e: &&TreeEntry| e.name == pipeline::DIRECTORY && e.kind == TreeKind::Folder;
+    let folder = match root.iter().find(is_folder) {
+        Some(folder) => optional(forge.tree(repo, &top.child(folder)).await)?.unwrap_or_default(),
+        None => Vec::new(),
+    };
+    let found = files::choose(&by_name(&root), &by_name(&folder));
+    let mut out = Vec::new();
+    for path in found.read {
         if let Some(bytes) = optional(forge.file(repo, sha, &path).await)? {
-            files.push(read_pipeline(&path, &bytes));
+            out.push(read_pipeline(&path, &bytes));
         }
     }
-    Ok(files)
+    out.extend(found.not_read.iter().map(|(path, why)| unread_pipeline(path, why)));
+    Ok(out)
+}
+
+fn by_name(entries: &[TreeEntry]) -> BTreeMap<String, Entry> {
+    let kind = |kind| match kind {
+        TreeKind::File => Entry::File,
+        TreeKind::Folder => Entry::Folder,
+        TreeKind::Other => Entry::Other,
+    };
+    entries.iter().map(|entry| (entry.name.clone(), kind(entry.kind))).collect()
+}
+
+/// Stands for a pipeline file that is not read.
+pub fn unread_pipeline(path: &str, why: &str) -> PipelineFile {
+    let broken = Broken {
+        name: pipeline::name_of_broken(path, b""),
+        lines: vec![format!("{path} is not read: {why}")],
+    };
+    PipelineFile { path: path.to_owned(), parsed: Err(broken) }
 }
 
 /// Parses and checks one pipeline file.

@@ -16,7 +16,7 @@ mod watch;
 pub use explain::explain;
 pub use facts::{Broken, Facts, GroupRun, PipelineFile};
 pub use filter::{Fit, fit};
-pub use gather::read_pipeline;
+pub use gather::{read_pipeline, unread_pipeline};
 pub use handler::Intake;
 pub use plan::{IntakePlan, PlannedRun, Then, head_of, plan, variables};
 pub use watch::DataWatcher;

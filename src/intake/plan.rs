@@ -10,7 +10,7 @@ use super::filter::{Fit, fit};
 use crate::forge::{ChangeWords, Permission};
 use crate::model::{
     DATA_DIGEST, DATA_PREFIX, DataChange, DeliveryState, Event, EventKind, Plan, PullRequest,
-    PullRequestAction, PullRequestEvent, Push, RepoId, RepoRef, RunId, RunState, Sha,
+    PullRequestAction, PullRequestEvent, Push, RepoId, RepoRef, RunId, RunState, Sha, summary_line,
 };
 use crate::pipeline;
 use crate::store::deliveries::IntakeCommit;
@@ -45,7 +45,7 @@ pub struct PlannedRun {
     pub actor: String,
     pub trusted: bool,
     pub state: RunState,
-    /// First line: the summary. Diagnostics of a broken file follow, one a line.
+    /// Of a broken file: its findings, one a line.
     pub reason: String,
     pub plan: Plan,
     pub variables: BTreeMap<String, String>,
@@ -494,18 +494,15 @@ fn order_in_group(run: &mut PlannedRun, facts: &Facts, out: &mut IntakePlan) {
 
 fn broken_file(run: &mut PlannedRun, file: &PipelineFile, broken: &Broken) {
     run.state = RunState::Errored;
-    let more = broken.lines.len().saturating_sub(1);
-    let first = broken.lines.first().cloned().unwrap_or_else(|| format!("{}: it cannot be read", file.path));
-    run.reason = if more == 0 { first.clone() } else { format!("{first} (and {more} more)") };
-    for line in &broken.lines {
-        run.reason.push('\n');
-        run.reason.push_str(line);
-    }
+    run.reason = match broken.lines.as_slice() {
+        [] => format!("{}: it cannot be read", file.path),
+        lines => lines.join("\n"),
+    };
 }
 
 fn sentence(run: &PlannedRun) -> String {
     let what = format!("run of `{}` at {}", run.pipeline, run.sha.short());
-    let reason = run.reason.lines().next().unwrap_or_default();
+    let reason = summary_line(&run.reason);
     let again = if run.generation > 1 { format!(", generation {}", run.generation) } else { String::new() };
     match run.state {
         RunState::Queued => format!("{what} on `{}`{again}", run.branch),

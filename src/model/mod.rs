@@ -25,4 +25,6 @@ pub use params::ParamLine;
 pub use plan::{Plan, StepSpec};
 pub use rank::{AttemptRank, Held, LEADER};
 pub use span::spell_span;
-pub use state::{AttemptState, ComparisonState, DeliveryState, EndClass, RunState, StepState, Verdict};
+pub use state::{
+    AttemptState, ComparisonState, DeliveryState, EndClass, RunState, StepState, Verdict, summary_line,
+};

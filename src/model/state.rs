@@ -255,6 +255,15 @@ impl ComparisonState {
     }
 }
 
+/// A reason of several lines as one: the first, and how many more there are.
+pub fn summary_line(reason: &str) -> String {
+    let first = reason.lines().next().unwrap_or_default();
+    match reason.lines().count().saturating_sub(1) {
+        0 => first.to_owned(),
+        more => format!("{first} (and {more} more)"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,5 @@
 //! `.trainyard.yaml` to a checked plan. Pure: text in, a [`Plan`] or [`Diagnostic`]s out; nothing is read, run or
-//! asked for. Any bytes are safe to give it: at most 100 ms and 64 MiB, and never a panic.
+//! asked for (but `files` lists a working tree). Any bytes are safe to give it: at most 100 ms and 64 MiB, and never a panic.
 //!
 //! `node` reads YAML into a tree with places, `grammar` is the one table of what may stand where, `check` walks the
 //! tree along it, `build` with `steps` and `graph` makes the plan, `schema` prints the table for editors.
@@ -8,6 +8,7 @@ mod build;
 mod check;
 mod data;
 mod diagnostic;
+pub mod files;
 mod grammar;
 mod graph;
 mod node;

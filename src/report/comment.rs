@@ -236,9 +236,7 @@ fn explanation(section: &Section) -> Option<String> {
         RunState::Failed if section.failed.is_some() => None, // the step says more
         _ if section.reason.is_empty() => None,
         // Messages about the pipeline file come with the lines of the file and a marker under the place.
-        _ if section.reason.trim().contains('\n') => {
-            Some(escape::block(without_summary(&section.reason), 60, LOG_COLUMNS))
-        }
+        _ if section.reason.trim().contains('\n') => Some(escape::block(&section.reason, 60, LOG_COLUMNS)),
         _ => Some(escape::text(&section.reason, SENTENCE)),
     }
 }
@@ -258,14 +256,6 @@ fn looked_at(section: &Section) -> String {
         let _ = write!(text, "\n- and {more} more in the [full report]({})", section.run_url);
     }
     text
-}
-
-/// A broken file's reason is one line for the status, then every finding: the first would stand there twice.
-pub(crate) fn without_summary(reason: &str) -> &str {
-    match reason.split_once('\n') {
-        Some((summary, findings)) if summary.starts_with(findings.lines().next().unwrap_or("\n")) => findings,
-        _ => reason,
-    }
 }
 
 fn failed_step(step: &FailedStep) -> String {

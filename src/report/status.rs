@@ -3,7 +3,7 @@
 use super::view::{ComparisonView, Section};
 use super::{escape, numbers};
 use crate::forge::{Status, StatusState};
-use crate::model::{ComparisonState, Outcome, RunState, Sha, Verdict};
+use crate::model::{ComparisonState, Outcome, RunState, Sha, Verdict, summary_line};
 
 pub fn context(pipeline: &str) -> String {
     format!("trainyard/{}", escape::plain(pipeline, 200))
@@ -20,6 +20,8 @@ pub fn status(section: &Section, limit: usize) -> Option<Status> {
     let pending = |text: String| (StatusState::Pending, text);
     let because = |word: &str| match section.reason.as_str() {
         "" => word.to_owned(),
+        // One line of a broken file's findings; the comment has all.
+        reason if section.state == RunState::Errored => format!("{word}: {}", summary_line(reason)),
         reason => format!("{word}: {reason}"),
     };
     let (state, description) = match section.state {

@@ -205,12 +205,11 @@ impl Chooser<'_> {
 
     async fn named(&self, text: &str) -> Result<Choice, ChooseError> {
         let refuse = |why: &str| Choice::None { note: format!("no baseline: run:{text} {why}") };
-        let Some(id) = self.store.find_run(text).await? else {
-            return Ok(refuse("is not known"));
-        };
-        let Some(run) = self.store.run(&id).await? else {
-            return Ok(refuse("is not known"));
-        };
+        let mut found = self.store.find_runs(text, None).await?;
+        if found.len() > 1 {
+            return Ok(refuse("is how several runs begin: write more of its id"));
+        }
+        let Some(run) = found.pop() else { return Ok(refuse("is not known")) };
         let note = format!("run {text} of {} at {}", run.branch, run.head_sha.abbreviated());
         Ok(if run.repo_id != self.repo.id {
             refuse("belongs to another repository")
@@ -219,11 +218,11 @@ impl Chooser<'_> {
         } else if !run.trusted {
             refuse("is not trusted")
         } else if run.state == RunState::Succeeded {
-            Choice::Use { run: id, note }
+            Choice::Use { run: run.id, note }
         } else if run.state.is_terminal() {
             refuse(past(run.state))
         } else {
-            Choice::Wait { run: id, note, state: run.state }
+            Choice::Wait { run: run.id, note, state: run.state }
         })
     }
 

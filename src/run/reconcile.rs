@@ -13,7 +13,7 @@ use crate::clock::{Millis, SharedClock};
 use crate::config::Config;
 use crate::executor::{Executor, ExecutorError, Launch, Observation, external_name};
 use crate::failpoint;
-use crate::model::{AttemptRank, AttemptState, AttemptUid, EndClass, RunId};
+use crate::model::{AttemptRank, AttemptState, AttemptUid, EndClass, RunId, summary_line};
 use crate::queue::{Handler, backoff};
 use crate::store::attempts::{AttemptMove, AttemptRow};
 use crate::store::runs::{Applied, RunChange, RunRow, RunView};
@@ -131,10 +131,18 @@ impl Reconciler {
                 if let Err(error) = self.end_logs(&view, &change).await {
                     return Ok(self.outcome(id, Some(error), None, tries));
                 }
+                let said = change.to.clone().filter(|_| ends);
+                let ended = ends_in(&view, &change);
                 failpoint::hit("run.apply.before");
                 match self.store.apply(change, now).await.context("cannot write a decision")? {
                     Applied::Stale => continue,
                     Applied::Done => (changed, wrote) = (true, true),
+                }
+                for (attempt, end) in &ended {
+                    log_end(attempt, end, now);
+                }
+                if let Some((state, reason)) = said {
+                    tracing::info!(run.id = %id, run.state = %state, run.reason = summary_line(&reason), "run ended");
                 }
                 failpoint::hit("run.apply.after");
                 if ends {
@@ -274,7 +282,15 @@ impl Reconciler {
             cancel: false,
             handle: attempt.map(|a| a.handle.clone()),
         };
-        self.store.move_attempt(end, now).await.context("cannot note that an attempt was lost")
+        let moved = self
+            .store
+            .move_attempt(end.clone(), now)
+            .await
+            .context("cannot note that an attempt was lost")?;
+        if let Some(attempt) = attempt.filter(|_| moved) {
+            log_end(attempt, &end, now);
+        }
+        Ok(moved)
     }
 
     /// The one whose turn it is now looks at once.
@@ -411,10 +427,15 @@ impl Reconciler {
             }
         }
         // False when the agent has said `start` (or even ended) by now: it is further than we know.
-        self.store
-            .move_attempt(change, self.clock.now_ms())
+        let now = self.clock.now_ms();
+        let moved = self
+            .store
+            .move_attempt(change.clone(), now)
             .await
             .context("cannot note that an attempt was started")?;
+        if moved && change.to == AttemptState::Ended {
+            log_end(attempt, &change, now);
+        }
         Ok(())
     }
 
@@ -448,6 +469,19 @@ impl Reconciler {
 
     fn forget(&self, uid: &AttemptUid) {
         self.gone.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(uid);
+    }
+}
+
+/// The attempts that a change ends, with how.
+fn ends_in<'v>(view: &'v RunView, change: &RunChange) -> Vec<(&'v AttemptRow, AttemptMove)> {
+    let ends = change.attempts.iter().filter(|end| end.to == AttemptState::Ended);
+    let of = |end: &AttemptMove| view.attempts.iter().find(|a| a.uid == end.uid);
+    ends.filter_map(|end| Some((of(end)?, end.clone()))).collect()
+}
+
+fn log_end(attempt: &AttemptRow, end: &AttemptMove, now: Millis) {
+    if let Some(class) = end.class {
+        attempt.log_end(class, &end.reason, end.exit_code, now);
     }
 }
 

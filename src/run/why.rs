@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use super::fair;
 use super::schedule::{Scene, Wait, pick, pool_of};
 use crate::clock::Millis;
-use crate::model::{AttemptState, RunId, RunState, StepState};
+use crate::model::{AttemptState, RunId, RunState, StepState, summary_line};
 use crate::store::queue::{OpenAttempt, ReadyStep, StepName};
 use crate::store::runs::{RunView, StepRow};
 
@@ -149,7 +149,7 @@ fn ended(facts: &Facts<'_>) -> String {
     if let Some((baseline, note)) = facts.baselines.first() {
         return format!("it {}; its comparison waits for the baseline, run {baseline} ({note})", run.state);
     }
-    match run.reason.lines().next().unwrap_or_default() {
+    match summary_line(&run.reason).as_str() {
         "" => format!("it {}", run.state),
         reason => format!("it {}: {reason}", run.state),
     }

@@ -172,6 +172,19 @@ macro_rules! select_attempt {
 }
 
 impl AttemptRow {
+    /// The one line of the daemon's log about an attempt's end, which was stored just now.
+    pub fn log_end(&self, class: EndClass, reason: &str, exit_code: Option<i64>, now: Millis) {
+        let ran_s = self.started_ms.map(|from| (now - from) / 1000);
+        tracing::info!(
+            attempt.uid = %self.uid,
+            run.id = %self.run_id,
+            attempt.class = class.word(),
+            attempt.reason = reason,
+            attempt.exit_code = exit_code,
+            attempt.ran_s = ran_s,
+            "attempt ended"
+        );
+    }
     /// GPUs are paid for from when their node was taken (the agent's start, where nobody knows better) to the end or `now`,
     /// whatever they did. Of an attempt of several pods each pod's own time counts.
     pub fn gpu_ms(&self, now: Millis) -> i64 {

@@ -30,6 +30,9 @@ pub enum StoreError {
     /// that says what to do.
     #[error("{0}")]
     Refused(String),
+    /// The file is no database, or no whole one; the sentence says what to do.
+    #[error("{0}")]
+    Damaged(String),
     /// It was decided on what has changed since: nothing was written, decide again.
     #[error("what it was decided on has changed")]
     Stale,
@@ -166,7 +169,7 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let pool = sqlite::pool(path, options.synchronous, 1, false);
         let unusable = |err: sqlx::Error| match StoreError::from(err) {
-            StoreError::Sql(err) => StoreError::Refused(format!(
+            StoreError::Sql(err) => StoreError::Damaged(format!(
                 "{} cannot be used as a database: {err}; name another file, or restore a backup",
                 path.display()
             )),

@@ -115,6 +115,9 @@ pub struct RunChange {
     pub asks: Vec<WorkAsk>,
 }
 
+/// Characters of a run's id that are enough to find it, unless several begin so.
+pub const SHORT_ID: usize = 8;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Applied {
     Done,
@@ -394,22 +397,25 @@ impl Store {
         )
     }
 
-    /// Runs are found by their id or by its first eight or more characters, as long as only one run begins so.
-    pub async fn find_run(&self, text: &str) -> Result<Option<RunId>, StoreError> {
+    /// Runs are found by their id or by its first [`SHORT_ID`] or more characters: the first few that begin so, newest first, of
+    /// one repository where it is given. None for what is no beginning of an id.
+    pub async fn find_runs(&self, text: &str, of: Option<&RepoId>) -> Result<Vec<RunRow>, StoreError> {
         let text = text.trim().to_ascii_lowercase();
-        if text.len() < 8 || !text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-') {
-            return Ok(None);
+        if text.len() < SHORT_ID || !text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-') {
+            return Ok(Vec::new());
         }
         let mut conn = self.read().await?;
-        let mut found: Vec<RunId> = all!(
+        all!(
             conn,
-            |row| row.get("id"),
-            "SELECT id FROM runs WHERE id >= $1 AND id < $2 ORDER BY id LIMIT 2",
+            RunRow::read,
+            select_run!(
+                "WHERE r.id >= $1 AND r.id < $2 AND (r.repo_id = $3 OR $3 = '') ORDER BY r.id DESC LIMIT 6"
+            ),
             &text,
             // Behind every id that begins so.
-            format!("{text}g")
-        )?;
-        Ok(if found.len() == 1 { found.pop() } else { None })
+            format!("{text}g"),
+            of.map_or("", RepoId::as_str)
+        )
     }
 
     pub async fn step(&self, id: &StepId) -> Result<Option<StepRow>, StoreError> {

@@ -94,6 +94,16 @@ async fn doctor_finds_what_is_wrong_and_says_how_to_mend_it() {
     std::fs::write(&file, config("ada/churn", "")).unwrap();
     let (code, lines) = doctor(&file, &["--offline"]).await;
     assert_eq!((code, mark(&lines, "database").0.as_str()), (1, "FAIL"));
+    assert!(mark(&lines, "database").1.contains("→ start the daemon once"), "{lines:#?}");
+    let broken = data.join("trainyard.db");
+    std::fs::write(&broken, vec![7; 8192]).unwrap();
+    let (code, lines) = doctor(&file, &["--offline"]).await;
+    assert_eq!((code, mark(&lines, "database").0.as_str()), (1, "FAIL"));
+    assert!(
+        mark(&lines, "database").1.contains("→ restore a backup: `trainyard admin restore`"),
+        "{lines:#?}"
+    );
+    std::fs::remove_file(&broken).unwrap();
     Store::open(&OpenOptions::sqlite(data.join("trainyard.db"))).await.unwrap().close().await;
     let (code, lines) = doctor(&file, &["--offline"]).await;
     assert_eq!(code, 0, "{lines:#?}");

@@ -2,11 +2,12 @@
 
 use super::{Attempt, SharedSpool, locked};
 use crate::agent::checkpoint::{Saved, Saver};
+use crate::agent::client::Fault;
 use crate::agent::collect::Found;
 use crate::agent::outcome::Outcome;
 use crate::agent::process::Stop;
 use crate::agent::script::Places;
-use crate::agent::{artifacts, mlflow, sheet};
+use crate::agent::{artifact_path, artifacts, mlflow, sheet};
 use crate::model::EndClass;
 
 impl Attempt {
@@ -14,6 +15,10 @@ impl Attempt {
     pub(super) async fn keep_logged(&self, server: &mlflow::Server, found: &mut Found) {
         let mut stopped = self.stopped.clone();
         for (file, path) in server.artifacts() {
+            if let Err(why) = artifact_path::normalise(&path) {
+                found.note(format!("the MLflow artifact {path:?} {why}: left out"));
+                continue;
+            }
             let uploaded = tokio::select! {
                 uploaded = artifacts::upload_as(&self.client, &file, &path) => uploaded,
                 _ = stopped.wait_for(Option::is_some) => return,
@@ -61,13 +66,17 @@ impl Attempt {
         let patterns: Vec<String> = self.spec.artifacts.iter().cloned().chain(sheet).collect();
         let _ = std::fs::remove_dir_all(&places.tmp);
         let files = match artifacts::find(&places.source, &patterns) {
-            Ok((files, notes)) => {
-                found.notes.extend(notes);
-                files
+            Ok(matches) => {
+                for note in &matches.notes {
+                    locked(spool).say(note);
+                }
+                found.notes.extend(matches.notes);
+                matches.files
             }
             Err(why) => return Outcome { class: EndClass::Artifacts, reason: why, ..outcome },
         };
         let mut stopped = self.stopped.clone();
+        let (mut stored, mut failed) = (0, Vec::new());
         for file in &files {
             let uploaded = tokio::select! {
                 uploaded = artifacts::upload(&self.client, &places.source, file) => uploaded,
@@ -75,16 +84,22 @@ impl Attempt {
                     return Outcome::stopped(self.stopped.borrow().unwrap_or(Stop::Cancelled), self.spec.timeout_ms);
                 }
             };
-            if let Err(error) = uploaded {
-                return Outcome { class: EndClass::Artifacts, reason: format!("{error:#}"), ..outcome };
+            // The others are kept: training them again may take hours.
+            let Err(error) = uploaded else {
+                stored += 1;
+                continue;
+            };
+            failed.push(format!("{error:#}"));
+            if matches!(error.downcast_ref(), Some(Fault::Gone | Fault::Unauthorized)) {
+                break;
             }
         }
-        if !files.is_empty() {
-            locked(spool).say(&format!(
-                "{} artifact{} stored",
-                files.len(),
-                if files.len() == 1 { "" } else { "s" }
-            ));
+        if stored > 0 {
+            locked(spool).say(&format!("{stored} artifact{} stored", if stored == 1 { "" } else { "s" }));
+        }
+        if !failed.is_empty() {
+            let reason = crate::model::summary_line(&failed.join("\n"));
+            return Outcome { class: EndClass::Artifacts, reason, ..outcome };
         }
         outcome
     }

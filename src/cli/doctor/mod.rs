@@ -19,7 +19,7 @@ use crate::config::{Config, ForgeConfig, ForgeKind};
 use crate::forge::{self, ChangeWords, ForgeError, Permission};
 use crate::http::text::{ago, bytes, shown_cut};
 use crate::model::RepoName;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// Look for what is wrong with an installation, and say how to mend it
 ///
@@ -280,11 +280,15 @@ async fn database(report: &mut Report, config: &Config) -> Option<Store> {
     };
     match Store::open_beside(&options).await {
         Err(error) => {
-            report.fail(
-                "database",
-                format!("{plain}: {error}"),
-                "start the daemon once, as the same user; for Postgres check host, user and password",
-            );
+            let damaged = matches!(error, StoreError::Damaged(_) | StoreError::Sql(_));
+            let fix = if options.is_postgres() {
+                "check that Postgres runs, and its host, user and password; start the daemon once to make the tables"
+            } else if damaged {
+                "restore a backup: `trainyard admin restore` (docs/operations.md)"
+            } else {
+                "start the daemon once, as the same user"
+            };
+            report.fail("database", format!("{plain}: {error}"), fix);
             None
         }
         Ok(store) => match store.count_runs().await {

@@ -42,8 +42,11 @@ pub fn detail(answer: &RunDetail, now: i64, colours: bool) -> String {
         "run       {}\nstate     {}{}\n",
         run.id,
         word(run.state.word(), 0, colours),
-        if run.reason.is_empty() { String::new() } else { format!(": {}", shown(&run.reason)) },
+        run.reason.lines().next().map_or(String::new(), |reason| format!(": {}", shown(reason))),
     );
+    for finding in run.reason.lines().skip(1) {
+        let _ = writeln!(out, "          {}", shown(finding));
+    }
     if let Some(verdict) = run.verdict {
         let _ = writeln!(out, "verdict   {} {}", word(verdict.word(), 0, colours), shown(&run.headline));
     }
@@ -58,7 +61,7 @@ pub fn detail(answer: &RunDetail, now: i64, colours: bool) -> String {
         shown(&run.actor),
         if run.trusted { "" } else { " (untrusted)" },
     );
-    if let Some(why) = &run.cancel_request {
+    if let Some(why) = run.cancel_request.as_ref().filter(|_| !run.state.is_terminal()) {
         let _ = writeln!(out, "stopping  {}", shown(why));
     }
     let _ = write!(out, "page      {}\n\n", run.url);
@@ -73,6 +76,10 @@ pub fn detail(answer: &RunDetail, now: i64, colours: bool) -> String {
             took,
             shown_cut(reason(step), 160)
         );
+        let notes = step.attempts.last().map_or(&[][..], |last| &last.notes);
+        for note in notes {
+            let _ = writeln!(out, "              {}", shown_cut(note, 300));
+        }
     }
     if run.state == RunState::Held {
         let _ =

@@ -11,9 +11,10 @@ use serde::Deserialize;
 
 use super::error::CallError;
 use super::{Answer, Api, Flat, baseline, checkpoint, cut, masker, open};
+use crate::agent::artifact_path;
 use crate::agent::protocol::CHECKPOINT_MARK;
 use crate::blob::key;
-use crate::http::{artifact_path, spec};
+use crate::http::spec;
 use crate::model::AttemptUid;
 use crate::store::attempts::ArtifactRow;
 

@@ -6,8 +6,9 @@ use axum::http::StatusCode;
 
 use super::error::CallError;
 use super::{Answer, cut};
+use crate::agent::artifact_path;
 use crate::agent::protocol::{CHECKPOINT_FILES, CHECKPOINT_MARK, Checkpoint, Input};
-use crate::http::{App, artifact_path, spec};
+use crate::http::{App, spec};
 use crate::model::AttemptUid;
 use crate::store::attempts::AttemptRow;
 

@@ -228,6 +228,7 @@ pub(super) async fn finish(
         judged: row.executor == kubernetes::NAME && said.class.answers_a_signal(),
     };
     crate::failpoint::hit("agent.finish.before");
+    let (class, reason, exit_code) = (finish.class, finish.reason.clone(), finish.exit_code);
     let finished = finish_as(&app, &of, finish, now).await?;
     crate::failpoint::hit("agent.finish.after");
     if !finished {
@@ -238,6 +239,10 @@ pub(super) async fn finish(
             app.store.rank(&of).await?.is_some_and(|rank| rank.ended_ms.is_some())
         };
         return if again { Ok(StatusCode::NO_CONTENT) } else { Err(CallError::gone()) };
+    }
+    // Where several ranks must end, the run's look says when the attempt has.
+    if row.ranks == 1 {
+        row.log_end(class, &reason, exit_code, now);
     }
     app.live.tell(Hint::Log(of.clone()));
     app.live.tell(Hint::Run(row.run_id));

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use axum::http::HeaderMap;
 use axum::response::Response;
+use utoipa::openapi::path::ParameterIn;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
 use utoipa::{IntoResponses, Modify, OpenApi};
@@ -87,6 +88,22 @@ struct Api;
 /// The whole description.
 pub fn openapi() -> utoipa::openapi::OpenApi {
     Api::openapi()
+}
+
+/// The query's keys of every call, by method and path.
+pub(in crate::http) fn query_keys(api: &utoipa::openapi::OpenApi) -> BTreeMap<(&str, &str), Vec<String>> {
+    let mut keys = BTreeMap::new();
+    for (path, item) in &api.paths.paths {
+        for (method, call) in [("GET", &item.get), ("POST", &item.post), ("DELETE", &item.delete)] {
+            let Some(call) = call else { continue };
+            let query = call.parameters.iter().flatten().filter_map(|parameter| match parameter {
+                RefOr::T(p) if p.parameter_in == ParameterIn::Query => Some(p.name.clone()),
+                _ => None,
+            });
+            keys.insert((method, path.as_str()), query.collect());
+        }
+    }
+    keys
 }
 
 /// This description

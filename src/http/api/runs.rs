@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
@@ -15,10 +14,10 @@ use super::{Answer, Done, json_body, listed, tagged};
 use crate::clock::Millis;
 use crate::http::app::Web;
 use crate::http::auth::Who;
-use crate::http::extract::{Path, Query};
+use crate::http::extract::{Bytes, Path, Query};
 use crate::http::problem::Problem;
 use crate::http::summary::{self, Summary};
-use crate::http::text;
+use crate::http::text::{self, shown_cut};
 use crate::model::{
     AttemptRank, AttemptState, AttemptUid, EndClass, RunId, RunState, Sha, StepState, Verdict,
 };
@@ -26,7 +25,7 @@ use crate::store::attempts::AttemptRow;
 use crate::store::lists::{RunFilter, RunListItem};
 use crate::store::pulls::RepoRow;
 use crate::store::ranks::RankRow;
-use crate::store::runs::{RunRow, RunView, StepRow};
+use crate::store::runs::{RunRow, RunView, SHORT_ID, StepRow};
 
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct RunJson {
@@ -190,14 +189,36 @@ pub struct FoundRun {
 }
 
 /// Finds a run by its id or the first eight or more characters of it.
+///
+/// # Errors
+/// No such run; or several begin so, which are listed.
 pub async fn run_for(web: &Web, who: &Who, text: &str) -> Result<FoundRun, Problem> {
     let gone = || Problem::not_found("run");
     let store = &web.app.store;
-    let id = store.find_run(text).await?.ok_or_else(gone)?;
-    let view = store.run_view(&id).await?.ok_or_else(gone)?;
-    if !who.sees(&view.run.repo_id) {
-        return Err(gone());
+    let mut found = store.find_runs(text, who.repo.as_ref()).await?;
+    if found.len() > 1 {
+        let each = |run: &RunRow| {
+            format!("{} ({} at {})", run.id, shown_cut(&run.pipeline, 80), run.head_sha.abbreviated())
+        };
+        let more = if found.len() > 5 { ", …" } else { "" };
+        let listed: Vec<String> = found.iter().take(5).map(each).collect();
+        return Err(Problem::bad_request(format!(
+            "several runs begin with {:?}, write more of the id: {}{more}",
+            text.trim(),
+            listed.join(", ")
+        )));
     }
+    let Some(found) = found.pop() else {
+        let short = text.trim();
+        let is_beginning = short.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
+        if !short.is_empty() && short.len() < SHORT_ID && is_beginning {
+            return Err(Problem::bad_request(format!(
+                "{short:?} is too short for a run's id: write its first {SHORT_ID} characters or more"
+            )));
+        }
+        return Err(gone());
+    };
+    let view = store.run_view(&found.id).await?.ok_or_else(gone)?;
     let repo = store.repo(&view.run.repo_id).await?.ok_or_else(gone)?;
     Ok(FoundRun { view, repo })
 }
@@ -399,7 +420,7 @@ pub async fn cancel(
     State(web): State<Web>,
     Extension(who): Extension<Who>,
     Path(id): Path<String>,
-    body: Bytes,
+    Bytes(body): Bytes,
 ) -> Answer<Done> {
     let ask: CancelAsk = json_body(&body)?;
     let view = run_for(&web, &who, &id).await?.view;
@@ -434,7 +455,7 @@ pub async fn release(
     State(web): State<Web>,
     Extension(who): Extension<Who>,
     Path(id): Path<String>,
-    body: Bytes,
+    Bytes(body): Bytes,
 ) -> Answer<Done> {
     let ask: ReleaseAsk = json_body(&body)?;
     let view = run_for(&web, &who, &id).await?.view;

@@ -1,6 +1,5 @@
 //! API tokens, and who a token says one is.
 
-use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -13,7 +12,7 @@ use super::{Answer, Done, json_body};
 use crate::clock::Millis;
 use crate::http::app::Web;
 use crate::http::auth::{self, Who};
-use crate::http::extract::Path;
+use crate::http::extract::{Bytes, Path};
 use crate::http::problem::Problem;
 use crate::http::text;
 use crate::model::RepoId;
@@ -93,7 +92,7 @@ async fn find(web: &Web, text: &str) -> Result<Option<RepoRow>, Problem> {
 pub async fn create_token(
     State(web): State<Web>,
     Extension(who): Extension<Who>,
-    body: Bytes,
+    Bytes(body): Bytes,
 ) -> Result<Response, Problem> {
     let ask: TokenAsk = json_body(&body)?;
     let name = text::shown_cut(ask.name.trim(), 80).to_string();

@@ -1,6 +1,5 @@
 //! Why a run is where it is, why a step was not reused, and running a run again.
 
-use axum::body::Bytes;
 use axum::extract::State;
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
@@ -11,7 +10,7 @@ use super::{Answer, json_body, run_for};
 use crate::clock::Millis;
 use crate::http::app::Web;
 use crate::http::auth::Who;
-use crate::http::extract::Path;
+use crate::http::extract::{Bytes, Path};
 use crate::http::problem::Problem;
 use crate::model::plan::Reuse;
 use crate::model::{ComparisonState, RunId, RunState, StepState};
@@ -208,7 +207,7 @@ pub async fn rerun(
     State(web): State<Web>,
     Extension(who): Extension<Who>,
     Path(id): Path<String>,
-    body: Bytes,
+    Bytes(body): Bytes,
 ) -> Answer<RerunJson> {
     let ask: RerunAsk = json_body(&body)?;
     let view = run_for(&web, &who, &id).await?.view;

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use askama::Template;
 use askama::filters::Safe;
+use axum::Extension;
 use axum::extract::State;
 use axum::response::{IntoResponse, Redirect, Response};
-use axum::{Extension, Form};
 use serde::Deserialize;
 
 use super::chart::Chart;
@@ -20,14 +20,13 @@ use crate::forge::{ChangeWords, Forge, WebPage};
 use crate::http::api::{self, FoundRun, run_for};
 use crate::http::app::Web;
 use crate::http::auth::{Who, escape_query};
-use crate::http::extract::{Path, Query};
+use crate::http::extract::{Form, Path, Query};
 use crate::http::follow;
 use crate::http::problem::Problem;
 use crate::http::terminal::Span;
 use crate::http::text::{self, Shown, shown, shown_cut, shown_lines};
 use crate::model::params::{self, Reported};
 use crate::model::{AttemptState, MetricSource, RepoName, RunState, StepState};
-use crate::report::comment::without_summary;
 use crate::report::status;
 use crate::store::attempts::AttemptRow;
 use crate::store::comparisons::ComparisonRow;
@@ -329,7 +328,7 @@ pub async fn show(
         pipeline_query: escape_query(&run.pipeline),
         state: run.state.word(),
         tone: tone(run.state),
-        reason: shown_lines(&without_summary(&run.reason).chars().take(2000).collect::<String>()),
+        reason: shown_lines(&run.reason.chars().take(2000).collect::<String>()),
         cancel_request: run.cancel_request.as_ref().filter(|_| open).map(|why| shown_cut(why, 300)),
         waits,
         held: run.state == RunState::Held,

@@ -85,6 +85,7 @@ fn every_state_has_its_word_for_the_forge() {
         waiting,
         with(RunState::Failed, "step train failed with exit code 1"),
         with(RunState::Errored, ".trainyard.yaml:7:3 unknown key `step`; did you mean `steps`?"),
+        with(RunState::Errored, ".trainyard.yaml:7:3 unknown key `step`\n.trainyard.yaml:8:1 another"),
         with(RunState::Cancelled, "by ada"),
         with(RunState::Superseded, "a newer push"),
         with(RunState::Skipped, "no changed file matches when.paths"),
@@ -101,6 +102,7 @@ fn every_state_has_its_word_for_the_forge() {
         trainyard/churn Pending: waiting for the baseline run: main at 9f1c2ab, the merge-base
         trainyard/churn Failure: failed: step train failed with exit code 1
         trainyard/churn Error: error: .trainyard.yaml:7:3 unknown key `step`; did you mean `steps`?
+        trainyard/churn Error: error: .trainyard.yaml:7:3 unknown key `step` (and 1 more)
         trainyard/churn Cancelled: cancelled: by ada
         trainyard/churn Cancelled: superseded: a newer push
         trainyard/churn Success: skipped: no changed file matches when.paths

@@ -58,6 +58,7 @@ async fn an_attempt_from_source_to_result() {
             "cuda=[1,3] ci=true unbuffered=1 who=r1",
             "earlier weights",
             "tool ran",
+            "[trainyard] left out of the artifacts \"out/model/**\": \"out/model/escape\" is a link out of the source tree",
             "[trainyard] 5 artifacts stored",
             "[trainyard] succeeded: the commands ended with exit code 0",
         ]

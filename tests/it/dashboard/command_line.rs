@@ -40,6 +40,21 @@ impl Shell {
     }
 }
 
+/// Output that nobody reads, or that a full disk does not take, ends every command in the same way.
+async fn ends_without_a_panic(shell: &Shell, args: &[&str]) {
+    let end = async |stdout: std::process::Stdio| {
+        let output = shell.command(args).stdout(stdout).stderr(std::process::Stdio::piped()).spawn().unwrap();
+        let output = output.wait_with_output().await.unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert_eq!(end(writer.into()).await, (Some(141), String::new()), "{args:?} without a reader");
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let said = "trainyard: cannot write the output: No space left on device (os error 28)\n";
+    assert_eq!(end(full.into()).await, (Some(1), said.to_owned()), "{args:?} on a full disk");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_readers_talk_to_a_daemon() {
     let at = Dashboard::new(false).await;
@@ -104,6 +119,25 @@ async fn the_readers_talk_to_a_daemon() {
     assert_eq!(last, serde_json::json!({"line": 42, "text": "saved out/model.bin"}));
     for shell_name in ["bash", "zsh", "fish"] {
         assert!(shell.good(&["completions", shell_name]).await.contains("trainyard"));
+    }
+
+    let (base, candidate) = (seeded.base.as_str(), seeded.candidate.as_str());
+    let small = at.dir.path().join("small.yaml");
+    std::fs::write(&small, "train: x\n").unwrap();
+    for args in [
+        &["runs", "list"][..],
+        &["runs", "list", "--json"],
+        &["runs", "show", candidate],
+        &["runs", "diff", base, candidate],
+        &["logs", candidate, "train (seed=1)"],
+        &["logs", candidate, "train (seed=1)", "--json"],
+        &["token", "list"],
+        &["completions", "bash"],
+        &["schema"],
+        &["init", "--print"],
+        &["lint", small.to_str().unwrap()],
+    ] {
+        ends_without_a_panic(&shell, args).await;
     }
 
     // Into a pipe go the bytes as stored.

@@ -6,6 +6,7 @@ mod browser;
 mod command_line;
 mod logs;
 mod openapi;
+mod refusals;
 mod seed;
 mod words;
 

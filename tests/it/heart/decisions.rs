@@ -48,7 +48,7 @@ async fn a_fork_is_held_until_it_is_released_for_its_sha() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broken_pipeline_file_is_an_errored_run_that_says_where() {
     let heart = Heart::new(good).await;
-    heart.push_pipeline("name: churn\nsteps:\n  - {name: train, comands: [x]}\n").await;
+    heart.push_pipeline("name: churn\nsteps:\n  - {name: train, comands: [x], timeout: 10}\n").await;
     heart.hand_in_all().await;
     heart.settle().await;
     let view = heart.only_run().await;
@@ -57,7 +57,36 @@ async fn a_broken_pipeline_file_is_an_errored_run_that_says_where() {
         (RunState::Errored, "churn", 0)
     );
     assert!(view.run.reason.starts_with(".trainyard.yaml:3:19: "), "{}", view.run.reason);
-    assert!(view.run.reason.contains("comands"), "{}", view.run.reason);
+    assert_eq!(view.run.reason.matches("comands").count(), 1, "{}", view.run.reason);
+    assert_eq!(view.run.reason.lines().count(), 2, "{}", view.run.reason);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pipeline_files_that_are_not_read_are_told() {
+    let heart = Heart::new(good).await;
+    for number in 10..44 {
+        let text = format!("name: p{number}\nwhen: [{{event: tag}}]\ntrain: x\n");
+        heart.tree.write(&format!(".trainyard/p{number}.yaml"), text);
+    }
+    std::os::unix::fs::symlink(".trainyard/p10.yaml", heart.tree.file(".trainyard.yaml")).unwrap();
+    heart.tree.commit("Many pipelines");
+    heart.tree.push(&["HEAD:refs/heads/main"]);
+    heart.hand_in_all().await;
+    heart.settle().await;
+    let mut told: Vec<(String, RunState, String)> =
+        heart.runs().await.into_iter().map(|run| (run.pipeline, run.state, run.reason)).collect();
+    told.sort();
+    let link = ".trainyard.yaml is not read: it is a symbolic link or a submodule: commit the file itself";
+    let many = ".trainyard/p41.yaml is not read: a repository has at most 32 pipeline files; nor are the 2 after it up to .trainyard/p43.yaml";
+    assert_eq!(
+        told,
+        [
+            ("default".to_owned(), RunState::Errored, link.to_owned()),
+            ("p41".to_owned(), RunState::Errored, many.to_owned()),
+        ]
+    );
+    let decided = heart.decisions().await.pop().unwrap();
+    assert!(decided.contains(link) && decided.contains(many), "{decided}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -136,17 +136,23 @@ pub async fn runs_are_found(at: &Place) {
     assert_eq!(at.store.run(&RunId::from_text("none")).await.unwrap(), None);
     assert!(at.store.run_view(&RunId::from_text("none")).await.unwrap().is_none());
 
+    let found = async |text: &str| -> Vec<RunId> {
+        at.store.find_runs(text, None).await.unwrap().into_iter().map(|run| run.id).collect()
+    };
     let id = ids[3].as_str();
     for text in [id.to_owned(), format!(" {}\n", &id[..8]), id[..13].to_uppercase()] {
-        assert_eq!(at.store.find_run(&text).await.unwrap().as_ref(), Some(&ids[3]), "{text:?}");
+        assert_eq!(found(&text).await, [ids[3].clone()], "{text:?}");
     }
-    for text in [&id[..7], &ids[0].as_str()[..8], "%%%%%%%%", "________", "00000000"] {
-        assert_eq!(
-            at.store.find_run(text).await.unwrap(),
-            None,
-            "{text:?}: too short, ambiguous, no id, unknown"
-        );
+    for text in [&id[..7], "%%%%%%%%", "________", "00000000"] {
+        assert!(found(text).await.is_empty(), "{text:?}: too short, no id, unknown");
     }
+    let several = found(&ids[0].as_str()[..8]).await;
+    assert!(
+        several.len() > 1 && several.contains(&ids[0]) && several.is_sorted_by(|a, b| a > b),
+        "{several:?}"
+    );
+    let of = async |repo: &RepoId| at.store.find_runs(id, Some(repo)).await.unwrap().len();
+    assert_eq!((of(&repo).await, of(&RepoId::generate(T0)).await), (1, 0), "of one repository");
 }
 
 pub async fn runs_are_listed_in_pages(at: &Place) {

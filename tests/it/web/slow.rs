@@ -72,6 +72,84 @@ async fn s03_bodies_that_never_come_do_not_keep_others_out() {
     println!("SEC S03 bodies_that_never_come connections=1100 refused=0");
 }
 
+/// A large body that is begun and never ends; the answer, and when it came.
+async fn stuck(web: &Web, at_once: usize) -> tokio::task::JoinHandle<(u16, Duration)> {
+    let head = format!(
+        "POST /hooks/github/main HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nX-GitHub-Event: push\r\nX-GitHub-Delivery: d\r\n\
+         X-Hub-Signature-256: {}\r\nContent-Length: {}\r\n\r\n",
+        sign(b"not the secret", BODY),
+        25 << 20
+    );
+    let mut stream = TcpStream::connect(web.hooks).await.unwrap();
+    let since = Instant::now();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&vec![b'a'; at_once]).await.unwrap();
+    let (mut read, mut write) = stream.into_split();
+    tokio::spawn(async move {
+        let dripping = tokio::spawn(async move {
+            while write.write_all(b"a").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        });
+        let mut answer = Vec::new();
+        let _ = tokio::time::timeout(Duration::from_secs(40), read.read_to_end(&mut answer)).await;
+        dripping.abort();
+        (Answer::parse(&answer).status, since.elapsed())
+    })
+}
+
+/// A signed push of this size: how long until it is accepted.
+async fn push_of(web: &Web, bytes: usize, delivery: &str) -> Duration {
+    let body = vec![b' '; bytes];
+    let signature = sign(SECRET.as_bytes(), &body);
+    let request = webhook("/hooks/github/main", delivery, &[("X-Hub-Signature-256", &signature)], &body);
+    let since = Instant::now();
+    assert_eq!(raw(web.hooks, request).await.status, 202, "{delivery}");
+    since.elapsed()
+}
+
+/// Large bodies of strangers that declare 25 MiB and hardly come: what they declare takes no room, what they sent makes room
+/// for a real push, and they end long before 30 s.
+#[tokio::test(flavor = "multi_thread")]
+async fn s03_large_bodies_that_hardly_come_make_room() {
+    let web = Web::start().await;
+    let mut small = Vec::new();
+    for _ in 0..3 {
+        small.push(stuck(&web, 70_000).await);
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let beside_declared = push_of(&web, 100 << 10, "beside-declared").await;
+    assert!(beside_declared < Duration::from_secs(2), "{beside_declared:?}");
+    // 80 MiB that are really there: more than there is room for.
+    let mut large = Vec::new();
+    for _ in 0..5 {
+        large.push(stuck(&web, 16 << 20).await);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let beside_sent = push_of(&web, 20 << 20, "beside-sent").await;
+    println!(
+        "FIGURE hooks_beside_slow_bodies declared_ms={} sent_ms={}",
+        beside_declared.as_millis(),
+        beside_sent.as_millis()
+    );
+    for one in small.into_iter().chain(large) {
+        let (status, took) = one.await.unwrap();
+        assert_eq!(status, 408);
+        assert!(took < Duration::from_secs(29), "{took:?}");
+    }
+    // Real ones of the largest size wait for each other rather than fail.
+    let web = std::sync::Arc::new(web);
+    let many: Vec<_> = (0..4)
+        .map(|n| {
+            let web = std::sync::Arc::clone(&web);
+            tokio::spawn(async move { push_of(&web, 25 << 20, &format!("large-{n}")).await })
+        })
+        .collect();
+    for one in many {
+        one.await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn s03_slow_connections_do_not_keep_others_out() {
     let web = Web::start().await;

@@ -1,5 +1,6 @@
-//! Paths of artifacts as agents name them. They never reach a file system of the daemon (blob keys are made of ids), but
-//! another attempt puts the file there, so what could leave its source tree or hide in it is refused here already.
+//! Paths of artifacts: what the agent keeps and what the daemon takes, by one rule. They never reach a file system of the daemon
+//! (blob keys are made of ids), but another attempt puts the file there, so what could leave its source tree or hide in it is no
+//! artifact's path.
 
 /// Longest path in bytes, and of one part.
 const LONGEST: usize = 1024;
