@@ -9,9 +9,10 @@ use std::process::Command;
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
+use trainyard_data::check::baseline as baseline_of;
 use trainyard_data::drift::Verdict;
-use trainyard_data::findings::Severity as Found;
-use trainyard_data::{Check, Profile, Rules, Source, check, scan, source};
+use trainyard_data::findings::{Severity as Found, plain};
+use trainyard_data::{Check, Rules, Source, check, scan, source};
 
 use crate::clock::{Clock, SystemClock};
 use crate::model::data::{
@@ -124,8 +125,7 @@ fn checked(spec: &DataSpec) -> anyhow::Result<Check> {
         .with_context(|| format!("the rules of {} cannot be used", spec.set.name))?;
     let reading = source::Options::default();
     let baseline = match &spec.baseline {
-        Some(path) if path.ends_with(".json") => Some(Profile::read(Path::new(path))?),
-        Some(path) => Some(scan::profile(&mut Source::open(path, &reading)?, None)?.profile),
+        Some(path) => Some(baseline_of(path, &reading)?),
         None => None,
     };
     let mut table = Source::open(&spec.set.path, &reading)?;
@@ -221,11 +221,7 @@ fn pooled(shares: &[f64]) -> Vec<f64> {
 
 /// For the log: what the report says, and nothing else.
 pub(super) fn told(report: &DataReport) -> String {
-    // Quotes stay as they are; what steers a terminal does not.
-    let safe = |text: &str| -> String {
-        let shown = |c: char| if c.is_control() { c.escape_debug().to_string() } else { c.to_string() };
-        text.chars().take(400).map(shown).collect()
-    };
+    let safe = |text: &str| plain(&text.chars().take(400).collect::<String>());
     let mut out = format!("{}: {} rows, {} columns", safe(&report.name), report.rows, report.columns);
     if !report.against.is_empty() {
         let _ = write!(out, ", against {}", safe(&report.against));

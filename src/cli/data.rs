@@ -7,9 +7,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
-use trainyard_data::check::Check;
+use trainyard_data::check::{Check, baseline, defects};
 use trainyard_data::drift::{ColumnDrift, Verdict};
-use trainyard_data::findings::{Finding, Severity};
+use trainyard_data::findings::{Finding, Severity, plain};
 use trainyard_data::{Error, Profile, Rules, Source, scan, source};
 
 use crate::clock::{Clock, SystemClock};
@@ -26,7 +26,7 @@ enum Command {
     Profile(ProfileArgs),
     /// Hold a table against rules and against a baseline. Exit code 1 when the check fails.
     Check(CheckArgs),
-    /// Compare two tables, or profiles of them: schema, nulls, categories, drift. Exit code 1 when they differ.
+    /// Compare a table with another one, or with its profile: schema, nulls, categories, drift. Exit code 1 when they differ.
     Diff(DiffArgs),
     /// What lies at a place, without reading it: files, bytes, and the digest that changes with any of them. It is what
     /// `event: data` looks at.
@@ -97,7 +97,7 @@ struct CheckArgs {
     /// Rules, as YAML or JSON.
     #[arg(long)]
     rules: Option<PathBuf>,
-    /// A profile, or a table to profile first.
+    /// A profile (a file named .json), or a table to profile first.
     #[arg(long)]
     baseline: Option<String>,
     /// Write the profile of the table to this file.
@@ -109,7 +109,7 @@ struct CheckArgs {
 
 #[derive(clap::Args)]
 struct DiffArgs {
-    /// The baseline: a profile, or a table.
+    /// The baseline: a profile (a file named .json), or a table.
     baseline: String,
     /// The table to compare with it.
     path: String,
@@ -195,16 +195,17 @@ fn profile(args: &ProfileArgs) -> anyhow::Result<ExitCode> {
         print!("{}", table_of(&scanned.profile));
     }
     // A profile of data that does not hold together is made, and said to be one.
-    let defects = &scanned.report.defects;
-    let bad = defects.ragged + defects.malformed;
-    if bad > 0 {
+    let bad = defects(&table, &scanned);
+    if !bad.is_empty() {
         eprintln!(
-            "trainyard: {}: {bad} records do not fit the table; `trainyard data check` says which",
-            args.path
+            "trainyard: {}: does not hold together; `trainyard data check` says more",
+            plain(&args.path)
         );
-        return Ok(ExitCode::from(1));
     }
-    Ok(ExitCode::SUCCESS)
+    for defect in &bad {
+        eprint!("{}", line(defect));
+    }
+    Ok(ExitCode::from(u8::from(!bad.is_empty())))
 }
 
 fn rules(path: Option<&Path>) -> anyhow::Result<Rules> {
@@ -212,17 +213,15 @@ fn rules(path: Option<&Path>) -> anyhow::Result<Rules> {
     let name = path.display();
     let text =
         std::fs::read_to_string(path).map_err(|e| Error::usage(format!("{name}: cannot be read: {e}")))?;
-    serde_saphyr::from_str(&text).map_err(|e| Error::usage(format!("{name}: {e}")).into())
-}
-
-/// A profile if the file is one, else the profile of the table that it is.
-fn baseline(spec: &str, reading: &source::Options) -> anyhow::Result<Profile> {
-    let path = Path::new(spec);
-    if path.extension().is_some_and(|e| e == "json") {
-        return Ok(Profile::read(path)?);
-    }
-    let mut table = Source::open(spec, reading)?;
-    Ok(scan::profile(&mut table, None)?.profile)
+    let rules: Option<Rules> = serde_saphyr::from_str(&text)
+        // The parser's message is of several lines: each is escaped, the lines stay.
+        .map_err(|e| {
+            let lines: Vec<String> = e.to_string().lines().map(plain).collect();
+            Error::Usage(format!("{}: {}", plain(&name.to_string()), lines.join("\n")))
+        })?;
+    let rules = rules.ok_or_else(|| Error::usage(format!("{name}: holds no rules")))?;
+    rules.validate().map_err(|e| Error::usage(format!("{name}: {e}")))?;
+    Ok(rules)
 }
 
 fn check(
@@ -288,7 +287,18 @@ fn number(x: f64) -> String {
 }
 
 fn table_of(profile: &Profile) -> String {
-    let head = ["column", "type", "nulls", "distinct", "min", "mean", "max", "std", "distribution"];
+    let head = [
+        "column",
+        "type",
+        "nulls",
+        "not finite",
+        "distinct",
+        "min",
+        "mean",
+        "max",
+        "std",
+        "5 · 50 · 95 %, shape or most frequent",
+    ];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for column in &profile.columns {
         let (distinct, exact) = column.distinct.count();
@@ -296,6 +306,10 @@ fn table_of(profile: &Profile) -> String {
             safe(&column.field.name),
             column.field.kind.to_string(),
             format!("{:.2}%", column.null_share() * 100.0),
+            match column.nan + column.infinite {
+                0 => String::new(),
+                bad => format!("{:.2}%", bad as f64 / column.rows as f64 * 100.0),
+            },
             format!("{}{distinct:.0}", if exact { "" } else { "~" }),
         ];
         match &column.numbers {
@@ -386,7 +400,7 @@ fn line(finding: &Finding) -> String {
         Severity::Info => "info",
     };
     let column = finding.column.as_deref().map_or(String::new(), |c| format!(" {}:", safe(c)));
-    let mut out = format!("{mark} [{}]{column} {}", finding.rule, finding.message);
+    let mut out = format!("{mark} [{}]{column} {}", finding.rule, plain(&finding.message));
     if finding.count > 0 && finding.share < 1.0 {
         let _ = write!(out, " ({}, {:.4}%)", finding.count, finding.share * 100.0);
     }

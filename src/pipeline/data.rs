@@ -107,9 +107,11 @@ fn transform(b: &mut Builder<'_, '_>, node: &Node) -> Option<Transform> {
         checks: FeatureCheck::ALL.into_iter().filter(asked).collect(),
         serve,
         time,
-        rules: match node.get("schema") {
-            Some(schema) => json!({"schema": columns(schema)}),
-            None => json!({}),
+        rules: {
+            let schema = node.get("schema").map(|s| ("schema".to_owned(), Value::Object(columns(s))));
+            let rules: Map<String, Value> = schema.into_iter().collect();
+            impossible(b, node, &rules);
+            Value::Object(rules)
         },
         diff: node.get("diff").map(diff),
     })
@@ -198,7 +200,24 @@ fn set(b: &mut Builder<'_, '_>, node: &Node) -> Option<DataSet> {
         }
         (None, drift) => drift,
     };
+    impossible(b, node, &rules);
     Some(DataSet { name: name.to_owned(), path: path.to_owned(), rules: Value::Object(rules), drift })
+}
+
+/// Says of rules that cannot mean what they say; what they are made of has been checked before.
+fn impossible(b: &mut Builder<'_, '_>, node: &Node, rules: &Map<String, Value>) {
+    let Ok(rules) = serde_json::from_value::<trainyard_data::Rules>(Value::Object(rules.clone())) else {
+        return;
+    };
+    let schema = node.get("schema");
+    for fault in rules.faults() {
+        let column = fault.column.as_ref().and_then(|c| schema.and_then(|s| s.get(c)));
+        if let Some(at) = column.or(node.get("rows")).or(Some(node)) {
+            let whose = fault.column.as_ref().map_or(String::new(), |c| format!("rules of {}: ", quoted(c)));
+            let help = "change what contradicts, or remove it".to_owned();
+            b.add(code::GATE, at, format!("{whose}{}", fault.what), Some(help));
+        }
+    }
 }
 
 /// One column's rules in the words of `trainyard-data`.
@@ -209,10 +228,14 @@ fn column(node: &Node) -> Value {
     if let Some(kind) = kind {
         rule.insert("type", json!(kind));
     }
-    for key in ["min", "max", "mostly"] {
-        if let Some(x) = text(key).and_then(values::decimal) {
-            rule.insert(key, json!(x));
+    for key in ["min", "max"] {
+        // An integer stays one: a double does not hold all of them.
+        if let Some(x) = text(key).filter(|t| values::decimal(t).is_some()) {
+            rule.insert(key, scalar(x, None));
         }
+    }
+    if let Some(x) = text("mostly").and_then(values::decimal) {
+        rule.insert("mostly", json!(x));
     }
     for key in ["unique", "optional", "label"] {
         if node.get(key).is_some() {

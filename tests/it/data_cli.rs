@@ -67,6 +67,9 @@ fn profile_check_and_diff() {
     assert_eq!(out.status.code(), Some(1));
     assert!(said(&out).contains("FAIL [max] age"), "{}", said(&out));
 
+    std::fs::write(dir.path().join("empty.yaml"), "# nothing yet\n").unwrap();
+    std::fs::write(dir.path().join("off.yaml"), "drift: {alpha: -1}\n").unwrap();
+    std::fs::write(dir.path().join("ragged.csv"), "id,age,plan\n1,20,free\n2\n").unwrap();
     std::fs::write(dir.path().join("wrong.yaml"), "schema:\n  age: {maximum: 60}\n").unwrap();
     for (args, code) in [
         (vec!["check", "nothing/*.csv"], 2),
@@ -76,10 +79,38 @@ fn profile_check_and_diff() {
         (vec!["profile"], 2),
         (vec!["profile", &at("absent.csv")], 2),
         (vec!["check", &at("a.csv"), "--baseline", &at("rules.yaml")], 2),
+        (vec!["check", &at("a.csv"), "--baseline", &at("absent.json")], 2),
+        (vec!["profile", &at("a.csv"), "--edges", &at("absent.json")], 2),
+        (vec!["check", &at("a.csv"), "--rules", &at("empty.yaml")], 2),
+        (vec!["check", &at("a.csv"), "--rules", &at("off.yaml")], 2),
+        (vec!["check", &at("a.csv"), "--baseline", &at("ragged.csv")], 1),
+        (vec!["profile", &at("ragged.csv")], 1),
     ] {
         let out = data(&args, &[]);
         assert_eq!(out.status.code(), Some(code), "{args:?}: {}", said(&out));
     }
+}
+
+/// Names of files and columns are text from outside wherever they are printed, and a reason is said once.
+#[test]
+fn names_steer_no_terminal() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    std::fs::write(dir.path().join("a\u{1b}[31m\nPASSED.csv"), "").unwrap();
+    std::fs::write(dir.path().join("b.csv"), "u\u{1b}[31m,b\n1,2\n1,3\n").unwrap();
+    std::fs::write(dir.path().join("rules.json"), "{\"unique\": [[\"u\\u001b[31m\"]]}").unwrap();
+    for args in [
+        vec!["profile", &at("a\u{1b}[31m\nPASSED.csv")],
+        vec!["profile", &at("*.csv")],
+        vec!["check", &at("b.csv"), "--rules", &at("rules.json")],
+    ] {
+        let out = data(&args, &[]);
+        let text = said(&out);
+        assert_eq!(out.status.code(), Some(1), "{text}");
+        assert!(!text.contains('\u{1b}') && !text.lines().any(|l| l.starts_with("PASSED")), "{text}");
+    }
+    let out = data(&["profile", &at("b.csv"), "--edges", &at("")], &[]);
+    assert_eq!(said(&out).matches("os error").count(), 1, "{}", said(&out));
 }
 
 /// A bucket with one object, over HTTP. Ranges from `broken_from` on are refused.

@@ -19,7 +19,7 @@ pub const EXAMPLES: usize = 20;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Finding {
     pub severity: Severity,
-    /// A stable name: `not_null`, `unseen_category`, …
+    /// A stable name: `nulls`, `unseen_category`, …
     pub rule: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub column: Option<String>,
@@ -78,6 +78,18 @@ impl Finding {
         }
         self
     }
+}
+
+/// Text from outside as a terminal may show it: what steers one is escaped, quotes stay as they are.
+pub fn plain(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '"' | '\'' | '\\' => out.push(c),
+            c => out.extend(c.escape_debug()),
+        }
+    }
+    out
 }
 
 /// A value from outside as it may be shown: at most 80 characters, none that steers a terminal.

@@ -26,9 +26,11 @@ pub mod schema;
 mod sets;
 pub mod source;
 pub mod stats;
+mod validate;
 
 pub use check::{Check, check};
 pub use error::{Error, Result};
 pub use profile::Profile;
 pub use rules::Rules;
 pub use source::Source;
+pub use validate::Fault;

@@ -334,13 +334,9 @@ impl Default for DriftRules {
 }
 
 impl ColumnRule {
-    /// `mostly`, refused outside of 0 to 1.
-    pub(crate) fn share_needed(&self, column: &str) -> Result<f64> {
-        match self.mostly {
-            None => Ok(1.0),
-            Some(m) if (0.0..=1.0).contains(&m) => Ok(m),
-            Some(m) => Err(Error::usage(format!("rules of {column:?}: mostly: {m} is not between 0 and 1"))),
-        }
+    /// `mostly`; all, if it is absent.
+    pub(crate) fn share_needed(&self) -> f64 {
+        self.mostly.unwrap_or(1.0)
     }
 }
 
@@ -427,8 +423,8 @@ impl CellRule {
                 return wrong(&format!("{name} wants text"));
             }
             let compiled = |text: &str| {
-                let built = regex::RegexBuilder::new(text).size_limit(1 << 20).build();
-                built.map_err(|e| Error::usage(format!("rules of {column:?}: {name}: {e}")))
+                crate::validate::expression_of(text)
+                    .map_err(|e| Error::usage(format!("rules of {column:?}: {name}: {e}")))
             };
             // As it stands first: an error then shows what people wrote.
             let regex = compiled(expression)?;

@@ -187,6 +187,7 @@ impl Keys {
         for partition in 0..PARTITIONS {
             let (keys, theirs) = (self.sorted(partition)?, other.sorted(partition)?);
             found.keys += keys.len() as u64;
+            found.others += theirs.len() as u64;
             let mut at = 0;
             for (key, row) in keys {
                 while at < theirs.len() && theirs[at].0 < key {
@@ -221,6 +222,8 @@ impl Keys {
 pub(crate) struct Matches {
     /// Keys looked at.
     pub keys: u64,
+    /// Keys of the other table that they were held against.
+    pub others: u64,
     pub count: u64,
     /// (row, the other row), the lowest rows.
     pub first: Vec<(u64, Option<u64>)>,

@@ -56,17 +56,23 @@ pub(super) fn against_baseline(
                     new.rows,
                 );
             }
-            if new.present() == 0 && old.present() > 0 {
+            if new.present() == not_finite(new) && old.present() > not_finite(old) {
                 find("no_values", "has no values any more".into(), new.rows, new.rows);
             }
-            let bad = |c: &ColumnProfile| c.nan + c.infinite;
-            if bad(new) > 0 && bad(old) == 0 {
-                find(
-                    "not_finite",
-                    "values that are NaN or infinite; the baseline has none".into(),
-                    bad(new),
-                    new.rows,
+            let (bad, was) = (not_finite(new), not_finite(old));
+            let share = |bad: u64, rows: u64| bad as f64 / rows as f64;
+            let jump = share(bad, new.rows) - share(was, old.rows);
+            let (_, p) = stats::two_proportion_z(bad, new.rows, was, old.rows);
+            if bad > 0 && was == 0 {
+                let message = "values that are NaN or infinite; the baseline has none".into();
+                find("not_finite", message, bad, new.rows);
+            } else if jump >= rules.drift.null_jump && p <= rules.drift.alpha {
+                let message = format!(
+                    "{:.2}% of the values are NaN or infinite, were {:.2}% (p {p:.2e})",
+                    share(bad, new.rows) * 100.0,
+                    share(was, old.rows) * 100.0
                 );
+                find("not_finite", message, bad, new.rows);
             }
         }
         let (was, _) = old.distinct.count();
@@ -101,6 +107,10 @@ pub(super) fn against_baseline(
             "the columns stand in another order than in the baseline",
         ));
     }
+}
+
+fn not_finite(column: &ColumnProfile) -> u64 {
+    column.nan + column.infinite
 }
 
 /// Categories that the baseline does not know.

@@ -94,7 +94,15 @@ pub(super) fn whole_column(
     {
         let (mean, deviation) = (numbers.mean(), numbers.deviation());
         let far = ((numbers.max - mean) / deviation).max((mean - numbers.min) / deviation);
-        if deviation > 0.0 && far > most {
+        // What a double that far from 0 is rounded by.
+        let rounding = numbers.min.abs().max(numbers.max.abs()) * f64::EPSILON;
+        if deviation.is_nan() || deviation > 0.0 && rounding > deviation / 100.0 {
+            fail(
+                "max_z",
+                "the values are too large, too small or too close for distances in standard deviations"
+                    .into(),
+            );
+        } else if deviation > 0.0 && far > most {
             fail(
                 "max_z",
                 format!("a value lies {far:.2} standard deviations from the mean, wanted at most {most}"),
@@ -102,7 +110,7 @@ pub(super) fn whole_column(
         }
     }
     if let Some(fresh) = &rule.fresh {
-        let age = duration(fresh)
+        let age = crate::validate::age(fresh)
             .ok_or_else(|| Error::usage(format!("rules of {name:?}: fresh: {fresh:?}; write 36h or 7d")))?;
         if column.field.kind != Kind::Time {
             return Err(Error::usage(format!(
@@ -142,24 +150,11 @@ fn quantile(column: &ColumnProfile, share: f64) -> f64 {
     numbers.quantiles.quantiles(&[share])[0]
 }
 
-/// Microseconds of `90m`, `36h`, `7d`.
-fn duration(text: &str) -> Option<f64> {
-    let (number, unit) = text.trim().split_at_checked(text.trim().len().checked_sub(1)?)?;
-    let seconds = match unit {
-        "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
-        "d" => 86_400.0,
-        _ => return None,
-    };
-    number.trim().parse::<f64>().ok().filter(|n| *n >= 0.0).map(|n| n * seconds * 1e6)
-}
-
 /// Rules of cells, pairs and order.
-pub(super) fn cells(rules: &Rules, scanned: &Scanned, findings: &mut Vec<Finding>) -> Result<()> {
+pub(super) fn cells(rules: &Rules, scanned: &Scanned, findings: &mut Vec<Finding>) {
     for (column, tallies) in &scanned.cells {
         let Some(rule) = rules.schema.get(column) else { continue };
-        let mostly = rule.share_needed(column)?;
+        let mostly = rule.share_needed();
         for (cell, tally) in tallies {
             if tally.checked == 0 || (tally.checked - tally.broken) as f64 >= mostly * tally.checked as f64 {
                 continue;
@@ -208,5 +203,4 @@ pub(super) fn cells(rules: &Rules, scanned: &Scanned, findings: &mut Vec<Finding
             );
         }
     }
-    Ok(())
 }

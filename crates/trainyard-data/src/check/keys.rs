@@ -42,10 +42,16 @@ impl Sets {
                     .iter()
                     .filter(|f| f.kind != Kind::Other && other.index(&f.name).is_some())
                     .map(|f| f.name.clone())
-                    .collect()
+                    .collect::<Vec<_>>()
             } else {
                 rule.on.clone()
             };
+            if columns.is_empty() {
+                return Err(Error::usage(format!(
+                    "{} and {} have no column in common to be compared by; name columns by `on`",
+                    source.name, rule.path
+                )));
+            }
             wanted.push(KeySet { columns: columns.clone(), skip_nulls: !rule.on.is_empty(), single: false });
             splits.push(columns);
         }
@@ -109,9 +115,14 @@ impl Sets {
         }
         for key in &rules.foreign_keys {
             let Some(mine) = keys.next() else { break };
+            let to = key.to.as_ref().unwrap_or(&key.columns);
+            let wanted = KeySet { columns: to.clone(), skip_nulls: true, single: false };
             let theirs =
-                other_keys(source, &key.columns, &key.references, key.to.as_deref(), true, reading, options)?;
+                other_keys(source, &key.columns, &key.references, wanted, reading, options, findings)?;
             let found = mine.against(&theirs, false)?;
+            if found.keys == 0 && scanned.profile.rows > 0 {
+                findings.push(nothing(Severity::Warn, &key.columns, &source.name));
+            }
             if found.count > 0 {
                 findings.push(
                     Finding::new(
@@ -127,9 +138,14 @@ impl Sets {
         }
         for (rule, columns) in rules.disjoint.iter().zip(&self.splits) {
             let Some(mine) = keys.next() else { break };
-            let theirs =
-                other_keys(source, columns, &rule.path, None, !rule.on.is_empty(), reading, options)?;
+            let wanted = KeySet { columns: columns.clone(), skip_nulls: !rule.on.is_empty(), single: false };
+            let theirs = other_keys(source, columns, &rule.path, wanted, reading, options, findings)?;
             let found = mine.against(&theirs, true)?;
+            for (keys, name) in [(found.keys, &source.name), (found.others, &rule.path)] {
+                if keys == 0 {
+                    findings.push(nothing(Severity::Fail, columns, name));
+                }
+            }
             if found.count > 0 {
                 let what = if rule.on.is_empty() {
                     "whole rows".to_owned()
@@ -160,28 +176,25 @@ impl Sets {
     }
 }
 
-/// The keys of another table.
+fn nothing(severity: Severity, columns: &[String], table: &str) -> Finding {
+    let columns = columns.join(", ");
+    Finding::new(severity, "not_compared", None, format!("{table} has no row with a key ({columns})"))
+}
+
+/// The keys of another table. What is wrong with its records is a finding here: who reads it half cannot judge by it.
 fn other_keys(
     source: &Source,
     columns: &[String],
     path: &str,
-    to: Option<&[String]>,
-    skip_nulls: bool,
+    wanted: KeySet,
     reading: &source::Options,
     options: &Options,
+    findings: &mut Vec<Finding>,
 ) -> Result<crate::sets::Keys> {
-    let to = to.unwrap_or(columns);
     let mut other = Source::open(path, reading)?;
-    if to.len() != columns.len() {
-        return Err(Error::usage(format!(
-            "a foreign key of {} columns refers to {} of {path}",
-            columns.len(),
-            to.len()
-        )));
-    }
-    let set = KeySet { columns: to.to_vec(), skip_nulls, single: false };
-    let mut scanned = scan::scan(&mut other, &Rules::default(), None, &[set], options)?;
-    for (mine, theirs) in columns.iter().zip(to) {
+    let to = wanted.columns.clone();
+    let mut scanned = scan::scan(&mut other, &Rules::default(), None, &[wanted], options)?;
+    for (mine, theirs) in columns.iter().zip(&to) {
         let kind = |s: &Source, c: &str| s.index(c).map(|i| s.fields[i].kind);
         if let (Some(a), Some(b)) = (kind(source, mine), kind(&other, theirs))
             && a != b
@@ -189,6 +202,15 @@ fn other_keys(
             return Err(Error::usage(format!(
                 "the key {mine:?} is {a}, {theirs:?} of {path} is {b}: they cannot be compared"
             )));
+        }
+    }
+    for defect in super::defects(&other, &scanned) {
+        if defect.column.as_ref().is_none_or(|c| to.contains(c)) {
+            let at = defect.column.map_or(String::new(), |c| format!(" {c:?}:"));
+            findings.push(
+                Finding::new(Severity::Fail, "other_table", None, format!("{path}:{at} {}", defect.message))
+                    .counted(defect.count, scanned.profile.rows),
+            );
         }
     }
     scanned.keys.pop().ok_or_else(|| Error::usage(format!("{path}: has no keys")))

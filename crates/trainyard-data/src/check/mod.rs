@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::findings::{Finding, Severity};
 use crate::profile::Profile;
 use crate::rules::{ColumnRule, Compat, OnFail, Rules};
-use crate::scan::{self, Options};
+use crate::scan::{self, Options, Scanned};
 use crate::source::{self, Source};
 
 /// The outcome.
@@ -47,6 +47,7 @@ pub fn check(
     options: &Options,
     now: i64,
 ) -> Result<Check> {
+    rules.validate()?;
     let mut findings = Vec::new();
     declared(source, rules, &mut findings);
     let present: BTreeSet<&str> = source.fields.iter().map(|f| f.name.as_str()).collect();
@@ -93,7 +94,7 @@ pub fn check(
             whole_column(column, rule, now, &mut findings)?;
         }
     }
-    cells(&rules, &scanned, &mut findings)?;
+    cells(&rules, &scanned, &mut findings);
     let mut drift = Vec::new();
     match (rules.drift.compat, &rules.drift.reference) {
         (Some(Compat::Evidently), Some(reference)) => {
@@ -133,6 +134,42 @@ pub fn check(
         drift,
         profile: scanned.profile,
     })
+}
+
+/// What is wrong with a table as such, whatever the rules: no rows, records that do not fit, cells of another kind.
+pub fn defects(source: &Source, scanned: &Scanned) -> Vec<Finding> {
+    let mut out = Vec::new();
+    records(source, &Rules::default(), scanned, &mut out);
+    out
+}
+
+/// What a table is compared with: the profile that the file is, else that of the table.
+///
+/// # Errors
+/// Neither can be read, or the table does not hold together: drift from half a table is drift from nothing.
+pub fn baseline(spec: &str, reading: &source::Options) -> Result<Profile> {
+    let path = std::path::Path::new(spec);
+    if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json")) {
+        let profile = Profile::read(path)?;
+        if profile.rows == 0 {
+            return Err(Error::data(spec, "cannot be a baseline: it is the profile of no rows"));
+        }
+        return Ok(profile);
+    }
+    let mut table = Source::open(spec, reading)?;
+    let scanned = scan::profile(&mut table, None)?;
+    if let Some(defect) = defects(&table, &scanned).first() {
+        let column = defect.column.as_ref().map_or(String::new(), |c| format!("{c:?}: "));
+        let count = if defect.count > 0 { format!(" ({})", defect.count) } else { String::new() };
+        return Err(Error::data(
+            spec,
+            format!(
+                "cannot be a baseline: {column}{}{count}; `trainyard data check` says more",
+                defect.message
+            ),
+        ));
+    }
+    Ok(scanned.profile)
 }
 
 fn softened(rule: &ColumnRule) -> bool {

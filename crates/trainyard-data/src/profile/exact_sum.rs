@@ -11,6 +11,8 @@ const CHUNKS: usize = 68;
 const EXPONENTS: usize = 2047;
 /// Exponents of doubles whose square, and whose square's last bit, are far inside of the range of doubles.
 const SQUARES: std::ops::RangeInclusive<usize> = 558..=1502;
+/// Squares that are summed without rounding.
+pub(super) const SQUARED: std::ops::Range<f64> = 1e-280..1e290;
 /// Values that are added together: less than what could overflow a sum of squared mantissas (2^106 each).
 const TOGETHER: usize = 1 << 16;
 /// Values below which the table by exponents does not pay.
@@ -61,7 +63,7 @@ impl ExactSum {
     #[inline]
     pub fn add_square(&mut self, x: f64) {
         let product = x * x;
-        if !(1e-280..1e290).contains(&product) {
+        if !SQUARED.contains(&product) {
             if product != 0.0 {
                 self.add(product.min(f64::MAX));
             }
@@ -204,6 +206,52 @@ impl ExactSum {
         a + (b + c)
     }
 
+    /// n · `self` - `sum`², of sums of n numbers' squares and of the numbers: exact, rounded once. NaN if it is negative,
+    /// which no numbers give.
+    pub(super) fn spread(&self, sum: &Self, n: u64) -> f64 {
+        /// Digits of 32 bits of the weight 2^-2148 and up.
+        const DIGITS: usize = 2 * CHUNKS + 4;
+        let add = |to: &mut [u32; DIGITS], at: usize, value: u64| {
+            let (mut at, mut carry) = (at, value);
+            while carry > 0 && at < DIGITS {
+                let sum = u64::from(to[at]) + (carry & 0xffff_ffff);
+                to[at] = sum as u32;
+                carry = (carry >> 32) + (sum >> 32);
+                at += 1;
+            }
+        };
+        let ((negative, squares), (_, sums)) = (self.canonical(), sum.canonical());
+        let (mut left, mut right) = ([0; DIGITS], [0; DIGITS]);
+        // 1074 bits are 33 digits and 18 bits.
+        let (skip, bits) = (LOWEST.unsigned_abs() as usize / 32, LOWEST.unsigned_abs() % 32);
+        for (i, q) in squares.iter().enumerate().filter(|(_, q)| **q != 0) {
+            let product = (u128::from(*q) * u128::from(n)) << bits;
+            add(&mut left, i + skip, (product as u64) & 0xffff_ffff);
+            add(&mut left, i + skip + 1, (product >> 32) as u64 & 0xffff_ffff);
+            add(&mut left, i + skip + 2, (product >> 64) as u64);
+        }
+        for (i, a) in sums.iter().enumerate().filter(|(_, a)| **a != 0) {
+            for (j, b) in sums.iter().enumerate().filter(|(_, b)| **b != 0) {
+                add(&mut right, i + j, u64::from(*a) * u64::from(*b));
+            }
+        }
+        if negative || left.iter().rev().lt(right.iter().rev()) {
+            return f64::NAN;
+        }
+        let mut borrow = 0;
+        for (l, r) in left.iter_mut().zip(right) {
+            let (less, a) = l.overflowing_sub(r);
+            let (less, b) = less.overflowing_sub(borrow);
+            (*l, borrow) = (less, u32::from(a || b));
+        }
+        let Some(top) = left.iter().rposition(|d| *d != 0) else { return 0.0 };
+        // 97 bits or more, what lies below as one that keeps a tie from being one.
+        let first = top.saturating_sub(3);
+        let head = left[first..=top].iter().rev().fold(0_u128, |head, d| head << 32 | u128::from(*d));
+        let rest = left[..first].iter().any(|d| *d != 0);
+        scaled((head | u128::from(rest)) as f64, 32 * first as i32 + 2 * LOWEST)
+    }
+
     /// The sum as an unevaluated pair, about 106 bits: what is needed to subtract nearly equal sums.
     pub(super) fn pair(&self) -> (f64, f64) {
         let [a, b, c] = self.parts();
@@ -226,10 +274,10 @@ fn taken_apart(x: f64) -> (u64, usize, i64) {
     (mantissa, (exponent - normal) as usize, (bits as i64) >> 63)
 }
 
-/// x · 2^e in two steps, so that neither factor leaves the range of doubles.
+/// x · 2^e in three steps, so that no factor leaves the range of doubles.
 fn scaled(x: f64, e: i32) -> f64 {
-    let half = e / 2;
-    x * 2.0_f64.powi(half) * 2.0_f64.powi(e - half)
+    let third = e / 3;
+    x * 2.0_f64.powi(third) * 2.0_f64.powi(third) * 2.0_f64.powi(e - 2 * third)
 }
 
 impl Serialize for ExactSum {

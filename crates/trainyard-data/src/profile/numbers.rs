@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::exact_sum::ExactSum;
+use super::exact_sum::{ExactSum, SQUARED};
 use super::histogram::{Finder, Histogram};
 use super::quantiles::Quantiles;
 
@@ -112,21 +112,19 @@ impl Numbers {
         high / self.count as f64 + low / self.count as f64
     }
 
-    /// The variance with `ddof` degrees of freedom taken off, from the exact sums in twice the precision of a double.
+    /// The variance with `ddof` degrees of freedom taken off: n · Σx² - (Σx)² is formed without rounding, so nothing
+    /// cancels however large the mean is. NaN with too few values, and where squares leave the range of doubles (sizes
+    /// above 1e145, or all below 1e-140).
     pub fn variance(&self, ddof: u64) -> f64 {
         if self.count <= ddof {
             return f64::NAN;
         }
+        let largest = self.min.abs().max(self.max.abs());
+        if largest > 0.0 && !SQUARED.contains(&(largest * largest)) {
+            return if self.min < self.max { f64::NAN } else { 0.0 };
+        }
         let n = self.count as f64;
-        let (s, s_low) = self.sum.pair();
-        let (q, q_low) = self.squares.pair();
-        // (s + s_low)² / n as a pair.
-        let square = s * s;
-        let square_low = s.mul_add(s, -square) + 2.0 * s * s_low;
-        let part = square / n;
-        let part_low = ((-part).mul_add(n, square) + square_low) / n;
-        let spread = (q - part) + (q_low - part_low);
-        (spread / (n - ddof as f64)).max(0.0)
+        self.squares.spread(&self.sum, self.count) / n / (n - ddof as f64)
     }
 
     /// Standard deviation of the sample.

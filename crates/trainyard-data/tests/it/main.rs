@@ -13,5 +13,6 @@ mod agreement;
 mod bad_input;
 mod calibration;
 mod checks;
+mod doubt;
 mod readers;
 mod support;
