@@ -89,7 +89,7 @@ async fn an_attempt_from_source_to_result() {
     );
     assert!(!kept.iter().any(|p| p.contains("escape")), "{kept:?}");
     assert!(
-        finished.notes.iter().any(|n| n.contains("links out of the source tree")),
+        finished.notes.iter().any(|n| n.contains("is a link out of the source tree")),
         "{:?}",
         finished.notes
     );
