@@ -95,6 +95,13 @@ fn report(root: &Node) -> ReportSpec {
     ReportSpec { comment, plots: texts(node.and_then(|n| n.get("plots"))) }
 }
 
+/// The `max` of a mapping that is below its `min`.
+pub(super) fn inverted(node: &Node) -> Option<&Node> {
+    let bound = |n: &Node| n.text().and_then(|t| values::share(t).ok());
+    let max = node.get("max")?;
+    (bound(node.get("min")?)? > bound(max)?).then_some(max)
+}
+
 impl Builder<'_, '_> {
     pub fn add(&mut self, code: super::diagnostic::Code, node: &Node, message: String, help: Option<String>) {
         let at = first_line(self.source, &node.span);
@@ -114,17 +121,9 @@ impl Builder<'_, '_> {
 
     /// `min` above `max`, wherever both stand in one mapping.
     fn ranges(&mut self, node: &Node) {
-        let bound = |n: Option<&Node>| n.and_then(Node::text).and_then(|t| values::share(t).ok());
-        if let (Some(min), Some(max_node)) = (bound(node.get("min")), node.get("max"))
-            && let Some(max) = bound(Some(max_node))
-            && min > max
-        {
-            self.add(
-                code::GATE,
-                max_node,
-                "`max` is below `min`: nothing can be both".to_owned(),
-                Some("swap them, or remove one".to_owned()),
-            );
+        if let Some(max) = inverted(node) {
+            let help = Some("swap them, or remove one".to_owned());
+            self.add(code::GATE, max, "`max` is below `min`: nothing can be both".to_owned(), help);
         }
         match &node.kind {
             Kind::Map(entries) => entries.iter().for_each(|e| self.ranges(&e.value)),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::build::{Builder, MODEL_LATER, flag};
+use super::build::{self, Builder, MODEL_LATER, flag};
 use super::diagnostic::{code, quoted};
 use super::node::{Entry, Node, first_line};
 use super::steps::Draft;
@@ -212,7 +212,9 @@ fn impossible(b: &mut Builder<'_, '_>, node: &Node, rules: &Map<String, Value>) 
     let schema = node.get("schema");
     for fault in rules.faults() {
         let column = fault.column.as_ref().and_then(|c| schema.and_then(|s| s.get(c)));
-        if let Some(at) = column.or(node.get("rows")).or(Some(node)) {
+        let at = column.or(node.get("rows")).unwrap_or(node);
+        // That has been said of the numbers.
+        if build::inverted(at).is_none() {
             let whose = fault.column.as_ref().map_or(String::new(), |c| format!("rules of {}: ", quoted(c)));
             let help = "change what contradicts, or remove it".to_owned();
             b.add(code::GATE, at, format!("{whose}{}", fault.what), Some(help));

@@ -249,7 +249,7 @@ async fn sixty_forms_in_every_sink_of_the_daemon() {
         ("API params", format!("/api/v1/runs/{run}/params")),
         ("API artifacts", format!("/api/v1/runs/{run}/artifacts")),
         ("API log", format!("/api/v1/attempts/{uid}/log")),
-        ("log stream", format!("/api/v1/attempts/{uid}/log/stream?from=0&form=lines")),
+        ("log stream", format!("/api/v1/attempts/{uid}/log/stream?from=0&as=lines")),
     ];
     let router = trainyard::http::app::router(app.clone());
     let mut sinks = vec![("status and comment", posted.into_bytes())];

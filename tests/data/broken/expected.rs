@@ -11,7 +11,7 @@ const EXPECTED: &[Row] = &[
     ("cron_without_expression", &[("2:5 TY026", "`event: cron` needs `cron`", "add `cron: \"0 3 * * *\"`: minute, hour, day of month, month,")]),
     ("cycle", &[("2:23 TY031", "steps need each other in a circle: `a` needs `c` needs `b` needs `a`", "remove one of these needs")]),
     ("cycle_by_default", &[("2:23 TY031", "steps need each other in a circle: `a` needs `b` needs `a`", "`b` has no `needs`, so it waits for the step before it")]),
-    ("data_rule_nothing_keeps", &[("5:12 TY038", "rules of `age`: nothing is min 50 and max 10", "change what contradicts, or remove it")]),
+    ("data_rule_nothing_keeps", &[("5:27 TY038", "`max` is below `min`: nothing can be both", "swap them, or remove one")]),
     ("duplicate_key", &[("3:1 TY011", "the key `name` stands here a second time", "it is first set in line 1")]),
     ("duplicate_step", &[("4:11 TY023", "there is already a step `train`", "the other stands in line 2")]),
     ("duration_overflow", &[("1:10 TY018", "`timeout` must be a duration such as `10m`, found `999999999999999999h`", "it is longer than 30 days")]),

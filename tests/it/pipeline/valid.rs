@@ -57,7 +57,7 @@ fn the_whole_grammar_is_read() {
         serde_json::json!({
             "rows": {"min": 10000.0, "max": null},
             "schema": {
-                "age": {"type": "float", "min": 0.0, "max": 120.0, "nulls": "<1%"},
+                "age": {"type": "float", "min": 0, "max": 120, "nulls": "<1%"},
                 "id": {"type": "int64", "unique": true},
                 "plan": {"one_of": ["a", "b", "c"]},
             }
