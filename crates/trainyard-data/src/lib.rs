@@ -18,6 +18,7 @@ pub mod check;
 pub mod compat;
 pub mod drift;
 pub mod error;
+mod exact;
 pub mod findings;
 pub mod profile;
 pub mod rules;

@@ -2,13 +2,15 @@
 //!
 //! Rules over a whole column are answered from its profile (`check`), rules over sets of rows by `sets`.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashSet};
 
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::exact;
 use crate::findings::Example;
-use crate::schema::Kind;
+use crate::schema::{Field, Kind};
 
 /// The rules of a table.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -146,6 +148,8 @@ impl std::fmt::Display for Range {
 pub enum Scalar {
     Bool(bool),
     Int(i64),
+    /// Above the largest `Int`.
+    Unsigned(u64),
     Float(f64),
     Text(String),
 }
@@ -155,6 +159,7 @@ impl std::fmt::Display for Scalar {
         match self {
             Self::Bool(x) => write!(f, "{x}"),
             Self::Int(x) => write!(f, "{x}"),
+            Self::Unsigned(x) => write!(f, "{x}"),
             Self::Float(x) => write!(f, "{x}"),
             Self::Text(x) => write!(f, "{x:?}"),
         }
@@ -188,6 +193,7 @@ impl TryFrom<Scalar> for Share {
     fn try_from(value: Scalar) -> std::result::Result<Self, String> {
         let (share, strict) = match &value {
             Scalar::Int(x) => (*x as f64, false),
+            Scalar::Unsigned(x) => (*x as f64, false),
             Scalar::Float(x) => (*x, false),
             Scalar::Bool(_) => (f64::NAN, false),
             Scalar::Text(text) => {
@@ -258,14 +264,16 @@ pub enum Comparison {
 }
 
 impl Comparison {
-    pub fn holds(self, a: f64, b: f64) -> bool {
-        match self {
-            Self::Less => a < b,
-            Self::LessOrEqual => a <= b,
-            Self::Greater => a > b,
-            Self::GreaterOrEqual => a >= b,
-            Self::Equal => a == b,
-            Self::NotEqual => a != b,
+    /// `order`: how the left one compares to the right one; `None` beside a NaN.
+    pub fn holds(self, order: Option<Ordering>) -> bool {
+        match (self, order) {
+            (Self::NotEqual, order) => order != Some(Ordering::Equal),
+            (_, None) => false,
+            (Self::Less, Some(order)) => order.is_lt(),
+            (Self::LessOrEqual, Some(order)) => order.is_le(),
+            (Self::Greater, Some(order)) => order.is_gt(),
+            (Self::GreaterOrEqual, Some(order)) => order.is_ge(),
+            (Self::Equal, Some(order)) => order.is_eq(),
         }
     }
 
@@ -348,33 +356,94 @@ pub(crate) struct CellRule {
 }
 
 enum CellTest {
-    Numbers { allowed: Vec<f64>, wanted: bool },
-    Texts { allowed: HashSet<String>, wanted: bool },
-    AtLeast(f64),
-    AtMost(f64),
-    Above(f64),
-    Below(f64),
+    /// Numbers: as they are written, and as doubles in order.
+    Numbers {
+        allowed: Vec<Scalar>,
+        doubles: Vec<f64>,
+        wanted: bool,
+    },
+    Bound {
+        side: Side,
+        bound: Scalar,
+        double: f64,
+    },
+    Texts {
+        allowed: HashSet<String>,
+        wanted: bool,
+    },
     Matches(regex::Regex),
     Length(u64, u64),
     Finite,
     Datetime,
 }
 
+#[derive(Debug, Clone, Copy)]
+enum Side {
+    AtLeast,
+    AtMost,
+    Above,
+    Below,
+}
+
+/// A rule of cells for exact numbers, as units of their scale.
+pub(crate) enum Units {
+    /// In order.
+    Listed {
+        allowed: Vec<i128>,
+        wanted: bool,
+    },
+    Between(i128, i128),
+    Any,
+}
+
+impl Units {
+    /// What 128 bits do not hold breaks every rule.
+    #[inline]
+    pub fn hold(&self, x: Option<i128>) -> bool {
+        let Some(x) = x else { return false };
+        match self {
+            Self::Listed { allowed, wanted } => allowed.binary_search(&x).is_ok() == *wanted,
+            Self::Between(low, high) => (*low..=*high).contains(&x),
+            Self::Any => true,
+        }
+    }
+}
+
 impl CellRule {
     /// The rules of cells of a column.
-    pub fn all(column: &str, kind: Kind, rule: &ColumnRule) -> Result<Vec<Self>> {
+    pub fn all(field: &Field, rule: &ColumnRule) -> Result<Vec<Self>> {
+        let (column, kind) = (field.name.as_str(), field.kind);
         let wrong =
             |what: &str| Err(Error::usage(format!("rules of {column:?}: {what}, but the column is {kind}")));
-        let number = |scalar: &Scalar| -> Result<f64> {
+        let refused =
+            |scalar: &Scalar| Error::usage(format!("rules of {column:?}: {scalar} is not a number"));
+        // Times as microseconds.
+        let plain = |scalar: &Scalar| -> Result<Scalar> {
             match (scalar, kind) {
-                (Scalar::Int(x), _) => Ok(*x as f64),
-                (Scalar::Float(x), _) => Ok(*x),
                 (Scalar::Text(t), Kind::Time) => crate::source::parse_time(t.as_bytes())
-                    .map(|t| t as f64)
+                    .map(Scalar::Int)
                     .ok_or_else(|| Error::usage(format!("rules of {column:?}: {t:?} is no date or time"))),
-                (Scalar::Bool(x), Kind::Bool) => Ok(f64::from(u8::from(*x))),
-                (other, _) => Err(Error::usage(format!("rules of {column:?}: {other} is not a number"))),
+                (Scalar::Text(_), _) => Err(refused(scalar)),
+                (Scalar::Bool(_), _) if kind != Kind::Bool => Err(refused(scalar)),
+                (other, _) => Ok(other.clone()),
             }
+        };
+        // Of digits that doubles do not hold there is no bound of doubles.
+        let double = |scalar: &Scalar| -> Result<f64> {
+            let size = match scalar {
+                Scalar::Float(x) => return Ok(*x),
+                Scalar::Bool(x) => return Ok(f64::from(*x)),
+                Scalar::Int(x) => i128::from(*x),
+                Scalar::Unsigned(x) => i128::from(*x),
+                Scalar::Text(_) => return Err(refused(scalar)),
+            };
+            let x = size as f64;
+            if kind == Kind::Float && field.is_text() && x.abs() > exact::DOUBLES {
+                return Err(Error::usage(format!(
+                    "rules of {column:?}: {scalar} has more digits than the column, which is read as doubles"
+                )));
+            }
+            Ok(x)
         };
         let mut out = Vec::new();
         let mut add =
@@ -383,7 +452,7 @@ impl CellRule {
             let Some(values) = values else { continue };
             let list: Vec<String> = values.iter().take(8).map(Scalar::to_string).collect();
             let more = if values.len() > 8 { ", …" } else { "" };
-            let words = format!("{} {}{more}", if wanted { "one of" } else { "none of" }, list.join(", "));
+            let words = format!("{} {}{more}", if wanted { "one of" } else { "other than" }, list.join(", "));
             let test = if kind == Kind::Text {
                 let allowed = values
                     .iter()
@@ -394,28 +463,29 @@ impl CellRule {
                     .collect();
                 CellTest::Texts { allowed, wanted }
             } else {
-                let mut allowed = values.iter().map(&number).collect::<Result<Vec<f64>>>()?;
-                allowed.sort_by(f64::total_cmp);
-                CellTest::Numbers { allowed, wanted }
+                let allowed = values.iter().map(&plain).collect::<Result<Vec<Scalar>>>()?;
+                let mut doubles = allowed.iter().map(&double).collect::<Result<Vec<f64>>>()?;
+                doubles.sort_by(f64::total_cmp);
+                CellTest::Numbers { allowed, doubles, wanted }
             };
             add(name, words, test);
         }
-        for (bound, name, make) in [
-            (&rule.min, "min", CellTest::AtLeast as fn(f64) -> CellTest),
-            (&rule.max, "max", CellTest::AtMost),
-            (&rule.above, "above", CellTest::Above),
-            (&rule.below, "below", CellTest::Below),
-        ] {
+        for (bound, name) in
+            [(&rule.min, "min"), (&rule.max, "max"), (&rule.above, "above"), (&rule.below, "below")]
+        {
             let Some(bound) = bound else { continue };
             if !kind.is_numeric() {
                 return wrong(&format!("{name} wants numbers or times"));
             }
-            let words = match name {
-                "min" => format!("at least {bound}"),
-                "max" => format!("at most {bound}"),
-                other => format!("{other} {bound}"),
+            let (side, words) = match name {
+                "min" => (Side::AtLeast, format!("at least {bound}")),
+                "max" => (Side::AtMost, format!("at most {bound}")),
+                "above" => (Side::Above, format!("above {bound}")),
+                _ => (Side::Below, format!("below {bound}")),
             };
-            add(name, words, make(number(bound)?));
+            let bound = plain(bound)?;
+            let double = double(&bound)?;
+            add(name, words, CellTest::Bound { side, bound, double });
         }
         for (expression, name, whole) in [(&rule.regex, "regex", false), (&rule.pattern, "pattern", true)] {
             let Some(expression) = expression else { continue };
@@ -443,11 +513,10 @@ impl CellRule {
             add("length", words, CellTest::Length(low, high));
         }
         if rule.finite {
-            if kind == Kind::Float {
-                add("finite", "finite".into(), CellTest::Finite);
-            } else if kind != Kind::Int {
+            if !matches!(kind, Kind::Int | Kind::Float) {
                 return wrong("finite wants numbers");
             }
+            add("finite", "finite".into(), CellTest::Finite);
         }
         if rule.datetime && kind != Kind::Time {
             if kind != Kind::Text {
@@ -460,18 +529,43 @@ impl CellRule {
 
     pub fn number(&self, x: f64) -> bool {
         match &self.test {
-            CellTest::Numbers { allowed, wanted } => {
+            CellTest::Numbers { doubles, wanted, .. } => {
                 // Sorted; -0 is 0.
                 let x = x + 0.0;
-                let at = allowed.partition_point(|a| *a < x);
-                allowed.get(at).is_some_and(|a| *a == x) == *wanted
+                let at = doubles.partition_point(|a| *a < x);
+                doubles.get(at).is_some_and(|a| *a == x) == *wanted
             }
-            CellTest::AtLeast(b) => x >= *b,
-            CellTest::AtMost(b) => x <= *b,
-            CellTest::Above(b) => x > *b,
-            CellTest::Below(b) => x < *b,
+            CellTest::Bound { side, double, .. } => match side {
+                Side::AtLeast => x >= *double,
+                Side::AtMost => x <= *double,
+                Side::Above => x > *double,
+                Side::Below => x < *double,
+            },
             CellTest::Finite => x.is_finite(),
             CellTest::Texts { .. } | CellTest::Matches(_) | CellTest::Length(..) | CellTest::Datetime => true,
+        }
+    }
+
+    /// The rule for exact numbers of a scale.
+    pub fn units(&self, scale: i8) -> Units {
+        match &self.test {
+            CellTest::Numbers { allowed, wanted, .. } => {
+                let found = allowed.iter().filter_map(|v| exact::floor(v, scale));
+                let mut allowed: Vec<i128> = found.filter(|(_, met)| *met).map(|(x, _)| x).collect();
+                allowed.sort_unstable();
+                Units::Listed { allowed, wanted: *wanted }
+            }
+            CellTest::Bound { side, bound, .. } => {
+                let Some((floor, met)) = exact::floor(bound, scale) else { return Units::Between(1, 0) };
+                let met = i128::from(met);
+                match side {
+                    Side::AtLeast => Units::Between(floor.saturating_add(1 - met), i128::MAX),
+                    Side::AtMost => Units::Between(i128::MIN, floor),
+                    Side::Above => Units::Between(floor.saturating_add(1), i128::MAX),
+                    Side::Below => Units::Between(i128::MIN, floor.saturating_sub(met)),
+                }
+            }
+            _ => Units::Any,
         }
     }
 

@@ -3,16 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, DictionaryArray, Float64Array, Int64Array, StringArray,
-};
+use arrow::array::{Array, ArrayRef, AsArray, DictionaryArray, Float64Array, Int64Array, StringArray};
 use arrow::datatypes::Int32Type;
 
 use crate::error::{Error, Result};
-use crate::profile::{ColumnProfile, Histogram, Profile, hash};
+use crate::exact::{self, Value, Whole};
+use crate::profile::{ColumnProfile, Histogram, Profile};
 use crate::rules::{CellRule, Monotonic, Pair, Rules, Tally};
 use crate::schema::{Field, Kind};
-use crate::sets::{Dealer, Keys};
+use crate::sets::{Dealer, Keys, rows_of};
 use crate::source::{Report, Source, show_time};
 
 /// How to scan.
@@ -47,7 +46,7 @@ pub(crate) struct KeySet {
     pub columns: Vec<String>,
     /// Rows with a null in the key are left out (as SQL does), not compared.
     pub skip_nulls: bool,
-    /// Keys may be single numbers as they are; not, when the other side's are not.
+    /// Keys are single integers, nulls left out; not for keys that are held against another table's.
     pub single: bool,
 }
 
@@ -93,9 +92,7 @@ fn once(
         let rule = rules.schema.get(&field.name);
         let mut cells = match rule {
             // A column of another type than declared has a finding of its own; its cells cannot be asked.
-            Some(rule) if crate::check::type_fits(rule, field) => {
-                CellRule::all(&field.name, field.kind, rule)?
-            }
+            Some(rule) if crate::check::type_fits(rule, field) => CellRule::all(field, rule)?,
             _ => Vec::new(),
         };
         cells.shrink_to_fit();
@@ -130,7 +127,11 @@ fn once(
     }
     for set in keys {
         let columns = set.columns.iter().map(|c| place(c)).collect::<Result<Vec<_>>>()?;
-        visitor.groups.push(Group::Keys { at: visitor.keys.len(), skip_nulls: set.skip_nulls });
+        let rounded = columns.iter().map(|c| &source.fields[*c]);
+        let rounded = rounded
+            .map(|f| (set.skip_nulls && f.is_text() && f.kind == Kind::Float).then(|| f.name.clone()))
+            .collect();
+        visitor.groups.push(Group::Keys { at: visitor.keys.len(), skip_nulls: set.skip_nulls, rounded });
         visitor.keys.push(Keys::new(set.single, options.memory, &options.folder));
         groups.push(columns);
     }
@@ -211,7 +212,12 @@ fn edges(source: &Source, baseline: Option<&Profile>) -> Result<Vec<Option<Vec<f
 enum Group {
     Columns,
     Pair(Pair),
-    Keys { at: usize, skip_nulls: bool },
+    Keys {
+        at: usize,
+        skip_nulls: bool,
+        /// Names of columns that were read as doubles from text.
+        rounded: Vec<Option<String>>,
+    },
 }
 
 struct Pass<'a> {
@@ -308,17 +314,24 @@ impl crate::source::Visitor for Pass<'_> {
                 }
             }
             (Part::Pair(place, tally), Group::Pair(pair)) => {
-                let read = |i: usize| crate::profile::as_floats(&batch.arrays[i]).unwrap_or_default();
+                let read = |i: usize| exact::numbers(&batch.arrays[i]);
                 for (row, (a, b)) in read(0).into_iter().zip(read(1)).enumerate() {
                     let (Some(a), Some(b)) = (a, b) else { continue };
                     tally.checked += 1;
-                    if !pair.is.holds(a, b) {
+                    if !pair.is.holds(a.compare(b)) {
                         tally.broken((place.unit, place.row + row as u64), || format!("{a}, {b}"));
                     }
                 }
                 place.row += batch.rows as u64;
             }
-            (Part::Keys(part), Group::Keys { at, skip_nulls }) => {
+            (Part::Keys(part), Group::Keys { at, skip_nulls, rounded }) => {
+                for (array, column) in batch.arrays.iter().zip(rounded) {
+                    if let Some(column) = column.as_ref().filter(|_| is_rounded(array)) {
+                        return Err(Error::usage(format!(
+                            "the key {column:?} has numbers of more digits than are kept of numbers; write `type: text` for it"
+                        )));
+                    }
+                }
                 deal(&self.keys[*at], part, &batch.arrays, *skip_nulls)?;
                 part.place.row += batch.rows as u64;
             }
@@ -340,33 +353,26 @@ impl crate::source::Visitor for Pass<'_> {
 fn held_against(rules: &[CellRule], tallies: &mut [Tally], array: &ArrayRef, place: Place, field: &Field) {
     for (rule, tally) in rules.iter().zip(tallies) {
         let at = |row: usize| (place.unit, place.row + row as u64);
-        let show = |x: f64| if field.kind == Kind::Time { show_time(x as i64) } else { x.to_string() };
         if let Some(values) = array.as_any().downcast_ref::<Float64Array>() {
             for (row, x) in values.iter().enumerate() {
                 let Some(x) = x else { continue };
                 tally.checked += 1;
                 if !rule.number(x) {
-                    tally.broken(at(row), || show(x));
-                }
-            }
-        } else if let Some(values) = array.as_any().downcast_ref::<Int64Array>() {
-            for (row, x) in values.iter().enumerate() {
-                let Some(x) = x else { continue };
-                tally.checked += 1;
-                if !rule.number(x as f64) {
-                    tally.broken(at(row), || {
-                        if field.kind == Kind::Time { show_time(x) } else { x.to_string() }
-                    });
-                }
-            }
-        } else if let Some(values) = array.as_any().downcast_ref::<BooleanArray>() {
-            for (row, x) in values.iter().enumerate() {
-                let Some(x) = x else { continue };
-                tally.checked += 1;
-                if !rule.number(f64::from(u8::from(x))) {
                     tally.broken(at(row), || x.to_string());
                 }
             }
+        } else if let Some(scale) = exact::scale(array.data_type()) {
+            let units = rule.units(scale);
+            exact::wholes(array, |row, x| {
+                tally.checked += 1;
+                if !units.hold(x) {
+                    tally.broken(at(row), || match x {
+                        Some(x) if field.kind == Kind::Bool => (x != 0).to_string(),
+                        Some(units) => shown_number(Value::Whole(Whole { units, scale }), field),
+                        None => "a number of more than 38 digits".to_owned(),
+                    });
+                }
+            });
         } else if let Some(values) = array.as_any().downcast_ref::<StringArray>() {
             for (row, x) in values.iter().enumerate() {
                 let Some(x) = x else { continue };
@@ -391,54 +397,58 @@ fn held_against(rules: &[CellRule], tallies: &mut [Tally], array: &ArrayRef, pla
     }
 }
 
+fn shown_number(x: Value, field: &Field) -> String {
+    match x {
+        Value::Whole(x) if field.kind == Kind::Time => show_time(x.units as i64),
+        x => x.to_string(),
+    }
+}
+
 /// Whether values follow each other as they should, over units in order.
 #[derive(Default)]
 struct Order {
-    first: Option<f64>,
-    last: Option<f64>,
+    /// With its place.
+    first: Option<(Value, (u64, u64))>,
+    last: Option<Value>,
     tally: Tally,
 }
 
-fn follows(before: f64, now: f64, wanted: Monotonic) -> bool {
-    match wanted {
-        Monotonic::Increasing => now >= before,
-        Monotonic::StrictlyIncreasing => now > before,
-        Monotonic::Decreasing => now <= before,
-        Monotonic::StrictlyDecreasing => now < before,
-    }
+fn follows(before: Value, now: Value, wanted: Monotonic) -> bool {
+    let order = now.compare(before);
+    order.is_some_and(|order| match wanted {
+        Monotonic::Increasing => order.is_ge(),
+        Monotonic::StrictlyIncreasing => order.is_gt(),
+        Monotonic::Decreasing => order.is_le(),
+        Monotonic::StrictlyDecreasing => order.is_lt(),
+    })
 }
 
 impl Order {
     fn see(&mut self, array: &ArrayRef, wanted: Monotonic, place: Place, field: &Field) {
-        let Some(values) = crate::profile::as_floats(array) else { return };
-        for (row, x) in values.into_iter().enumerate() {
+        for (row, x) in exact::numbers(array).into_iter().enumerate() {
             let Some(x) = x else { continue };
+            self.tally.checked += 1;
             self.step(x, wanted, (place.unit, place.row + row as u64), field);
+            self.last = Some(x);
         }
     }
 
-    fn step(&mut self, x: f64, wanted: Monotonic, at: (u64, u64), field: &Field) {
-        self.tally.checked += 1;
-        if let Some(before) = self.last
-            && !follows(before, x, wanted)
-        {
-            let show = |x: f64| if field.kind == Kind::Time { show_time(x as i64) } else { x.to_string() };
-            self.tally.broken(at, || format!("{} after {}", show(x), show(before)));
+    /// Holds a value against the one before.
+    fn step(&mut self, x: Value, wanted: Monotonic, at: (u64, u64), field: &Field) {
+        match self.last {
+            Some(before) if !follows(before, x, wanted) => self
+                .tally
+                .broken(at, || format!("{} after {}", shown_number(x, field), shown_number(before, field))),
+            _ => {}
         }
-        self.first.get_or_insert(x);
-        self.last = Some(x);
+        self.first.get_or_insert((x, at));
     }
 
     fn follow(&mut self, next: Self, wanted: Monotonic, field: &Field) {
-        if let (Some(before), Some(now)) = (self.last, next.first)
-            && !follows(before, now, wanted)
-        {
-            let show = |x: f64| if field.kind == Kind::Time { show_time(x as i64) } else { x.to_string() };
-            // The first row of the next unit.
-            self.tally.broken((u64::MAX, 0), || format!("{} after {}", show(now), show(before)));
+        if let Some((x, at)) = next.first {
+            self.step(x, wanted, at, field);
         }
         self.tally.merge(next.tally);
-        self.first = self.first.or(next.first);
         self.last = next.last.or(self.last);
     }
 }
@@ -447,42 +457,34 @@ impl Order {
 fn deal(keys: &Keys, part: &mut KeyPart, arrays: &[ArrayRef], skip_nulls: bool) -> Result<()> {
     let place = part.place;
     if let [array] = arrays
+        && keys.single
         && let Some(values) = array.as_any().downcast_ref::<Int64Array>()
     {
         for (row, x) in values.iter().enumerate() {
-            match x {
-                Some(x) => keys.add_number(&mut part.dealer, x as u64, row_id(place, row))?,
-                None if skip_nulls => {}
-                None => keys.add_bytes(&mut part.dealer, b"null", row_id(place, row))?,
+            if let Some(x) = x {
+                keys.add_number(&mut part.dealer, x as u64, row_id(place, row))?;
             }
         }
         return Ok(());
     }
     let rows = arrays.first().map_or(0, arrow::array::Array::len);
-    // Arrays of texts with the entry of each row; others by their bytes.
-    let texts: Vec<ArrayRef> = arrays
-        .iter()
-        .map(|a| match a.data_type() {
-            arrow::datatypes::DataType::Dictionary(_, value) => {
-                arrow::compute::cast(a, value).map_err(|e| Error::data("keys", e.to_string()))
-            }
-            t if crate::schema::Kind::of(t) == Kind::Other => {
-                arrow::compute::cast(a, &arrow::datatypes::DataType::Utf8).map_err(|_| {
-                    Error::usage(format!("keys of type {t} are not supported; leave such columns out"))
-                })
-            }
-            _ => Ok(a.clone()),
-        })
-        .collect::<Result<_>>()?;
+    let columns = arrays.iter().map(KeyColumn::of).collect::<Result<Vec<_>>>()?;
     'rows: for row in 0..rows {
         let key = Keys::compound(&mut part.dealer);
-        for array in &texts {
-            if array.is_null(row) {
+        for column in &columns {
+            // A dictionary stays one: its entries, once for each row, may be more than there is memory.
+            let (array, row) = match column.array.as_any().downcast_ref::<DictionaryArray<Int32Type>>() {
+                Some(entries) => (entries.values(), entries.key(row)),
+                None => (column.array, Some(row)),
+            };
+            let Some(row) = row.filter(|row| array.is_valid(*row)) else {
                 if skip_nulls {
                     continue 'rows;
                 }
                 key.push(0);
-            } else if let Some(values) = array.as_any().downcast_ref::<StringArray>() {
+                continue;
+            };
+            if let Some(values) = array.as_any().downcast_ref::<StringArray>() {
                 let text = values.value(row).as_bytes();
                 key.push(1);
                 key.extend_from_slice(&(text.len() as u32).to_le_bytes());
@@ -491,14 +493,52 @@ fn deal(keys: &Keys, part: &mut KeyPart, arrays: &[ArrayRef], skip_nulls: bool) 
                 key.push(2);
                 key.extend_from_slice(&values.value(row).to_le_bytes());
             } else if let Some(values) = array.as_any().downcast_ref::<Float64Array>() {
-                key.push(3);
-                key.extend_from_slice(&hash::float_bits(values.value(row)).to_le_bytes());
+                exact::key_of_double(values.value(row), key);
+            } else if let Some(values) = array.as_boolean_opt() {
+                key.extend_from_slice(&[4, u8::from(values.value(row))]);
+            } else if let Some(rows) = &column.rows {
+                let bytes = rows.row(row);
+                key.push(6);
+                key.extend_from_slice(&(bytes.data().len() as u32).to_le_bytes());
+                key.extend_from_slice(bytes.data());
+            } else if let Some(Value::Whole(x)) = column.numbers.get(row).copied().flatten() {
+                x.key(key);
             } else {
-                key.push(4);
-                key.push(u8::from(array.as_boolean_opt().is_some_and(|b| b.value(row))));
+                return Err(Error::usage("keys of numbers of more than 38 digits are not supported"));
             }
         }
         keys.add_scratch(&mut part.dealer, row_id(place, row))?;
     }
     Ok(())
+}
+
+/// Whether doubles are so large that they may stand for other integers as well.
+fn is_rounded(array: &ArrayRef) -> bool {
+    let values = array.as_any().downcast_ref::<Float64Array>();
+    values.is_some_and(|v| v.iter().flatten().any(|x| x.is_finite() && x.abs() >= exact::DOUBLES))
+}
+
+/// A column of keys, with what its type needs besides.
+struct KeyColumn<'a> {
+    array: &'a ArrayRef,
+    /// Of decimals and unsigned integers.
+    numbers: Vec<Option<Value>>,
+    /// Of lists, structs and bytes.
+    rows: Option<arrow::row::Rows>,
+}
+
+impl<'a> KeyColumn<'a> {
+    fn of(array: &'a ArrayRef) -> Result<Self> {
+        let mut out = Self { array, numbers: Vec::new(), rows: None };
+        match (Kind::of(array.data_type()), array.data_type()) {
+            (Kind::Float, t) if exact::scale(t).is_some() => out.numbers = exact::numbers(array),
+            (Kind::Other, t) => {
+                out.rows = Some(rows_of(array).ok_or_else(|| {
+                    Error::usage(format!("keys of type {t} are not supported; leave such columns out"))
+                })?);
+            }
+            _ => {}
+        }
+        Ok(out)
+    }
 }

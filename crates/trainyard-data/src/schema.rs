@@ -24,7 +24,7 @@ impl Kind {
         match data_type {
             T::Boolean => Self::Bool,
             T::Int8 | T::Int16 | T::Int32 | T::Int64 | T::UInt8 | T::UInt16 | T::UInt32 => Self::Int,
-            // Values above 2^63 exist; a float keeps their size.
+            // Values above 2^63 exist; profiled as floats, which keep their size.
             T::UInt64
             | T::Float16
             | T::Float32
@@ -48,7 +48,16 @@ impl Kind {
         match self {
             Self::Bool => DataType::Boolean,
             Self::Int | Self::Time => DataType::Int64,
-            Self::Float => DataType::Float64,
+            // What a double does not hold stays as it is: rules ask the cells themselves.
+            Self::Float => match physical {
+                DataType::Dictionary(_, value) => self.canonical(value),
+                DataType::UInt64
+                | DataType::Decimal32(..)
+                | DataType::Decimal64(..)
+                | DataType::Decimal128(..)
+                | DataType::Decimal256(..) => physical.clone(),
+                _ => DataType::Float64,
+            },
             Self::Text => match physical {
                 DataType::Dictionary(..) => {
                     DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))
@@ -85,4 +94,11 @@ pub struct Field {
     pub kind: Kind,
     /// The type as the file names it, e.g. `Int32`, `Timestamp(Microsecond, None)`, `csv`.
     pub physical: String,
+}
+
+impl Field {
+    /// Whether the file is text, so that what a column is was found from its cells.
+    pub(crate) fn is_text(&self) -> bool {
+        matches!(self.physical.as_str(), "csv" | "json")
+    }
 }

@@ -9,6 +9,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use arrow::array::ArrayRef;
+use arrow::row::{RowConverter, Rows, SortField};
 use twox_hash::XxHash3_128;
 
 use crate::error::{Error, Result};
@@ -20,8 +22,8 @@ const LOCAL: usize = 4 << 10;
 
 /// Keys of rows, dealt into partitions.
 pub(crate) struct Keys {
-    /// Bytes of a key: 8 or 16.
-    width: usize,
+    /// Keys are single numbers of 8 bytes; else they have 16.
+    pub single: bool,
     cap: usize,
     held: AtomicUsize,
     memory: Vec<Mutex<Vec<u8>>>,
@@ -41,7 +43,7 @@ impl Keys {
     /// `single`: the keys are single numbers. `cap`: bytes held in memory.
     pub fn new(single: bool, cap: usize, folder: &std::path::Path) -> Self {
         Self {
-            width: if single { 8 } else { 16 },
+            single,
             cap,
             held: AtomicUsize::new(0),
             memory: (0..PARTITIONS).map(|_| Mutex::default()).collect(),
@@ -56,15 +58,12 @@ impl Keys {
         Dealer { buffers: vec![Vec::new(); PARTITIONS], scratch: Vec::new() }
     }
 
-    /// Adds a key that is one number (its bits).
+    /// Adds a key that is one number (its bits), where keys are that.
     #[inline]
     pub fn add_number(&self, dealer: &mut Dealer, bits: u64, row: u64) -> Result<()> {
-        if self.width == 8 {
-            let partition = (hash::number(bits) >> 56) as usize;
-            dealer.buffers[partition].extend_from_slice(&bits.to_le_bytes());
-            return self.ended(dealer, partition, row);
-        }
-        self.add_bytes(dealer, &bits.to_le_bytes(), row)
+        let partition = (hash::number(bits) >> 56) as usize;
+        dealer.buffers[partition].extend_from_slice(&bits.to_le_bytes());
+        self.ended(dealer, partition, row)
     }
 
     /// Adds a key of bytes.
@@ -136,14 +135,15 @@ impl Keys {
     /// The keys and rows of a partition, sorted.
     fn sorted(&self, partition: usize) -> Result<Vec<(u128, u64)>> {
         let mut bytes = std::mem::take(&mut *lock(&self.memory[partition]));
-        let size = self.width + 8;
+        let width = if self.single { 8 } else { 16 };
+        let size = width + 8;
         let mut out = Vec::new();
         let mut read = |bytes: &[u8]| {
             out.extend(bytes.chunks_exact(size).map(|record| {
                 let mut key = [0; 16];
-                key[..self.width].copy_from_slice(&record[..self.width]);
+                key[..width].copy_from_slice(&record[..width]);
                 let mut row = [0; 8];
-                row.copy_from_slice(&record[self.width..]);
+                row.copy_from_slice(&record[width..]);
                 (u128::from_le_bytes(key), u64::from_le_bytes(row))
             }));
         };
@@ -242,6 +242,13 @@ impl Matches {
         self.first.sort_unstable();
         self.first.truncate(crate::findings::EXAMPLES);
     }
+}
+
+/// Values of lists, structs and bytes as bytes that equal ones share; `None` of the few types that Arrow's row format
+/// lacks (unions).
+pub(crate) fn rows_of(array: &ArrayRef) -> Option<Rows> {
+    let converter = RowConverter::new(vec![SortField::new(array.data_type().clone())]).ok()?;
+    converter.convert_columns(std::slice::from_ref(array)).ok()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -222,6 +222,7 @@ fn range(name: &str, range: Option<Range>, add: &mut dyn FnMut(String)) {
 fn compared(a: &Scalar, b: &Scalar) -> Option<Ordering> {
     let number = |s: &Scalar| match s {
         Scalar::Int(x) => Some(*x as f64),
+        Scalar::Unsigned(x) => Some(*x as f64),
         Scalar::Float(x) => Some(*x),
         _ => None,
     };

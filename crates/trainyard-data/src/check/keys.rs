@@ -26,8 +26,7 @@ impl Sets {
             wanted.push(KeySet { columns: columns.clone(), skip_nulls: true, single: single(columns) });
         }
         if rules.duplicate_rows.is_some() {
-            let all: Vec<String> =
-                source.fields.iter().filter(|f| f.kind != Kind::Other).map(|f| f.name.clone()).collect();
+            let all: Vec<String> = source.fields.iter().map(|f| f.name.clone()).collect();
             wanted.push(KeySet { columns: all, skip_nulls: false, single: false });
         }
         for key in &rules.foreign_keys {
@@ -40,7 +39,7 @@ impl Sets {
                 source
                     .fields
                     .iter()
-                    .filter(|f| f.kind != Kind::Other && other.index(&f.name).is_some())
+                    .filter(|f| other.index(&f.name).is_some())
                     .map(|f| f.name.clone())
                     .collect::<Vec<_>>()
             } else {
@@ -195,10 +194,14 @@ fn other_keys(
     let to = wanted.columns.clone();
     let mut scanned = scan::scan(&mut other, &Rules::default(), None, &[wanted], options)?;
     for (mine, theirs) in columns.iter().zip(&to) {
-        let kind = |s: &Source, c: &str| s.index(c).map(|i| s.fields[i].kind);
-        if let (Some(a), Some(b)) = (kind(source, mine), kind(&other, theirs))
-            && a != b
-        {
+        let field = |s: &Source, c: &str| s.index(c).map(|i| s.fields[i].clone());
+        let (Some(a), Some(b)) = (field(source, mine), field(&other, theirs)) else { continue };
+        let numbers = [&a, &b].iter().all(|f| matches!(f.kind, Kind::Int | Kind::Float));
+        // Lists and structs are compared by bytes that depend on their types.
+        let other_type = a.kind == Kind::Other && a.physical != b.physical;
+        if a.kind != b.kind && !numbers || other_type {
+            let (a, b) =
+                if other_type { (a.physical, b.physical) } else { (a.kind.to_string(), b.kind.to_string()) };
             return Err(Error::usage(format!(
                 "the key {mine:?} is {a}, {theirs:?} of {path} is {b}: they cannot be compared"
             )));

@@ -116,6 +116,10 @@ impl ColumnProfile {
             Kind::Float => {
                 if let Some(a) = array.as_any().downcast_ref::<Float64Array>() {
                     self.add_floats(a);
+                } else if let Ok(a) = arrow::compute::cast(array, &DataType::Float64)
+                    && let Some(a) = a.as_any().downcast_ref::<Float64Array>()
+                {
+                    self.add_floats(a);
                 }
             }
             Kind::Int | Kind::Time => {
@@ -149,13 +153,7 @@ impl ColumnProfile {
                     }
                 }
             },
-            Kind::Other => {
-                if let Some(a) = array.as_any().downcast_ref::<arrow::array::BinaryArray>() {
-                    for bytes in a.iter().flatten() {
-                        self.digest = self.digest.wrapping_add(hash::bytes(bytes));
-                    }
-                }
-            }
+            Kind::Other => self.digest = self.digest.wrapping_add(digest_of(array)),
         }
     }
 
@@ -367,5 +365,23 @@ pub(crate) fn as_floats(array: &dyn Array) -> Option<Vec<Option<f64>>> {
     if let Some(a) = array.as_primitive_opt::<Float64Type>() {
         return Some(a.iter().collect());
     }
-    array.as_primitive_opt::<Int64Type>().map(|a| a.iter().map(|v| v.map(|v| v as f64)).collect())
+    if let Some(a) = array.as_primitive_opt::<Int64Type>() {
+        return Some(a.iter().map(|v| v.map(|v| v as f64)).collect());
+    }
+    let wide = array.data_type().is_decimal() || *array.data_type() == DataType::UInt64;
+    let floats = arrow::compute::cast(array, &DataType::Float64).ok().filter(|_| wide)?;
+    floats.as_primitive_opt::<Float64Type>().map(|a| a.iter().collect())
+}
+
+/// The sum of the hashes of values that are only counted: bytes by themselves, all else in Arrow's row format. The few
+/// types that it lacks (unions) add nothing.
+fn digest_of(array: &dyn Array) -> u64 {
+    fn sum<'a>(values: impl Iterator<Item = Option<&'a [u8]>>) -> u64 {
+        values.flatten().fold(0, |sum, bytes| sum.wrapping_add(hash::bytes(bytes)))
+    }
+    if let Some(bytes) = array.as_binary_opt::<i32>() {
+        return sum(bytes.iter());
+    }
+    crate::sets::rows_of(&arrow::array::make_array(array.to_data()))
+        .map_or(0, |rows| sum((0..rows.num_rows()).map(|i| array.is_valid(i).then(|| rows.row(i).data()))))
 }

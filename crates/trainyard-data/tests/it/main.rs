@@ -14,5 +14,6 @@ mod bad_input;
 mod calibration;
 mod checks;
 mod doubt;
+mod exact;
 mod readers;
 mod support;
