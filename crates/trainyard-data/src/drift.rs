@@ -42,7 +42,7 @@ pub struct ColumnDrift {
     pub p: f64,
     /// Adjusted over all tested columns.
     pub p_adjusted: f64,
-    /// Wasserstein distance in standard deviations of the baseline; numbers only.
+    /// Wasserstein distance within the baseline's outer fences, in its deviations (see [`compare`]); numbers only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shift: Option<f64>,
     /// Population stability index, less its expectation under no drift.
@@ -57,7 +57,8 @@ pub struct ColumnDrift {
     pub label: bool,
 }
 
-/// Compares the columns that both profiles have.
+/// Compares the columns that both profiles have. Shifts of numbers are in the smaller one of the baseline's standard
+/// deviation and its quartiles' distance by 1.349, which for normal numbers are the same.
 pub fn compare(baseline: &Profile, candidate: &Profile, rules: &Rules) -> Vec<ColumnDrift> {
     let mut out: Vec<ColumnDrift> = candidate
         .columns
@@ -179,7 +180,7 @@ fn values(column: &ColumnProfile) -> u64 {
     }
 }
 
-fn identifies(column: &ColumnProfile) -> bool {
+pub(crate) fn identifies(column: &ColumnProfile) -> bool {
     let (distinct, _) = column.distinct.count();
     matches!(column.field.kind, Kind::Int | Kind::Text) && distinct >= 0.9 * values(column) as f64
 }
@@ -190,26 +191,55 @@ struct Compared {
     shift: Option<f64>,
 }
 
-/// Distinct numbers up to which each is a bin of its own.
-const FEW: usize = 20;
+/// In what numbers are measured, so that a few wild ones (a sentinel, a slip of units) hide no drift and make none.
+pub(crate) struct Scale {
+    /// The smaller one of the deviation and of that of a normal distribution with the same quartiles (Silverman 1986,
+    /// eq. 3.30); the deviation alone where the quartiles are one value.
+    unit: f64,
+    /// Three times the quartiles' distance beyond them, Tukey's outer fences (1977): what lies further counts as there.
+    fences: (f64, f64),
+}
 
-fn numbers(baseline: &ColumnProfile, candidate: &ColumnProfile) -> Option<Compared> {
-    let (b, c) = (baseline.numbers.as_ref()?, candidate.numbers.as_ref()?);
-    let spread = b.variance(0).sqrt();
-    let exact = baseline.distinct.numbers().zip(candidate.distinct.numbers());
-    let moved = |distance: f64| {
-        if spread > 0.0 {
-            distance / spread
+impl Scale {
+    pub(crate) fn of(column: &ColumnProfile) -> Self {
+        let deviation = column.numbers.as_ref().map_or(f64::NAN, |n| n.variance(0).sqrt());
+        let (low, high) = (column.quantile(0.25), column.quantile(0.75));
+        let width = high - low;
+        if width > 0.0 && width.is_finite() {
+            let fences = (low - 3.0 * width, high + 3.0 * width);
+            Self { unit: deviation.min(width / 1.349), fences }
+        } else {
+            Self { unit: deviation, fences: (f64::NEG_INFINITY, f64::INFINITY) }
+        }
+    }
+
+    fn within(&self, x: f64) -> f64 {
+        x.clamp(self.fences.0, self.fences.1)
+    }
+
+    pub(crate) fn units(&self, distance: f64) -> f64 {
+        if self.unit > 0.0 {
+            distance / self.unit
         } else if distance > 0.0 {
             f64::INFINITY
         } else {
             0.0
         }
-    };
+    }
+}
+
+/// Distinct numbers up to which each is a bin of its own.
+const FEW: usize = 20;
+
+fn numbers(baseline: &ColumnProfile, candidate: &ColumnProfile) -> Option<Compared> {
+    let (b, c) = (baseline.numbers.as_ref()?, candidate.numbers.as_ref()?);
+    let scale = Scale::of(baseline);
+    let exact = baseline.distinct.numbers().zip(candidate.distinct.numbers());
+    let moved = |both: &[(f64, u64, u64)]| scale.units(distance_of_counts(both, &scale));
     if let Some((x, y)) = &exact {
         let both = joined(x, y);
         if both.len() <= FEW {
-            let shift = moved(distance_of_counts(&both));
+            let shift = moved(&both);
             let counts = both.into_iter().map(|(_, a, b)| (a, b)).collect();
             return Some(Compared {
                 test: "chi-square of values",
@@ -231,7 +261,7 @@ fn numbers(baseline: &ColumnProfile, candidate: &ColumnProfile) -> Option<Compar
         // One value in the whole baseline: is it still the only one?
         let (x, y) = exact?;
         let both = joined(&x, &y);
-        let shift = moved(distance_of_counts(&both));
+        let shift = moved(&both);
         let counts = both.into_iter().map(|(_, a, b)| (a, b)).collect();
         return Some(Compared {
             test: "chi-square of values",
@@ -239,11 +269,12 @@ fn numbers(baseline: &ColumnProfile, candidate: &ColumnProfile) -> Option<Compar
             shift: Some(shift),
         });
     }
-    let shift = match exact {
-        Some((x, y)) => moved(distance_of_counts(&joined(&x, &y))),
-        None => {
-            moved(distance_of_bins(&h.edges, &h.counts, &theirs.counts, b.min.min(c.min), b.max.max(c.max)))
-        }
+    let shift = if let Some((x, y)) = exact {
+        moved(&joined(&x, &y))
+    } else {
+        let edges: Vec<f64> = h.edges.iter().map(|x| scale.within(*x)).collect();
+        let (low, high) = (scale.within(b.min.min(c.min)), scale.within(b.max.max(c.max)));
+        scale.units(distance_of_bins(&edges, &h.counts, &theirs.counts, low, high))
     };
     let counts = h.counts.into_iter().zip(theirs.counts).collect();
     Some(Compared { test: "chi-square of bins", counts: pooled_neighbours(counts), shift: Some(shift) })
@@ -277,14 +308,14 @@ fn joined(x: &[(f64, u64)], y: &[(f64, u64)]) -> Vec<(f64, u64, u64)> {
     out
 }
 
-/// Wasserstein distance of two tables of counts, exact.
-fn distance_of_counts(both: &[(f64, u64, u64)]) -> f64 {
+/// Wasserstein distance of two tables of counts, exact within the fences.
+fn distance_of_counts(both: &[(f64, u64, u64)], scale: &Scale) -> f64 {
     let (n, m) = both.iter().fold((0.0, 0.0), |(n, m), c| (n + c.1 as f64, m + c.2 as f64));
     let (mut i, mut j, mut sum) = (0.0, 0.0, 0.0);
     for pair in both.windows(2) {
         i += pair[0].1 as f64;
         j += pair[0].2 as f64;
-        sum += (i / n - j / m).abs() * (pair[1].0 - pair[0].0);
+        sum += (i / n - j / m).abs() * (scale.within(pair[1].0) - scale.within(pair[0].0));
     }
     sum
 }

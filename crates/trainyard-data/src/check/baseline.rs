@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use crate::compat;
-use crate::drift::{ColumnDrift, Verdict};
+use crate::drift::{ColumnDrift, Scale, Verdict, identifies};
 use crate::error::Result;
 use crate::findings::{Example, Finding, Severity, shown};
-use crate::profile::{ColumnProfile, Profile};
+use crate::profile::{ColumnProfile, Numbers, Profile};
 use crate::rules::{OnFail, Rules, Stage};
 use crate::schema::Kind;
 use crate::source::Source;
@@ -81,6 +81,7 @@ pub(super) fn against_baseline(
             find("constant_column", format!("has one value only, had {was:.0}"), new.present(), new.rows);
         }
         unseen(old, new, rules, severity, findings);
+        findings.extend(identifier_moved(old, new, rules));
     }
     for new in &candidate.columns {
         if baseline.column(&new.field.name).is_none() {
@@ -111,6 +112,38 @@ pub(super) fn against_baseline(
 
 fn not_finite(column: &ColumnProfile) -> u64 {
     column.nan + column.infinite
+}
+
+/// Integers that are almost all distinct are taken for identifiers and not tested; amounts of money may be such too.
+/// Counters fill their range and rise by nature; of others it is told when their mean has moved.
+fn identifier_moved(old: &ColumnProfile, new: &ColumnProfile, rules: &Rules) -> Option<Finding> {
+    let name = &new.field.name;
+    let rule = rules.schema.get(name);
+    let known = rules.drift.ignore.contains(name)
+        || rule.is_some_and(|r| r.no_drift || r.unique)
+        || rules.unique.iter().any(|key| key.len() == 1 && key[0] == *name);
+    if known || new.field.kind != Kind::Int || !identifies(old) || !identifies(new) {
+        return None;
+    }
+    let (was, is) = (old.numbers.as_ref()?, new.numbers.as_ref()?);
+    let counter = |n: &Numbers| n.max - n.min < 2.0 * n.count as f64;
+    if was.count.min(is.count) < rules.drift.min_rows || counter(was) && counter(is) {
+        return None;
+    }
+    let moved = Scale::of(old).units((is.mean() - was.mean()).abs());
+    // Four standard errors: chance moves one of 16,000 means as far.
+    let chance = 4.0 * (1.0 / was.count as f64 + 1.0 / is.count as f64).sqrt();
+    (moved >= rules.drift.min_shift && moved >= chance).then(|| {
+        Finding::new(
+            Severity::Warn,
+            "identifier_moved",
+            Some(name),
+            format!(
+                "not tested for drift, as almost every value is distinct; but the mean moved by {} standard deviations. Write `no_drift: true` if it is an identifier",
+                size(moved)
+            ),
+        )
+    })
 }
 
 /// Categories that the baseline does not know.
@@ -163,7 +196,7 @@ pub(super) fn told(drift: &[ColumnDrift], rules: &Rules, findings: &mut Vec<Find
     for column in drift.iter().filter(|d| d.verdict == Verdict::Drifted) {
         let mut effects = Vec::new();
         if let Some(shift) = column.shift {
-            effects.push(format!("moved by {shift:.3} standard deviations"));
+            effects.push(format!("moved by {} standard deviations", size(shift)));
         }
         effects.push(format!("PSI {:.3}", column.psi));
         if column.shift.is_none() {
@@ -247,6 +280,11 @@ pub(super) fn like_evidently(
         format!("{drifted} of {} columns drifted; by Evidently's half of them, {word}", found.columns.len()),
     ));
     Ok(())
+}
+
+/// A size of an effect for people: no two hundred digits.
+fn size(x: f64) -> String {
+    if x < 1e6 { format!("{x:.3}") } else { format!("{x:.1e}") }
 }
 
 /// A p-value for people; what is below the smallest numbers is said to be.

@@ -73,7 +73,7 @@ pub(super) fn whole_column(
             "mean" => numbers.mean(),
             "std" => numbers.deviation(),
             "sum" => numbers.sum.value(),
-            _ => quantile(column, 0.5),
+            _ => column.quantile(0.5),
         };
         // Without values there is no mean; that is no pass.
         if !range.holds(value) {
@@ -84,7 +84,7 @@ pub(super) fn whole_column(
         let at: f64 = share.parse().ok().filter(|s| (0.0..=1.0).contains(s)).ok_or_else(|| {
             Error::usage(format!("rules of {name:?}: quantile {share:?} is not between 0 and 1"))
         })?;
-        let value = quantile(column, at);
+        let value = column.quantile(at);
         if !range.holds(value) {
             fail("quantile", format!("the quantile at {share} is {value}, wanted {range}"));
         }
@@ -126,28 +126,6 @@ pub(super) fn whole_column(
         }
     }
     Ok(())
-}
-
-/// Exact where all values are counted, else from the sketch.
-fn quantile(column: &ColumnProfile, share: f64) -> f64 {
-    let Some(numbers) = &column.numbers else { return f64::NAN };
-    if let Some(counts) = column.distinct.numbers().filter(|c| !c.is_empty()) {
-        // Linear between the two nearest ranks, as most tools do.
-        let place = share * (numbers.count.saturating_sub(1)) as f64;
-        let value = |rank: u64| {
-            let mut sum = 0;
-            counts
-                .iter()
-                .find(|(_, c)| {
-                    sum += c;
-                    sum > rank
-                })
-                .map_or(f64::NAN, |c| c.0)
-        };
-        let (low, high) = (value(place.floor() as u64), value(place.ceil() as u64));
-        return low + (high - low) * (place - place.floor());
-    }
-    numbers.quantiles.quantiles(&[share])[0]
 }
 
 /// Rules of cells, pairs and order.

@@ -101,6 +101,29 @@ impl ColumnProfile {
         if self.rows == 0 { 0.0 } else { self.nulls as f64 / self.rows as f64 }
     }
 
+    /// The value below which a share of the numbers lies: exact where all values are counted, else from the sketch.
+    /// NaN without numbers.
+    pub(crate) fn quantile(&self, share: f64) -> f64 {
+        let Some(numbers) = &self.numbers else { return f64::NAN };
+        let Some(counts) = self.distinct.numbers().filter(|c| !c.is_empty()) else {
+            return numbers.quantiles.quantiles(&[share])[0];
+        };
+        // Linear between the two nearest ranks, as most tools do.
+        let place = share * (numbers.count.saturating_sub(1)) as f64;
+        let value = |rank: u64| {
+            let mut sum = 0;
+            counts
+                .iter()
+                .find(|(_, c)| {
+                    sum += c;
+                    sum > rank
+                })
+                .map_or(f64::NAN, |c| c.0)
+        };
+        let (low, high) = (value(place.floor() as u64), value(place.ceil() as u64));
+        low + (high - low) * (place - place.floor())
+    }
+
     /// Adds a batch in the canonical type of the column's kind.
     pub fn add(&mut self, array: &dyn Array) {
         for start in (0..array.len()).step_by(ROWS) {

@@ -183,12 +183,8 @@ impl Distinct {
             self.add_number(*bits, hash::number(*bits), *count);
         }
         for e in &other.texts {
-            if self.many.is_some() || e.value.len() <= LONG {
-                self.add_text(&e.value, e.hash, e.count);
-            } else {
-                // Already short: its hash is that of the whole.
-                self.add_text(&e.value, e.hash, e.count);
-            }
+            // The hash of a value that is short already is that of the whole.
+            self.add_text(&e.value, e.hash, e.count);
         }
     }
 

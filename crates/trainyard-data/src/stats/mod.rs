@@ -7,6 +7,7 @@
 mod auc;
 mod bootstrap;
 mod distance;
+mod kolmogorov;
 mod multiple;
 mod proportion;
 mod rng;

@@ -1,5 +1,6 @@
 //! Two samples: t tests, Kolmogorov-Smirnov, chi-square and G.
 
+use super::kolmogorov::kolmogorov_n_sf;
 use super::special::{chi2_sf, kolmogorov_sf, t_quantile, t_two_sided};
 use super::{Interval, mean, variance};
 
@@ -78,12 +79,13 @@ pub struct Ks {
     pub d: f64,
     /// Two-sided.
     pub p: f64,
-    /// Whether `p` counts lattice paths (exact) or is Kolmogorov's limit (asymptotic).
+    /// Whether `p` counts lattice paths.
     pub exact: bool,
 }
 
-/// Two-sided Kolmogorov-Smirnov test; exact while both sides have at most 10,000 values. NaN values must be dropped
-/// before. `None` for an empty side.
+/// Two-sided Kolmogorov-Smirnov test; exact while both sides have at most 10,000 values. Beyond, as scipy has it, the
+/// distribution of one sample of `n m / (n + m)` values, and Kolmogorov's limit where that is more than 2,000. NaN values
+/// must be dropped before. `None` for an empty side.
 pub fn ks_two_sample(a: &[f64], b: &[f64]) -> Option<Ks> {
     if a.is_empty() || b.is_empty() {
         return None;
@@ -108,8 +110,13 @@ pub fn ks_two_sample(a: &[f64], b: &[f64]) -> Option<Ks> {
     if n.max(m) <= 10_000 {
         return Some(Ks { d, p: ks_exact(n, m, widest), exact: true });
     }
-    let scale = (n as f64 * m as f64 / (n + m) as f64).sqrt();
-    Some(Ks { d, p: kolmogorov_sf(scale * d), exact: false })
+    let size = n as f64 * m as f64 / (n + m) as f64;
+    let p = if size <= 2000.0 {
+        kolmogorov_n_sf(size.round_ties_even() as u64, d)
+    } else {
+        kolmogorov_sf(size.sqrt() * d)
+    };
+    Some(Ks { d, p, exact: false })
 }
 
 /// P(D >= widest / (n m)) when all orders of the pooled sample are equally likely: the mass of lattice paths that

@@ -15,5 +15,6 @@ mod calibration;
 mod checks;
 mod doubt;
 mod exact;
+mod outliers;
 mod readers;
 mod support;

@@ -56,4 +56,6 @@ special = [
 out = {"cases": cases, "special": special}
 if "large" in asked:
     out["large_p"] = stats.ks_2samp(asked["large"]["a"], asked["large"]["b"]).pvalue
+if "uneven" in asked:
+    out["uneven_p"] = [stats.ks_2samp(c["a"], c["b"]).pvalue for c in asked["uneven"]]
 json.dump(out, sys.stdout, default=float)
