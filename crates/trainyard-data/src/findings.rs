@@ -35,7 +35,7 @@ pub struct Finding {
     pub masked: bool,
 }
 
-/// A value that breaks a rule. Rows count from 0, over all files.
+/// A value that breaks a rule. Rows count from 0, over all files, headers not among them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Example {
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -77,7 +77,7 @@ pub struct ColumnRule {
     pub distinct_share: Option<Range>,
     /// The newest value must be no older than this before the time of the check: `36h`, `7d`.
     pub fresh: Option<String>,
-    /// Examples are withheld.
+    /// Examples are withheld, and values that messages would tell. Profiles hold the values.
     pub personal: bool,
     /// The label of a supervised task: its drift is named as label drift.
     pub label: bool,

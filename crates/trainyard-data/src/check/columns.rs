@@ -51,6 +51,9 @@ pub(super) fn whole_column(
             format!("{:.4} of the values are distinct, wanted {range}", distinct / present),
         );
     }
+    // Of one row the mean is the value itself.
+    let told =
+        |value: String| if rule.personal { "withheld (the column is personal)".to_owned() } else { value };
     let measured: [(&'static str, Option<Range>); 4] =
         [("mean", rule.mean), ("std", rule.std), ("sum", rule.sum), ("median", rule.median)];
     let Some(numbers) = &column.numbers else {
@@ -77,7 +80,7 @@ pub(super) fn whole_column(
         };
         // Without values there is no mean; that is no pass.
         if !range.holds(value) {
-            fail(what, format!("the {what} is {value}, wanted {range}"));
+            fail(what, format!("the {what} is {}, wanted {range}", told(value.to_string())));
         }
     }
     for (share, range) in &rule.quantiles {
@@ -86,7 +89,10 @@ pub(super) fn whole_column(
         })?;
         let value = column.quantile(at);
         if !range.holds(value) {
-            fail("quantile", format!("the quantile at {share} is {value}, wanted {range}"));
+            fail(
+                "quantile",
+                format!("the quantile at {share} is {}, wanted {range}", told(value.to_string())),
+            );
         }
     }
     if let Some(most) = rule.max_z
@@ -121,7 +127,10 @@ pub(super) fn whole_column(
         if numbers.count == 0 || (now as f64 - numbers.max) > age {
             fail(
                 "fresh",
-                format!("the newest value is {}, older than {fresh}", source::show_time(numbers.max as i64)),
+                format!(
+                    "the newest value is {}, older than {fresh}",
+                    told(source::show_time(numbers.max as i64))
+                ),
             );
         }
     }

@@ -143,3 +143,16 @@ fn names_of_files_steer_no_terminal() {
     let error = profile(&path).unwrap_err().to_string();
     assert!(error.contains(r"a\u{1b}[31m\nPASSED.csv") && !error.contains('\n'), "{error}");
 }
+
+#[test]
+fn messages_tell_no_values_of_personal_columns() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = write(&dir.path().join("one.csv"), "ssn,born\n111223333,1999-01-02\n");
+    let words = r#"{"schema": {
+        "ssn": {"personal": true, "mean": {"max": 1}, "sum": {"max": 1}, "median": {"max": 1}, "quantiles": {"1": {"max": 1}}},
+        "born": {"personal": true, "fresh": "1d"}}}"#;
+    let found = check(&file, &rules(words), None).unwrap();
+    assert_eq!(found.findings.len(), 5);
+    let told = serde_json::to_string(&found).unwrap();
+    assert!(!told.contains("111223333") && !told.contains("1999"), "{told}");
+}
