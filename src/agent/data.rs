@@ -123,7 +123,7 @@ fn one(spec: &DataSpec) -> DataReport {
 fn checked(spec: &DataSpec) -> anyhow::Result<Check> {
     let rules: Rules = serde_json::from_value(spec.set.rules.clone())
         .with_context(|| format!("the rules of {} cannot be used", spec.set.name))?;
-    let reading = source::Options::default();
+    let reading = source::Options { kinds: rules.kinds(), ..source::Options::default() };
     let baseline = match &spec.baseline {
         Some(path) => Some(baseline_of(path, &reading)?),
         None => None,

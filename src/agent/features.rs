@@ -167,8 +167,9 @@ fn checked(transform: &Transform, base: Option<&FeatureBase>, report: &mut DataR
     if transform.rules.get("schema").is_some() {
         let rules: Rules =
             serde_json::from_value(transform.rules.clone()).context("the rules cannot be used")?;
-        let mut table = Source::open(&whole.place, &source::Options::default())?;
-        let (reading, options) = (source::Options::default(), scan::Options::default());
+        let reading = source::Options { kinds: rules.kinds(), ..source::Options::default() };
+        let mut table = Source::open(&whole.place, &reading)?;
+        let options = scan::Options::default();
         let done = check(&mut table, &rules, None, &reading, &options, SystemClock.now_ms() * 1000)?;
         report.findings.extend(done.findings.into_iter().map(super::data::finding_of));
     }

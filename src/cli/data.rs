@@ -164,6 +164,7 @@ fn options(reading: &Reading) -> Result<source::Options, Error> {
         }),
         delimiter,
         threads: reading.threads,
+        ..source::Options::default()
     })
 }
 
@@ -211,8 +212,8 @@ fn profile(args: &ProfileArgs) -> anyhow::Result<ExitCode> {
 fn rules(path: Option<&Path>) -> anyhow::Result<Rules> {
     let Some(path) = path else { return Ok(Rules::default()) };
     let name = path.display();
-    let text =
-        std::fs::read_to_string(path).map_err(|e| Error::usage(format!("{name}: cannot be read: {e}")))?;
+    let text = source::read_small(path, 16 << 20).map_err(|e| Error::usage(e.to_string()))?;
+    let text = String::from_utf8(text).map_err(|_| Error::usage(format!("{name}: is not UTF-8")))?;
     let rules: Option<Rules> = serde_saphyr::from_str(&text)
         // The parser's message is of several lines: each is escaped, the lines stay.
         .map_err(|e| {
@@ -231,8 +232,8 @@ fn check(
     output: Option<&Path>,
     reading: &Reading,
 ) -> anyhow::Result<ExitCode> {
-    let options = options(reading)?;
     let rules = rules(rules_file)?;
+    let options = source::Options { kinds: rules.kinds(), ..options(reading)? };
     let baseline = baseline_spec.map(|spec| baseline(spec, &options)).transpose()?;
     let mut table = Source::open(path, &options)?;
     let now = SystemClock.now_ms() * 1000;

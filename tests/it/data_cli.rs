@@ -70,11 +70,13 @@ fn profile_check_and_diff() {
     std::fs::write(dir.path().join("empty.yaml"), "# nothing yet\n").unwrap();
     std::fs::write(dir.path().join("off.yaml"), "drift: {alpha: -1}\n").unwrap();
     std::fs::write(dir.path().join("ragged.csv"), "id,age,plan\n1,20,free\n2\n").unwrap();
+    std::fs::write(dir.path().join("open.csv"), "id,plan\n1,\"free\n2,pro\n").unwrap();
     std::fs::write(dir.path().join("wrong.yaml"), "schema:\n  age: {maximum: 60}\n").unwrap();
     for (args, code) in [
         (vec!["check", "nothing/*.csv"], 2),
         (vec!["check", &at("a.csv"), "--rules", &at("wrong.yaml")], 2),
         (vec!["check", &at("a.csv"), "--rules", &at("absent.yaml")], 2),
+        (vec!["check", &at("a.csv"), "--rules", "/dev/zero"], 2),
         (vec!["profile", "ftp://host/a.csv"], 2),
         (vec!["profile"], 2),
         (vec!["profile", &at("absent.csv")], 2),
@@ -85,6 +87,7 @@ fn profile_check_and_diff() {
         (vec!["check", &at("a.csv"), "--rules", &at("off.yaml")], 2),
         (vec!["check", &at("a.csv"), "--baseline", &at("ragged.csv")], 1),
         (vec!["profile", &at("ragged.csv")], 1),
+        (vec!["profile", &at("open.csv")], 1),
     ] {
         let out = data(&args, &[]);
         assert_eq!(out.status.code(), Some(code), "{args:?}: {}", said(&out));
@@ -109,7 +112,7 @@ fn names_steer_no_terminal() {
         assert_eq!(out.status.code(), Some(1), "{text}");
         assert!(!text.contains('\u{1b}') && !text.lines().any(|l| l.starts_with("PASSED")), "{text}");
     }
-    let out = data(&["profile", &at("b.csv"), "--edges", &at("")], &[]);
+    let out = data(&["profile", &at("b.csv"), "--edges", &at(&"x".repeat(300))], &[]);
     assert_eq!(said(&out).matches("os error").count(), 1, "{}", said(&out));
 }
 

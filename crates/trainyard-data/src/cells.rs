@@ -1,11 +1,14 @@
 //! Cells of a few columns, row by row in the order of the file: for predictions, not for whole tables.
 
-use arrow::array::{Array, ArrayRef, BooleanArray, StringArray};
-use arrow::datatypes::DataType;
+use arrow::array::{Array, ArrayRef, BooleanArray, DictionaryArray, StringArray};
+use arrow::datatypes::Int32Type;
 
 use crate::error::{Error, Result};
 use crate::profile::as_floats;
 use crate::source::{Batch, Source, Visitor};
+
+/// The most text of a column in a batch.
+const LARGEST: u64 = 1 << 30;
 
 /// One column's cells; `None` where null or unreadable.
 #[derive(Debug, Clone, PartialEq)]
@@ -85,6 +88,9 @@ impl Visitor for Pass {
 
     fn batch(&self, part: &mut Self::Part, _: usize, batch: &Batch) -> Result<()> {
         for (i, array) in batch.arrays.iter().enumerate() {
+            if text_of(array) > LARGEST {
+                return Err(Error::data(&self.file, "has more text in a batch than is read here (1 GiB)"));
+            }
             let cells = cells(array).ok_or_else(|| {
                 Error::data(&self.file, format!("cells of type {} cannot be read here", array.data_type()))
             })?;
@@ -101,6 +107,13 @@ impl Visitor for Pass {
     }
 }
 
+/// Bytes of all texts, each as often as it occurs.
+fn text_of(array: &ArrayRef) -> u64 {
+    let entries = array.as_any().downcast_ref::<DictionaryArray<Int32Type>>();
+    let texts = entries.and_then(DictionaryArray::downcast_dict::<StringArray>);
+    texts.map_or(0, |texts| texts.into_iter().flatten().map(|text| text.len() as u64).sum())
+}
+
 fn cells(array: &ArrayRef) -> Option<Cells> {
     if let Some(numbers) = as_floats(array) {
         return Some(Cells::Numbers(numbers));
@@ -108,10 +121,10 @@ fn cells(array: &ArrayRef) -> Option<Cells> {
     if let Some(bools) = array.as_any().downcast_ref::<BooleanArray>() {
         return Some(Cells::Numbers(bools.iter().map(|b| b.map(f64::from)).collect()));
     }
-    let plain = match array.data_type() {
-        DataType::Dictionary(_, value) => arrow::compute::cast(array, value).ok()?,
-        _ => array.clone(),
-    };
-    let texts = plain.as_any().downcast_ref::<StringArray>()?;
-    Some(Cells::Texts(texts.iter().map(|t| t.map(str::to_owned)).collect()))
+    let owned = |text: Option<&str>| text.map(str::to_owned);
+    if let Some(entries) = array.as_any().downcast_ref::<DictionaryArray<Int32Type>>() {
+        let texts = entries.downcast_dict::<StringArray>()?;
+        return Some(Cells::Texts(texts.into_iter().map(owned).collect()));
+    }
+    Some(Cells::Texts(array.as_any().downcast_ref::<StringArray>()?.iter().map(owned).collect()))
 }

@@ -34,6 +34,21 @@ pub struct Rules {
     pub drift: DriftRules,
 }
 
+impl Rules {
+    /// The kinds of columns that a type declares, or a rule that only texts can keep: for
+    /// [`crate::source::Options::kinds`].
+    pub fn kinds(&self) -> BTreeMap<String, Kind> {
+        let kind = |rule: &ColumnRule| match &rule.kind {
+            Some(name) => Kind::named(name),
+            None => (rule.pattern.is_some()
+                || rule.regex.is_some()
+                || rule.min_length.or(rule.max_length).is_some())
+            .then_some(Kind::Text),
+        };
+        self.schema.iter().filter_map(|(name, rule)| Some((name.clone(), kind(rule)?))).collect()
+    }
+}
+
 /// The rules of one column.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]

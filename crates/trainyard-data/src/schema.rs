@@ -43,6 +43,23 @@ impl Kind {
         }
     }
 
+    /// The kind of a type as rules name it: a kind, or a type of Arrow.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        let name = name.to_ascii_lowercase();
+        Some(match name.as_str() {
+            "bool" | "boolean" => Self::Bool,
+            "integer" => Self::Int,
+            "number" => Self::Float,
+            "text" | "string" | "str" | "category" => Self::Text,
+            "time" | "datetime" => Self::Time,
+            n if n.starts_with("int") || n.starts_with("uint") => Self::Int,
+            n if n.starts_with("float") || n.starts_with("decimal") => Self::Float,
+            n if n.starts_with("utf8") || n.starts_with("largeutf8") => Self::Text,
+            n if n.starts_with("date") || n.starts_with("timestamp") => Self::Time,
+            _ => return None,
+        })
+    }
+
     /// The Arrow type in which readers hand over a column of this kind. Text stays a dictionary where it came as one.
     pub(crate) fn canonical(self, physical: &DataType) -> DataType {
         match self {
@@ -64,6 +81,7 @@ impl Kind {
                 }
                 _ => DataType::Utf8,
             },
+            Self::Other if *physical == DataType::BinaryView => DataType::Binary,
             Self::Other => physical.clone(),
         }
     }

@@ -24,7 +24,7 @@ impl std::fmt::Display for Fault {
 }
 
 /// Names of types that rules know, beside those of Arrow.
-const TYPES: [&str; 14] = [
+pub(crate) const TYPES: [&str; 14] = [
     "bool",
     "boolean",
     "int",

@@ -190,8 +190,14 @@ fn other_keys(
     options: &Options,
     findings: &mut Vec<Finding>,
 ) -> Result<crate::sets::Keys> {
-    let mut other = Source::open(path, reading)?;
     let to = wanted.columns.clone();
+    // A key that is text here is read as text there.
+    let mut reading = reading.clone();
+    for (mine, theirs) in columns.iter().zip(&to) {
+        let kind = source.index(mine).map(|i| source.fields[i].kind);
+        reading.kinds.extend(kind.map(|kind| (theirs.clone(), kind)));
+    }
+    let mut other = Source::open(path, &reading)?;
     let mut scanned = scan::scan(&mut other, &Rules::default(), None, &[wanted], options)?;
     for (mine, theirs) in columns.iter().zip(&to) {
         let field = |s: &Source, c: &str| s.index(c).map(|i| s.fields[i].clone());

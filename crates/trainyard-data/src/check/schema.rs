@@ -5,35 +5,18 @@ use crate::rules::{ColumnRule, Rules, Stage};
 use crate::scan::Scanned;
 use crate::schema::{Field, Kind};
 use crate::source::Source;
+use crate::validate::TYPES;
 
 /// Whether a column is of the type that its rule declares.
 pub(crate) fn type_fits(rule: &ColumnRule, field: &Field) -> bool {
-    let Some(want) = &rule.kind else { return true };
-    let kind = match want.as_str() {
-        "bool" | "boolean" => Kind::Bool,
-        "int" | "integer" => Kind::Int,
-        "float" | "number" => return matches!(field.kind, Kind::Float | Kind::Int),
-        "text" | "string" | "str" | "category" => Kind::Text,
-        "time" | "timestamp" | "datetime" | "date" => Kind::Time,
-        exact => {
-            // A type of Arrow; CSV and JSON have none, so there only the kind counts.
-            let physical = field.physical.to_ascii_lowercase();
-            return physical == exact.to_ascii_lowercase()
-                || (matches!(physical.as_str(), "csv" | "json") && kind_of_name(exact) == Some(field.kind));
-        }
-    };
-    kind == field.kind
-}
-
-fn kind_of_name(name: &str) -> Option<Kind> {
-    let name = name.to_ascii_lowercase();
-    Some(match name.as_str() {
-        n if n.starts_with("int") || n.starts_with("uint") => Kind::Int,
-        n if n.starts_with("float") || n.starts_with("decimal") => Kind::Float,
-        n if n.starts_with("utf8") || n.starts_with("largeutf8") => Kind::Text,
-        n if n.starts_with("date") || n.starts_with("timestamp") => Kind::Time,
-        _ => return None,
-    })
+    let Some(want) = rule.kind.as_ref().map(|name| name.to_ascii_lowercase()) else { return true };
+    let physical = field.physical.to_ascii_lowercase();
+    // A type of Arrow; CSV and JSON have none, so there only the kind counts.
+    if !TYPES.contains(&want.as_str()) && !matches!(physical.as_str(), "csv" | "json") {
+        return physical == want;
+    }
+    let kind = Kind::named(&want);
+    kind == Some(field.kind) || (kind, field.kind) == (Some(Kind::Float), Kind::Int)
 }
 
 /// The schema as it stands against the one declared.
@@ -129,11 +112,29 @@ pub(super) fn records(source: &Source, rules: &Rules, scanned: &Scanned, finding
             .with_examples(places(), false),
         );
     }
+    if defects.open_quotes > 0 {
+        let places = defects.quoted.iter().map(|r| Example { row: Some(r - 1), value: "record".into() });
+        findings.push(
+            Finding::new(
+                Severity::Fail,
+                "open_quote",
+                None,
+                "records of which a quote takes in others: it is closed too late, or never",
+            )
+            .counted(defects.open_quotes, rows)
+            .with_examples(places.collect(), false),
+        );
+    }
     if defects.malformed > 0 {
         findings.push(
-            Finding::new(Severity::Fail, "malformed_lines", None, "lines that are not a JSON object")
-                .counted(defects.malformed, rows)
-                .with_examples(places(), false),
+            Finding::new(
+                Severity::Fail,
+                "malformed_lines",
+                None,
+                "lines that are not a JSON object, or one that names a key twice",
+            )
+            .counted(defects.malformed, rows)
+            .with_examples(places(), false),
         );
     }
     for (i, field) in source.fields.iter().enumerate() {

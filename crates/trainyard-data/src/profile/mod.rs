@@ -126,12 +126,6 @@ impl Profile {
     }
 
     pub fn read(path: &std::path::Path) -> Result<Self> {
-        let name = path.display().to_string();
-        let size = std::fs::metadata(path).map_err(|e| Error::io(&name, "cannot be read", e))?.len();
-        if size > LARGEST {
-            return Err(Error::data(name, "is larger than a profile can be (1 GiB)"));
-        }
-        let bytes = std::fs::read(path).map_err(|e| Error::io(&name, "cannot be read", e))?;
-        Self::from_json(&name, &bytes)
+        Self::from_json(&path.display().to_string(), &crate::source::read_small(path, LARGEST)?)
     }
 }

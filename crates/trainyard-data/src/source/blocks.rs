@@ -2,8 +2,8 @@
 
 use std::io::Read;
 
-use super::Location;
 use super::location::Reader;
+use super::{Location, quotes};
 use crate::error::{Error, Result};
 
 const BLOCK: usize = 8 << 20;
@@ -15,18 +15,18 @@ pub struct Blocks {
     name: String,
     reader: Reader,
     rest: Vec<u8>,
-    quote: Option<u8>,
+    delimiter: Option<u8>,
     ended: bool,
 }
 
 impl Blocks {
-    /// `quote`: between two of them a line end does not end a record.
-    pub fn new(location: &Location, start: u64, quote: Option<u8>) -> Self {
+    /// `delimiter`: of CSV, where a line end within quotes does not end a record.
+    pub fn new(location: &Location, start: u64, delimiter: Option<u8>) -> Self {
         Self {
             name: location.name.clone(),
             reader: location.reader(start),
             rest: Vec::new(),
-            quote,
+            delimiter,
             ended: false,
         }
     }
@@ -51,7 +51,7 @@ impl Blocks {
             if self.ended && self.rest.len() < LONGEST {
                 return (!self.rest.is_empty()).then(|| Ok(std::mem::take(&mut self.rest)));
             }
-            if let Some(end) = last_record_end(&self.rest, self.quote) {
+            if let Some(end) = last_record_end(&self.rest, self.delimiter) {
                 let rest = self.rest.split_off(end);
                 return Some(Ok(std::mem::replace(&mut self.rest, rest)));
             }
@@ -71,19 +71,54 @@ impl Blocks {
     }
 }
 
-/// Where the last whole record of a block ends. The block begins where a record begins.
-fn last_record_end(bytes: &[u8], quote: Option<u8>) -> Option<usize> {
-    let quote = quote.filter(|q| memchr::memchr(*q, bytes).is_some());
-    let Some(quote) = quote else {
-        return memchr::memrchr(b'\n', bytes).map(|i| i + 1);
-    };
-    let (mut inside, mut end) = (false, None);
-    for i in memchr::memchr2_iter(quote, b'\n', bytes) {
-        if bytes[i] == quote {
-            inside = !inside;
-        } else if !inside {
-            end = Some(i + 1);
+/// Bytes of a piece, unless its first line is longer.
+const PIECE: usize = 64 << 10;
+const LONGEST_PIECE: usize = 4 << 20;
+const PIECES: u64 = 16;
+
+/// Whole lines from all over a file, for samples: of a short one all, of others sixteen pieces, each from a line's start
+/// on. `see` is given the bytes, and whether they stop before the file does: after a line's end then, unless the line is
+/// longer than a piece can be.
+pub fn pieces(location: &Location, start: u64, see: &mut dyn FnMut(&[u8], bool)) -> Result<()> {
+    let length = location.size.saturating_sub(start);
+    if length <= PIECE as u64 * PIECES {
+        see(&location.read_up_to(start, length as usize)?, false);
+        return Ok(());
+    }
+    for piece in 0..PIECES {
+        let offset = start + length / PIECES * piece;
+        let mut size = PIECE;
+        loop {
+            let bytes = location.read_up_to(offset, size)?;
+            let line_end = |bytes: &[u8]| memchr::memchr(b'\n', bytes).map(|i| i + 1);
+            let from = if piece == 0 { Some(0) } else { line_end(&bytes) };
+            let cut = offset + (bytes.len() as u64) < location.size;
+            let whole = from.filter(|from| !cut || line_end(&bytes[*from..]).is_some());
+            if let Some(from) = whole {
+                let end = if cut {
+                    memchr::memrchr(b'\n', &bytes).map_or(bytes.len(), |i| i + 1)
+                } else {
+                    bytes.len()
+                };
+                see(&bytes[from..end], cut);
+                break;
+            }
+            if !cut || size >= LONGEST_PIECE {
+                break;
+            }
+            size *= 2;
         }
     }
+    Ok(())
+}
+
+/// Where the last whole record of a block ends. The block begins where a record begins.
+fn last_record_end(bytes: &[u8], delimiter: Option<u8>) -> Option<usize> {
+    let line_end = |stretch: &[u8]| memchr::memrchr(b'\n', stretch).map(|i| i + 1);
+    let Some(delimiter) = delimiter else { return line_end(bytes) };
+    let mut end = None;
+    quotes::outside(bytes, delimiter, &mut |stretch| {
+        end = line_end(&bytes[stretch.clone()]).map(|at| stretch.start + at).or(end);
+    });
     end
 }

@@ -6,12 +6,40 @@ use arrow::array::{ArrayRef, BooleanBuilder, Float64Builder, Int64Builder, Strin
 
 use super::drive::{Batch, Defects};
 use super::time;
+use crate::error::{Error, Result};
 use crate::schema::{Field, Kind};
 
 /// Rows of a batch.
 pub const ROWS: usize = 8192;
 /// Bytes of text in a batch, beyond which it ends early: string arrays are limited to 2 GiB.
 pub const TEXT: usize = 64 << 20;
+
+/// Cells of a batch, beyond which it ends early: wide tables need no long ones.
+const CELLS: usize = 1 << 20;
+
+/// Counts cells that records lack. A file of short lines under a header of many columns is refused: each of its bytes
+/// would be made into thousands of nulls.
+pub struct Padding<'a> {
+    name: &'a str,
+    left: u64,
+}
+
+impl<'a> Padding<'a> {
+    /// For a block of records.
+    pub fn of(name: &'a str, bytes: &[u8]) -> Self {
+        Self { name, left: (8 << 20) + 100 * bytes.len() as u64 }
+    }
+
+    pub fn add(&mut self, cells: usize) -> Result<()> {
+        self.left = self.left.checked_sub(cells as u64).ok_or_else(|| {
+            Error::data(
+                self.name,
+                "has too many records that lack nearly all of its columns; is its first line right?",
+            )
+        })?;
+        Ok(())
+    }
+}
 
 pub enum Column {
     Bool(BooleanBuilder),
@@ -38,14 +66,16 @@ enum Cell {
 
 impl Columns {
     pub fn new(fields: &[Field]) -> Self {
+        // Little for each of very many columns.
+        let rows = (CELLS / fields.len().max(1)).clamp(1, 1024);
         let cells = fields
             .iter()
             .map(|f| match f.kind {
-                Kind::Bool => Column::Bool(BooleanBuilder::new()),
-                Kind::Int => Column::Int(Int64Builder::new()),
-                Kind::Time => Column::Time(Int64Builder::new()),
-                Kind::Float => Column::Float(Float64Builder::new()),
-                Kind::Text | Kind::Other => Column::Text(StringBuilder::new()),
+                Kind::Bool => Column::Bool(BooleanBuilder::with_capacity(rows)),
+                Kind::Int => Column::Int(Int64Builder::with_capacity(rows)),
+                Kind::Time => Column::Time(Int64Builder::with_capacity(rows)),
+                Kind::Float => Column::Float(Float64Builder::with_capacity(rows)),
+                Kind::Text | Kind::Other => Column::Text(StringBuilder::with_capacity(rows, rows)),
             })
             .collect();
         Self { cells, invalid: vec![0; fields.len()], rows: 0, text: 0 }
@@ -72,6 +102,7 @@ impl Columns {
             }
             Column::Int(b) => match integer(cell) {
                 Some(x) => {
+                    defects.padded[column] += u64::from(is_padded(cell));
                     b.append_value(x);
                     Cell::Good
                 }
@@ -79,6 +110,7 @@ impl Columns {
                 None => Cell::Unparsed,
             },
             Column::Float(b) => float(cell).map_or(Cell::Unparsed, |x| {
+                defects.padded[column] += u64::from(is_padded(cell));
                 b.append_value(x);
                 Cell::Good
             }),
@@ -115,7 +147,7 @@ impl Columns {
 
     pub fn end_row(&mut self) -> bool {
         self.rows += 1;
-        self.rows >= ROWS || self.text >= TEXT
+        self.rows >= ROWS || self.text >= TEXT || self.rows * self.cells.len() >= CELLS
     }
 
     pub fn finish(&mut self) -> Batch {
@@ -140,6 +172,12 @@ impl Columns {
 /// What stands for "no value" in columns that are not text (in text, only the empty cell does).
 fn is_absent(cell: &[u8]) -> bool {
     matches!(cell, b"NA" | b"N/A" | b"null" | b"NULL" | b"None" | b"#N/A")
+}
+
+/// Whether a number has a zero in front that says nothing: what has, is a code or a name.
+fn is_padded(cell: &[u8]) -> bool {
+    let digits = cell.strip_prefix(b"-").unwrap_or(cell);
+    matches!(digits, [b'0', b'0'..=b'9', ..])
 }
 
 pub fn integer(cell: &[u8]) -> Option<i64> {
@@ -175,6 +213,19 @@ pub fn boolean(cell: &[u8]) -> Option<bool> {
     }
 }
 
+/// Whether a cell is null or reads as the kind.
+pub fn fits(kind: Kind, cell: &[u8]) -> bool {
+    cell.is_empty()
+        || is_absent(cell)
+        || match kind {
+            Kind::Bool => boolean(cell).is_some(),
+            Kind::Int => integer(cell).is_some(),
+            Kind::Float => float(cell).is_some(),
+            Kind::Time => time::parse(cell).is_some(),
+            Kind::Text | Kind::Other => true,
+        }
+}
+
 /// Finds the narrowest kind that the cells of a sample have. One in twenty may be of another kind: a few words among
 /// numbers are a finding about the words, not a column of text.
 #[derive(Clone, Copy, Default)]
@@ -184,6 +235,7 @@ pub struct Guess {
     not_int: u64,
     not_float: u64,
     not_time: u64,
+    padded: u64,
 }
 
 impl Guess {
@@ -192,6 +244,7 @@ impl Guess {
             return;
         }
         self.seen += 1;
+        self.padded += u64::from(is_padded(cell));
         // What has failed too often to come back is not tried again.
         let fails = |failed: &mut u64, fits: &dyn Fn() -> bool| {
             if *failed < 1_000_000 && !fits() {
@@ -204,11 +257,23 @@ impl Guess {
         fails(&mut self.not_time, &|| time::parse(cell).is_some());
     }
 
-    pub fn kind(self) -> Kind {
+    /// The kind, if `declared` does not say it: it does where nearly all cells can be read as that.
+    pub fn kind(self, declared: Option<Kind>) -> Kind {
         let nearly = |failed: u64| failed * 20 <= self.seen;
+        match declared {
+            Some(Kind::Text) => return Kind::Text,
+            Some(Kind::Bool) if nearly(self.not_bool) => return Kind::Bool,
+            Some(Kind::Int) if nearly(self.not_int) => return Kind::Int,
+            // Integers are floats too, and stay what they are.
+            Some(Kind::Float) if self.seen > 0 && self.not_int == 0 => return Kind::Int,
+            Some(Kind::Float) if nearly(self.not_float) => return Kind::Float,
+            Some(Kind::Time) if nearly(self.not_time) => return Kind::Time,
+            _ => {}
+        }
         match self {
             Self { seen: 0, .. } => Kind::Text,
             Self { not_bool: 0, .. } => Kind::Bool,
+            Self { padded: 1.., not_time: 1.., not_float, .. } if nearly(not_float) => Kind::Text,
             Self { not_int: 0, .. } => Kind::Int,
             Self { not_float: 0, .. } => Kind::Float,
             Self { not_time: 0, .. } => Kind::Time,

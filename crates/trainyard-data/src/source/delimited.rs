@@ -1,17 +1,19 @@
 //! CSV and its kin (RFC 4180, with other delimiters): a header line, then records.
 
+use std::ops::Range;
+
 use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
 
-use super::builders::{Columns, Guess, float};
+use super::blocks::pieces;
+use super::builders::{self, Columns, Guess, Padding, float};
 use super::drive::{Batch, Defects};
-use super::time;
-use super::{Form, Location};
+use super::{Form, Location, Options, quotes, time};
 use crate::error::{Error, Result};
 use crate::schema::{Field, Kind};
 
 /// How the records of a file are written, and where its columns stand.
 pub struct Dialect {
-    delimiter: u8,
+    pub(super) delimiter: u8,
     /// Fields of a record.
     width: usize,
     /// Column of the table → field of the record.
@@ -31,16 +33,12 @@ impl Dialect {
 }
 
 const HEAD: usize = 4 << 20;
-const PIECE: usize = 64 << 10;
-const PIECES: u64 = 16;
+/// Bytes at the front from which the delimiter is known.
+const FIRST: usize = 64 << 10;
 const MOST_COLUMNS: usize = 100_000;
 
 /// Finds the dialect and the columns; `known`: the columns of the table's first file, whose kinds then hold.
-pub fn open(
-    location: &Location,
-    delimiter: Option<u8>,
-    known: Option<&[Field]>,
-) -> Result<(Form, Vec<Field>)> {
+pub fn open(location: &Location, options: &Options, known: Option<&[Field]>) -> Result<(Form, Vec<Field>)> {
     let name = &location.name;
     let head = location.read_up_to(0, HEAD)?;
     let bom = if head.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
@@ -54,7 +52,7 @@ pub fn open(
     {
         return Err(Error::data(name, "is not CSV: it holds zero bytes; save it as UTF-8"));
     }
-    let delimiter = delimiter.unwrap_or_else(|| likely_delimiter(text));
+    let delimiter = options.delimiter.unwrap_or_else(|| likely_delimiter(text));
     let mut reader = ReaderBuilder::new().delimiter(delimiter).build();
     let mut records = Records::new(&mut reader, text, (text.len() as u64) < location.size);
     let Some(header) = records.next() else {
@@ -81,7 +79,7 @@ pub fn open(
         .map(|(name, guess)| {
             let kind = known
                 .and_then(|k| k.iter().find(|f| f.name == name))
-                .map_or_else(|| guess.kind(), |f| f.kind);
+                .map_or_else(|| guess.kind(options.kinds.get(&name).copied()), |f| f.kind);
             Field { name, kind, physical: "csv".to_owned() }
         })
         .collect();
@@ -90,24 +88,20 @@ pub fn open(
 
 /// The delimiter whose number is the same in most of the first lines, and largest.
 fn likely_delimiter(text: &[u8]) -> u8 {
+    let text = &text[..text.len().min(FIRST)];
     let mut best = (0_usize, 0_usize, b',');
     for candidate in [b',', b';', b'\t', b'|'] {
-        let mut counts: Vec<usize> = Vec::new();
-        let (mut inside, mut count) = (false, 0);
-        for b in &text[..text.len().min(PIECE)] {
-            match *b {
-                b'"' => inside = !inside,
-                b'\n' if !inside => {
-                    counts.push(count);
-                    count = 0;
-                    if counts.len() == 100 {
-                        break;
-                    }
+        let (mut counts, mut count) = (Vec::new(), 0);
+        quotes::outside(text, candidate, &mut |stretch| {
+            for b in &text[stretch] {
+                if *b == b'\n' {
+                    counts.push(std::mem::take(&mut count));
+                } else if *b == candidate {
+                    count += 1;
                 }
-                b if b == candidate && !inside => count += 1,
-                _ => {}
             }
-        }
+        });
+        counts.truncate(100);
         if counts.is_empty() {
             counts.push(count);
         }
@@ -136,6 +130,8 @@ struct Records<'a> {
 }
 
 struct Record<'a> {
+    /// Where in the input it begins, and ends.
+    range: Range<usize>,
     output: &'a [u8],
     ends: &'a [usize],
 }
@@ -161,6 +157,7 @@ impl<'a> Records<'a> {
         if self.ended {
             return None;
         }
+        let begin = self.read;
         let (mut written, mut fields) = (0, 0);
         loop {
             let (result, read, out, ends) = self.reader.read_record(
@@ -173,7 +170,11 @@ impl<'a> Records<'a> {
             fields += ends;
             match result {
                 ReadRecordResult::Record => {
-                    return Some(Record { output: &self.output[..written], ends: &self.ends[..fields] });
+                    return Some(Record {
+                        range: begin..self.read,
+                        output: &self.output[..written],
+                        ends: &self.ends[..fields],
+                    });
                 }
                 ReadRecordResult::OutputFull => self.output.resize(self.output.len() * 2, 0),
                 ReadRecordResult::OutputEndsFull => self.ends.resize(self.ends.len() * 2, 0),
@@ -196,17 +197,9 @@ impl<'a> Records<'a> {
 /// Cells of records from pieces all over the file. A piece begins after a line end, which may lie inside of a quoted
 /// cell: records of a wrong width are left out.
 fn sampled(location: &Location, dialect: &Dialect, see: &mut dyn FnMut(usize, &[u8])) -> Result<()> {
-    let length = location.size - dialect.data_start.min(location.size);
-    let whole = length <= PIECE as u64 * PIECES;
-    let pieces = if whole { 1 } else { PIECES };
-    for piece in 0..pieces {
-        let offset = dialect.data_start + length / pieces * piece;
-        let size = if whole { length as usize } else { PIECE };
-        let bytes = location.read_up_to(offset, size)?;
-        let start = if piece == 0 { 0 } else { memchr::memchr(b'\n', &bytes).map_or(bytes.len(), |i| i + 1) };
+    pieces(location, dialect.data_start, &mut |bytes, cut| {
         let mut reader = dialect.reader();
-        let cut = offset + (bytes.len() as u64) < location.size;
-        let mut records = Records::new(&mut reader, &bytes[start..], cut);
+        let mut records = Records::new(&mut reader, bytes, cut);
         while let Some(record) = records.next() {
             if record.width() == dialect.width {
                 for i in 0..dialect.width {
@@ -214,8 +207,7 @@ fn sampled(location: &Location, dialect: &Dialect, see: &mut dyn FnMut(usize, &[
                 }
             }
         }
-    }
-    Ok(())
+    })
 }
 
 /// Adds numbers from all over the file to `out`.
@@ -238,6 +230,7 @@ pub fn sample(location: &Location, dialect: &Dialect, fields: &[Field], out: &mu
 
 /// Reads a block of whole records.
 pub fn read(
+    name: &str,
     bytes: &[u8],
     dialect: &Dialect,
     fields: &[Field],
@@ -247,17 +240,24 @@ pub fn read(
     let mut reader = dialect.reader();
     let mut records = Records::new(&mut reader, bytes, false);
     let mut columns = Columns::new(fields);
+    let mut padding = Padding::of(name, bytes);
+    let quoted = memchr::memchr(quotes::QUOTE, bytes).is_some();
+    let mut inner = dialect.reader();
     let mut row = 0;
     while let Some(record) = records.next() {
         row += 1;
         if record.width() != dialect.width {
             defects.ragged += 1;
+            padding.add(dialect.width.saturating_sub(record.width()))?;
             if defects.records.len() < 20 {
                 defects.records.push(row);
             }
         }
         for (column, field) in dialect.columns.iter().enumerate() {
             columns.push(column, record.field(*field), defects);
+        }
+        if quoted && takes_in_others(&record, bytes, dialect, fields, &mut inner) {
+            defects.open_quote(row);
         }
         if columns.end_row() {
             feed(columns.finish())?;
@@ -267,4 +267,51 @@ pub fn read(
         feed(columns.finish())?;
     }
     Ok(())
+}
+
+/// Whether a quote of a record of `bytes` takes in other records: nothing closes it, text follows the one that does, or
+/// lines of its cell are records themselves.
+fn takes_in_others(
+    record: &Record,
+    bytes: &[u8],
+    dialect: &Dialect,
+    fields: &[Field],
+    inner: &mut Reader,
+) -> bool {
+    let raw = &bytes[record.range.clone()];
+    if record.range.end == bytes.len() && quotes::open_at_end(raw, dialect.delimiter) {
+        return true;
+    }
+    // Only quotes bring line ends into cells.
+    let many = |cell: &[u8]| memchr::memchr(b'\n', cell).is_some();
+    if !many(record.output) {
+        return false;
+    }
+    let mut cells = (0..record.width()).filter_map(|i| record.field(i)).filter(|cell| many(cell));
+    quotes::stray(raw, dialect.delimiter) || cells.any(|cell| holds_records(cell, dialect, fields, inner))
+}
+
+/// Whether nearly all lines of a cell, between its first and its last, are records of the table. A few could be by
+/// chance, more so where every column is text.
+fn holds_records(cell: &[u8], dialect: &Dialect, fields: &[Field], reader: &mut Reader) -> bool {
+    let text = |kind: Kind| matches!(kind, Kind::Text | Kind::Other);
+    let least = if fields.iter().all(|f| text(f.kind)) { 20 } else { 3 };
+    let (Some(first), Some(end)) = (memchr::memchr(b'\n', cell), memchr::memrchr(b'\n', cell)) else {
+        return false;
+    };
+    if dialect.width < 2 || first == end {
+        return false;
+    }
+    reader.reset();
+    let mut records = Records::new(reader, &cell[first + 1..=end], false);
+    let (mut lines, mut fitting) = (0, 0);
+    while let Some(record) = records.next().filter(|_| lines < 1000) {
+        lines += 1;
+        let fits = |(column, field): (usize, &usize)| {
+            let cell = record.field(*field).unwrap_or_default();
+            builders::fits(fields[column].kind, cell)
+        };
+        fitting += u32::from(record.width() == dialect.width && dialect.columns.iter().enumerate().all(fits));
+    }
+    fitting >= least && fitting * 10 >= lines * 9
 }

@@ -36,18 +36,24 @@ pub(crate) trait Visitor: Sync {
 pub struct Defects {
     /// Records with more or fewer fields than the header; the missing ones are null, the surplus is not read.
     pub ragged: u64,
-    /// Lines that are no record at all (JSON lines).
+    /// Lines that are no JSON object, or one that names a key twice (JSON lines).
     pub malformed: u64,
+    /// Records of which a quote takes in other records, as one that is never closed does (CSV).
+    pub open_quotes: u64,
     /// Cells that are not UTF-8, per column.
     pub not_utf8: Vec<u64>,
     /// Cells that do not parse as the column's kind, per column.
     pub unparsed: Vec<u64>,
     /// Cells that would parse as the next wider kind (integers that are floats), per column.
     pub wider: Vec<u64>,
+    /// Numbers that begin with a zero that says nothing (`007`), per column: codes, where nobody declares numbers.
+    pub padded: Vec<u64>,
     /// Examples: (column, cell), at most 20 per column.
     pub examples: Vec<(usize, String)>,
     /// Numbers of the first ragged or malformed records, from 1 in their unit of the file.
     pub records: Vec<u64>,
+    /// Numbers of the first records with such a quote.
+    pub quoted: Vec<u64>,
     /// Keys of JSON lines that the first lines lack.
     pub unknown_keys: std::collections::BTreeSet<String>,
 }
@@ -58,6 +64,7 @@ impl Defects {
             not_utf8: vec![0; columns],
             unparsed: vec![0; columns],
             wider: vec![0; columns],
+            padded: vec![0; columns],
             ..Self::default()
         }
     }
@@ -71,13 +78,27 @@ impl Defects {
         }
     }
 
+    /// Records that are not as records should be, whatever their cells hold.
+    pub fn bad_records(&self) -> u64 {
+        self.ragged + self.malformed + self.open_quotes
+    }
+
+    pub(crate) fn open_quote(&mut self, record: u64) {
+        self.open_quotes += 1;
+        if self.quoted.len() < 20 {
+            self.quoted.push(record);
+        }
+    }
+
     fn merge(&mut self, other: Self, rows_before: u64) {
         self.ragged += other.ragged;
         self.malformed += other.malformed;
+        self.open_quotes += other.open_quotes;
         for (mine, theirs) in [
             (&mut self.not_utf8, &other.not_utf8),
             (&mut self.unparsed, &other.unparsed),
             (&mut self.wider, &other.wider),
+            (&mut self.padded, &other.padded),
         ] {
             mine.resize(theirs.len().max(mine.len()), 0);
             for (a, b) in mine.iter_mut().zip(theirs) {
@@ -89,8 +110,10 @@ impl Defects {
                 self.examples.push((column, cell));
             }
         }
-        self.records.extend(other.records.iter().map(|r| r + rows_before));
-        self.records.truncate(20);
+        for (mine, theirs) in [(&mut self.records, &other.records), (&mut self.quoted, &other.quoted)] {
+            mine.extend(theirs.iter().map(|r| r + rows_before));
+            mine.truncate(20);
+        }
         self.unknown_keys.extend(other.unknown_keys);
     }
 }
@@ -176,8 +199,9 @@ impl Source {
                     }
                     let absorbed = result.and_then(|done| {
                         let Done { unit, rows, parts, defects } = done;
+                        // Each group of columns of a unit knows of the cells of its own.
+                        report.defects.merge(defects, report.rows);
                         if report.unit_rows.len() as u64 == unit {
-                            report.defects.merge(defects, report.rows);
                             report.unit_rows.push(rows);
                             report.rows += rows;
                         }
@@ -222,15 +246,11 @@ impl Source {
                     }
                 }
                 Form::Csv(_) | Form::JsonLines => {
-                    let quote = match &entry.form {
-                        Form::Csv(_) => Some(b'"'),
-                        _ => None,
+                    let (start, delimiter) = match &entry.form {
+                        Form::Csv(dialect) => (dialect.data_start, Some(dialect.delimiter)),
+                        _ => (0, None),
                     };
-                    let start = match &entry.form {
-                        Form::Csv(dialect) => dialect.data_start,
-                        _ => 0,
-                    };
-                    let mut blocks = blocks::Blocks::new(&entry.location, start, quote);
+                    let mut blocks = blocks::Blocks::new(&entry.location, start, delimiter);
                     while let Some(block) = blocks.next() {
                         let broken = block.is_err();
                         if !send(unit, block.map(|bytes| Task::Block { file, bytes })) || broken {
@@ -275,6 +295,8 @@ impl Source {
                 };
                 let mut part = visitor.start(group, unit);
                 let wanted = &groups[group];
+                let needs = parquet::Chunks::of(metadata, row_group, columns, wanted).needs();
+                let _held = self.budget.take(needs);
                 visitor.open(&mut part, wanted, unit);
                 rows = parquet::read(
                     location,
@@ -283,7 +305,15 @@ impl Source {
                     columns,
                     wanted,
                     &self.fields,
-                    &mut |batch| visitor.batch(&mut part, group, &batch),
+                    &mut |batch| {
+                        for (column, invalid) in wanted.iter().zip(&batch.invalid) {
+                            // A column of several groups is read for each.
+                            if !groups[..group].iter().any(|g| g.contains(column)) {
+                                defects.unparsed[*column] += invalid;
+                            }
+                        }
+                        visitor.batch(&mut part, group, &batch)
+                    },
                 )?;
                 visitor.finish(&mut part, group)?;
                 vec![(group, part)]
@@ -293,8 +323,14 @@ impl Source {
                 for (part, wanted) in parts.iter_mut().zip(groups) {
                     visitor.open(part, wanted, unit);
                 }
+                // What is no value of a type that the file itself declares, readers of text have counted.
+                let declared = matches!(task, Task::Batches { .. } | Task::Stream { .. });
+                let mut unread = vec![0; self.fields.len()];
                 let mut feed = |batch: Batch| -> Result<()> {
                     rows += batch.rows as u64;
+                    if declared {
+                        unread.iter_mut().zip(&batch.invalid).for_each(|(sum, n)| *sum += n);
+                    }
                     for (group, wanted) in groups.iter().enumerate() {
                         let batch = Batch {
                             arrays: wanted.iter().map(|c| batch.arrays[*c].clone()).collect(),
@@ -306,12 +342,15 @@ impl Source {
                     Ok(())
                 };
                 match task {
-                    Task::Block { file, bytes } => match &self.files[file].form {
-                        Form::Csv(dialect) => {
-                            delimited::read(&bytes, dialect, &self.fields, &mut defects, &mut feed)?;
+                    Task::Block { file, bytes } => {
+                        let (name, fields) = (&self.files[file].location.name, &self.fields);
+                        match &self.files[file].form {
+                            Form::Csv(dialect) => {
+                                delimited::read(name, &bytes, dialect, fields, &mut defects, &mut feed)?;
+                            }
+                            _ => jsonl::read(name, &bytes, fields, &mut defects, &mut feed)?,
                         }
-                        _ => jsonl::read(&bytes, &self.fields, &mut defects, &mut feed)?,
-                    },
+                    }
                     Task::Batches { file, from, to } => {
                         if let Form::ArrowFile { columns, file: parts } = &self.files[file].form {
                             ipc::read_file(
@@ -331,6 +370,7 @@ impl Source {
                     }
                     Task::Columns { .. } => {}
                 }
+                defects.unparsed.iter_mut().zip(unread).for_each(|(sum, n)| *sum += n);
                 for (group, part) in parts.iter_mut().enumerate() {
                     visitor.finish(part, group)?;
                 }
@@ -359,10 +399,13 @@ impl Source {
         }
         for (i, field) in self.fields.iter_mut().enumerate().take(report.defects.unparsed.len()) {
             let (wider, unparsed) = (report.defects.wider[i], report.defects.unparsed[i]);
-            if matches!(field.kind, Kind::Text | Kind::Other) {
+            // Cells that are not as declared are findings, few or many.
+            let declared = self.kinds.get(&field.name);
+            if matches!(field.kind, Kind::Text | Kind::Other) || declared == Some(&field.kind) {
                 continue;
             }
-            if unparsed * 20 > report.rows {
+            let code = report.defects.padded[i] > 0 && !matches!(declared, Some(Kind::Int | Kind::Float));
+            if code || unparsed * 20 > report.rows {
                 field.kind = Kind::Text;
                 changed = true;
             } else if wider > 0 && field.kind == Kind::Int {

@@ -1,7 +1,7 @@
 //! Arrow IPC, file and stream form, message by message: of a file's batches one is held at a time.
 
 use std::collections::HashMap;
-use std::io::{BufReader, Read};
+use std::io::Read;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -14,9 +14,10 @@ use arrow::ipc::{Block, Message, root_as_footer, root_as_message};
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 
+use super::canonical::hand_over;
 use super::drive::Batch;
 use super::location::Reader;
-use super::{Form, Location, canonical, guarded};
+use super::{Form, Location, guarded};
 use crate::error::{Error, Result};
 use crate::schema::{Field, Kind};
 
@@ -178,7 +179,7 @@ fn message_at(location: &Location, block: &Block) -> Result<(Bytes, Buffer)> {
 /// The stream form: one message after the other.
 struct Stream<'a> {
     location: &'a Location,
-    reader: BufReader<Reader>,
+    reader: Reader,
     left: u64,
     decoder: Decoder,
 }
@@ -186,7 +187,7 @@ struct Stream<'a> {
 impl<'a> Stream<'a> {
     fn open(location: &'a Location) -> Result<Self> {
         let name = &location.name;
-        let mut reader = BufReader::new(location.reader(0));
+        let mut reader = location.reader(0);
         let mut left = location.size;
         let head = head(name, &mut reader, &mut left)?.ok_or_else(|| failed(name, "it is empty"))?;
         let message = root_as_message(&head).map_err(|e| failed(name, e))?;
@@ -212,6 +213,27 @@ impl<'a> Stream<'a> {
         }
         Ok(None)
     }
+
+    /// Passes over a number of batches, not over the dictionaries between them; how many there were.
+    fn pass(&mut self, batches: usize) -> Result<usize> {
+        let name = &self.location.name;
+        for passed in 0..batches {
+            loop {
+                let Some(head) = head(name, &mut self.reader, &mut self.left)? else { return Ok(passed) };
+                let message = root_as_message(&head).map_err(|e| failed(name, e))?;
+                if message.header_as_record_batch().is_none() {
+                    let body = self.body(&message)?;
+                    self.decoder.dictionary(name, self.location.size, &message, &body)?;
+                    continue;
+                }
+                let length = within(name, message.bodyLength(), self.left)? as u64;
+                self.left -= length;
+                self.reader.skip(length);
+                break;
+            }
+        }
+        Ok(batches)
+    }
 }
 
 impl Iterator for Stream<'_> {
@@ -222,20 +244,27 @@ impl Iterator for Stream<'_> {
     }
 }
 
-/// The head of the next message of a stream; `None` at its end.
+/// The head of the next message of a stream; `None` at its end, which a marker says: a length of nothing. Without it, or
+/// with more behind it, the stream is not what was written.
 fn head(name: &str, reader: &mut impl Read, left: &mut u64) -> Result<Option<Vec<u8>>> {
-    let mut word = || -> Result<Option<i32>> {
+    let mut word = || -> Result<i32> {
         if *left < 4 {
-            return Ok(None);
+            return Err(failed(name, "it is cut short: no marker ends it"));
         }
-        Ok(bytes(name, reader, left, 4)?.first_chunk::<4>().map(|word| i32::from_le_bytes(*word)))
+        let word = bytes(name, reader, left, 4)?;
+        Ok(word.first_chunk::<4>().map_or(0, |word| i32::from_le_bytes(*word)))
     };
     // Since version 0.15 a marker of all ones stands before the length.
     let length = match word()? {
-        Some(-1) => word()?,
+        -1 => word()?,
         length => length,
     };
-    let Some(length) = length.filter(|length| *length != 0) else { return Ok(None) };
+    if length == 0 {
+        return match *left {
+            0 => Ok(None),
+            more => Err(failed(name, format!("{more} bytes follow the marker that ends it"))),
+        };
+    }
     let length = within(name, i64::from(length), *left)?;
     bytes(name, reader, left, length).map(Some)
 }
@@ -262,7 +291,7 @@ pub fn open(location: &Location, file_form: bool) -> Result<(Form, Vec<Field>)> 
     })
 }
 
-fn hand_over(
+fn hand_over_all(
     name: &str,
     batches: impl Iterator<Item = Result<Decoded>>,
     columns: &[usize],
@@ -278,12 +307,8 @@ fn hand_over(
                 format!("claims a batch of {rows} rows, more than its bytes can hold"),
             ));
         }
-        let arrays = columns
-            .iter()
-            .zip(fields)
-            .map(|(at, field)| canonical(name, batch.column(*at), field))
-            .collect::<Result<_>>()?;
-        feed(Batch { arrays, rows, invalid: vec![0; fields.len()] })?;
+        let columns: Vec<_> = columns.iter().map(|at| batch.column(*at)).zip(fields).collect();
+        hand_over(name, held, &columns, rows, feed)?;
     }
     Ok(())
 }
@@ -296,7 +321,7 @@ pub fn read_file(
     batches: Range<usize>,
     feed: &mut dyn FnMut(Batch) -> Result<()>,
 ) -> Result<()> {
-    hand_over(&location.name, file.read(location, batches), columns, fields, feed)
+    hand_over_all(&location.name, file.read(location, batches), columns, fields, feed)
 }
 
 pub fn read_stream(
@@ -305,10 +330,11 @@ pub fn read_stream(
     fields: &[Field],
     feed: &mut dyn FnMut(Batch) -> Result<()>,
 ) -> Result<()> {
-    hand_over(&location.name, Stream::open(location)?, columns, fields, feed)
+    hand_over_all(&location.name, Stream::open(location)?, columns, fields, feed)
 }
 
-/// Numbers of the first batches, of a stream where no file is given.
+/// Numbers from all over the file, of a stream where none is given: of sixteen batches, or of sixteen stretches of
+/// fewer.
 pub fn sample(
     location: &Location,
     file: Option<&File>,
@@ -316,23 +342,39 @@ pub fn sample(
     fields: &[Field],
     out: &mut [Vec<f64>],
 ) -> Result<()> {
-    const BATCHES: usize = 64;
-    let mut take = |batch: Batch| {
-        for (i, array) in batch.arrays.iter().enumerate() {
-            if fields[i].kind.is_numeric()
-                && let Some(values) = crate::profile::as_floats(array)
-            {
-                out[i].extend(values.into_iter().flatten().filter(|v| v.is_finite()));
-            }
-        }
-        Ok(())
-    };
+    const BATCHES: usize = 16;
+    const ROWS: usize = 4096;
     let name = &location.name;
-    guarded(name, "its content", || match file {
-        Some(file) => {
-            let first = 0..file.batches.len().min(BATCHES);
-            hand_over(name, file.read(location, first), columns, fields, &mut take)
+    guarded(name, "its content", || {
+        let total = match file {
+            Some(file) => file.batches.len(),
+            None => Stream::open(location)?.pass(usize::MAX)?,
+        };
+        let wanted = BATCHES.min(total);
+        let stretches = BATCHES.div_ceil(wanted.max(1));
+        let mut take = |batch: Batch| {
+            for (i, array) in batch.arrays.iter().enumerate().filter(|(i, _)| fields[*i].kind.is_numeric()) {
+                for stretch in 0..stretches {
+                    let (from, to) =
+                        (batch.rows * stretch / stretches, batch.rows * (stretch + 1) / stretches);
+                    let values = crate::profile::as_floats(&array.slice(from, ROWS.min(to - from)));
+                    out[i].extend(values.into_iter().flatten().flatten().filter(|v| v.is_finite()));
+                }
+            }
+            Ok(())
+        };
+        let places = (0..wanted).map(|i| i * total / wanted);
+        if let Some(file) = file {
+            let batches = places.flat_map(|at| file.read(location, at..at + 1));
+            return hand_over_all(name, batches, columns, fields, &mut take);
         }
-        None => hand_over(name, Stream::open(location)?.take(BATCHES), columns, fields, &mut take),
+        let mut stream = Stream::open(location)?;
+        let mut at = 0;
+        let batches = places.map(|place| {
+            let skipped = std::mem::replace(&mut at, place + 1);
+            stream.pass(place - skipped)?;
+            stream.read()?.ok_or_else(|| failed(name, "it has changed while it was read"))
+        });
+        hand_over_all(name, batches, columns, fields, &mut take)
     })
 }

@@ -2,57 +2,94 @@
 
 use std::collections::HashMap;
 
-use serde_json::{Map, Value};
+use serde::de::{Deserialize, Deserializer, MapAccess};
+use serde_json::Value;
 
-use super::blocks::Blocks;
-use super::builders::Columns;
+use super::blocks::{Blocks, pieces};
+use super::builders::{Columns, Padding};
 use super::drive::{Batch, Defects};
-use super::{Form, Location, time};
+use super::{Form, Location, Options, time};
 use crate::error::{Error, Result};
 use crate::schema::{Field, Kind};
 
 /// Bytes at the front from which the columns are known. Later keys are found in the pass, which is then repeated.
 const HEAD: usize = 4 << 20;
 
-pub fn open(location: &Location, known: Option<&[Field]>) -> Result<(Form, Vec<Field>)> {
-    let mut kinds: Vec<(String, Option<Kind>)> = Vec::new();
-    let mut places: HashMap<String, usize> = HashMap::new();
-    let mut objects = 0_u64;
-    head(location, &mut |object| {
-        objects += 1;
-        for (key, value) in object {
-            let at = *places.entry(key.clone()).or_insert_with(|| {
-                kinds.push((key.clone(), None));
-                kinds.len() - 1
-            });
-            kinds[at].1 = joined(kinds[at].1, &value);
+/// The most columns of a table.
+const MOST_COLUMNS: usize = 100_000;
+
+/// An object with its keys in their order, each as often as it is there.
+struct Object(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        struct Keys;
+        impl<'de> serde::de::Visitor<'de> for Keys {
+            type Value = Object;
+            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Object, A::Error> {
+                let mut out = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    out.push(entry);
+                }
+                Ok(Object(out))
+            }
         }
-    })?;
-    if objects == 0 && known.is_none() {
-        let what = if location.size == 0 { "is empty" } else { "has no line that is a JSON object" };
-        return Err(Error::data(&location.name, what));
+        from.deserialize_map(Keys)
     }
+}
+
+pub fn open(location: &Location, options: &Options, known: Option<&[Field]>) -> Result<(Form, Vec<Field>)> {
     if let Some(known) = known {
         return Ok((Form::JsonLines, known.to_vec()));
     }
-    let fields = kinds
-        .into_iter()
-        .map(|(name, kind)| Field { name, kind: kind.unwrap_or(Kind::Text), physical: "json".to_owned() })
-        .collect();
-    Ok((Form::JsonLines, fields))
-}
-
-fn head(location: &Location, see: &mut dyn FnMut(Map<String, Value>)) -> Result<()> {
-    let mut blocks = Blocks::new(location, 0, None);
-    if let Some(block) = blocks.next() {
-        let block = block?;
-        for line in lines(&block[..block.len().min(HEAD)]) {
-            if let Ok(Value::Object(object)) = serde_json::from_slice(line) {
-                see(object);
+    let name = &location.name;
+    let mut kinds: Vec<(String, Option<Kind>)> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut objects = 0_u64;
+    if let Some(block) = Blocks::new(location, 0, None).next() {
+        let mut read = 0;
+        for line in lines(&block?) {
+            if read > HEAD {
+                break;
+            }
+            read += line.len();
+            let Ok(Object(object)) = serde_json::from_slice(line) else { continue };
+            objects += 1;
+            for (key, value) in object {
+                let at = *places.entry(key).or_insert_with_key(|key| {
+                    kinds.push((key.clone(), None));
+                    kinds.len() - 1
+                });
+                kinds[at].1 = joined(kinds[at].1, &value);
+            }
+            if kinds.len() > MOST_COLUMNS {
+                return Err(Error::data(name, format!("has over {MOST_COLUMNS} keys; no more are read")));
             }
         }
     }
-    Ok(())
+    if kinds.is_empty() {
+        let what = match (location.size, objects) {
+            (0, _) => "is empty",
+            (_, 0) => "has no line that is a JSON object",
+            _ => "has no key in any of its first objects",
+        };
+        return Err(Error::data(name, what));
+    }
+    let fields = kinds
+        .into_iter()
+        .map(|(name, kind)| {
+            let kind = match (options.kinds.get(&name), kind) {
+                (Some(Kind::Text), _) => Kind::Text,
+                (declared, None) => declared.copied().unwrap_or(Kind::Text),
+                (_, Some(kind)) => kind,
+            };
+            Field { name, kind, physical: "json".to_owned() }
+        })
+        .collect();
+    Ok((Form::JsonLines, fields))
 }
 
 fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -76,36 +113,56 @@ fn joined(before: Option<Kind>, value: &Value) -> Option<Kind> {
     })
 }
 
+/// Adds numbers from all over the file to `out`.
 pub fn sample(location: &Location, fields: &[Field], out: &mut [Vec<f64>]) -> Result<()> {
-    head(location, &mut |object| {
-        for (i, field) in fields.iter().enumerate() {
-            let value = match (object.get(&field.name), field.kind) {
-                (Some(Value::Number(n)), Kind::Int | Kind::Float) => n.as_f64(),
-                (Some(Value::String(s)), Kind::Time) => time::parse(s.as_bytes()).map(|t| t as f64),
-                _ => None,
-            };
-            out[i].extend(value.filter(|v| v.is_finite()));
+    let places = places(fields);
+    pieces(location, 0, &mut |bytes, _| {
+        for line in lines(bytes) {
+            let Ok(Object(object)) = serde_json::from_slice(line) else { continue };
+            for (key, value) in object {
+                let Some(at) = places.get(key.as_str()) else { continue };
+                let value = match (value, fields[*at].kind) {
+                    (Value::Number(n), Kind::Int | Kind::Float) => n.as_f64(),
+                    (Value::String(s), Kind::Time) => time::parse(s.as_bytes()).map(|t| t as f64),
+                    _ => None,
+                };
+                out[*at].extend(value.filter(|v| v.is_finite()));
+            }
         }
     })
 }
 
+fn places(fields: &[Field]) -> HashMap<&str, usize> {
+    fields.iter().enumerate().map(|(i, f)| (f.name.as_str(), i)).collect()
+}
+
 pub fn read(
+    name: &str,
     bytes: &[u8],
     fields: &[Field],
     defects: &mut Defects,
     feed: &mut dyn FnMut(Batch) -> Result<()>,
 ) -> Result<()> {
-    let places: HashMap<&str, usize> = fields.iter().enumerate().map(|(i, f)| (f.name.as_str(), i)).collect();
+    let places = places(fields);
     let mut columns = Columns::new(fields);
     let mut cells: Vec<Option<String>> = vec![None; fields.len()];
+    // The last row that had each key.
+    let mut seen = vec![0; fields.len()];
+    let mut padding = Padding::of(name, bytes);
     let mut row = 0;
     for line in lines(bytes) {
         row += 1;
         cells.fill(None);
-        if let Ok(object) = serde_json::from_slice::<Map<String, Value>>(line) {
+        let mut good = false;
+        if let Ok(Object(object)) = serde_json::from_slice(line) {
+            good = true;
+            padding.add(fields.len().saturating_sub(object.len()))?;
             for (key, value) in object {
                 match places.get(key.as_str()) {
-                    Some(at) => cells[*at] = text_of(value),
+                    Some(at) => {
+                        good &= std::mem::replace(&mut seen[*at], row) != row;
+                        cells[*at] = text_of(value);
+                    }
                     None if defects.unknown_keys.len() < 10_000 => {
                         defects.unknown_keys.insert(key);
                     }
@@ -113,6 +170,9 @@ pub fn read(
                 }
             }
         } else {
+            padding.add(fields.len())?;
+        }
+        if !good {
             defects.malformed += 1;
             if defects.records.len() < 20 {
                 defects.records.push(row);

@@ -5,8 +5,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
-use globset::GlobBuilder;
+use bytes::{Buf as _, Bytes};
+use globset::{GlobBuilder, GlobMatcher};
 use md5::Digest;
 use serde::Deserialize;
 
@@ -31,15 +31,7 @@ enum Place {
 
 impl Location {
     pub(crate) fn local(path: &Path) -> Result<Self> {
-        let name = path.display().to_string();
-        let file = std::fs::File::open(path).map_err(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Error::usage(format!("{name}: there is no such file")),
-            _ => Error::io(&name, "cannot be opened", e),
-        })?;
-        let meta = file.metadata().map_err(|e| Error::io(&name, "cannot be opened", e))?;
-        if !meta.is_file() {
-            return Err(Error::usage(format!("{name}: is not a file")));
-        }
+        let (name, file, meta) = opened(path)?;
         let version = version_of(&meta);
         Ok(Self { name, size: meta.len(), version, place: Place::Local(Arc::new(file)) })
     }
@@ -94,12 +86,50 @@ impl Location {
     }
 }
 
+/// Opens a regular file. Others are not opened at all: a pipe would wait for somebody to write.
+fn opened(path: &Path) -> Result<(String, std::fs::File, std::fs::Metadata)> {
+    let name = path.display().to_string();
+    let failed = |e: std::io::Error| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::usage(format!("{name}: there is no such file")),
+        _ => Error::io(&name, "cannot be opened", e),
+    };
+    if !std::fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(Error::usage(format!("{name}: is not a regular file")));
+    }
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let meta = file.metadata().map_err(failed)?;
+    Ok((name, file, meta))
+}
+
+/// The bytes of a regular file of at most `most` bytes.
+///
+/// # Errors
+/// There is no such file, it is not a regular one, is longer, or cannot be read.
+pub fn read_small(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let (name, file, _) = opened(path)?;
+    let mut bytes = Vec::new();
+    file.take(most + 1).read_to_end(&mut bytes).map_err(|e| Error::io(&name, "cannot be read", e))?;
+    if bytes.len() as u64 > most {
+        return Err(Error::data(name, format!("is longer than {most} bytes")));
+    }
+    Ok(bytes)
+}
+
 /// Reads a [`Location`] from front to back.
 pub struct Reader {
     location: Location,
     next: u64,
     piece: usize,
     bytes: Bytes,
+}
+
+impl Reader {
+    /// Goes on so many bytes later.
+    pub(super) fn skip(&mut self, length: u64) {
+        let known = length.min(self.bytes.len() as u64);
+        self.bytes.advance(known as usize);
+        self.next = self.next.saturating_add(length - known);
+    }
 }
 
 impl Read for Reader {
@@ -147,7 +177,7 @@ pub(crate) fn resolve(spec: &str) -> Result<Vec<Location>> {
     if spec.ends_with(".dvc") {
         return dvc(path);
     }
-    if path.is_dir() || (!path.exists() && spec.contains(['*', '?', '[', '{'])) {
+    if path.is_dir() || (!path.exists() && spec.contains(WILDCARDS)) {
         return all(spec, local_paths(spec)?);
     }
     Ok(vec![Location::local(path)?])
@@ -221,25 +251,44 @@ fn version_of(meta: &std::fs::Metadata) -> String {
 fn local_paths(spec: &str) -> Result<Vec<PathBuf>> {
     let path = Path::new(spec);
     if path.is_dir() {
-        return listed(path, 0, &mut |name| !name.starts_with(['.', '_']));
+        return listed(path, path, &|name| !hidden(name), &|_| true);
     }
-    if !spec.contains(['*', '?', '[', '{']) {
+    if !spec.contains(WILDCARDS) {
         return Ok(Vec::new());
     }
-    let glob = GlobBuilder::new(spec)
-        .literal_separator(true)
-        .build()
-        .map_err(|e| Error::usage(format!("{spec}: is not a glob: {e}")))?
-        .compile_matcher();
+    let matcher = |pattern: &str| {
+        let glob = GlobBuilder::new(pattern).literal_separator(true).build();
+        glob.map(|glob| glob.compile_matcher())
+            .map_err(|e| Error::usage(format!("{spec}: is not a glob: {e}")))
+    };
+    let glob = matcher(spec)?;
+    // What may hold matches is what a part of the pattern matches that ends before a separator.
+    let parents: Vec<GlobMatcher> =
+        spec.match_indices('/').filter_map(|(at, _)| matcher(&spec[..at]).ok()).collect();
     // The part before the first wildcard is where to look.
-    let fixed: PathBuf = path
-        .components()
-        .take_while(|c| !c.as_os_str().to_string_lossy().contains(['*', '?', '[', '{']))
-        .collect();
+    let fixed: PathBuf =
+        path.components().take_while(|c| !c.as_os_str().to_string_lossy().contains(WILDCARDS)).collect();
     let root = if fixed.as_os_str().is_empty() { Path::new(".") } else { &fixed };
-    let mut found = listed(root, 0, &mut |_| true)?;
-    found.retain(|p| glob.is_match(p.strip_prefix("./").unwrap_or(p)) || glob.is_match(p));
+    let of =
+        |glob: &GlobMatcher, p: &Path| glob.is_match(p.strip_prefix("./").unwrap_or(p)) || glob.is_match(p);
+    let mut found = listed(root, root, &|name| !hidden(name) || names_hidden(spec, name), &|paths| {
+        parents.iter().any(|parent| paths.iter().all(|path| of(parent, path)))
+    })?;
+    found.retain(|p| of(&glob, p));
     Ok(found)
+}
+
+const WILDCARDS: [char; 4] = ['*', '?', '[', '{'];
+
+/// Whether a file or directory is no data but what programs leave beside it.
+fn hidden(name: &str) -> bool {
+    name.starts_with(['.', '_'])
+}
+
+/// Whether a part of a glob, from its first wildcard on, begins as a hidden name does: it means such names.
+fn names_hidden(spec: &str, name: &str) -> bool {
+    let mut parts = spec.split('/').skip_while(|part| !part.contains(WILDCARDS));
+    parts.any(|part| hidden(part) && part.chars().next() == name.chars().next())
 }
 
 fn all(spec: &str, mut paths: Vec<PathBuf>) -> Result<Vec<Location>> {
@@ -250,26 +299,47 @@ fn all(spec: &str, mut paths: Vec<PathBuf>) -> Result<Vec<Location>> {
     paths.iter().map(|p| Location::local(p)).collect()
 }
 
-/// Files below a directory; links to directories are not followed.
-fn listed(root: &Path, depth: usize, wanted: &mut dyn FnMut(&str) -> bool) -> Result<Vec<PathBuf>> {
+/// Files below `root`, which is `top` or lies in it. Links to directories are not followed; one that may hold what is
+/// `wanted`, and leads to what is not wanted in the same way, is refused: its files would be left out without a word.
+fn listed(
+    top: &Path,
+    root: &Path,
+    shown: &dyn Fn(&str) -> bool,
+    wanted: &dyn Fn(&[&Path]) -> bool,
+) -> Result<Vec<PathBuf>> {
     let name = root.display().to_string();
-    if depth > 32 {
+    if root.components().count() > top.components().count() + 32 {
         return Err(Error::usage(format!("{name}: directories are nested too deeply")));
     }
     let mut out = Vec::new();
     if !root.exists() {
         return Ok(out); // names nothing, which the caller says
     }
-    for entry in std::fs::read_dir(root).map_err(|e| Error::io(&name, "cannot be listed", e))? {
-        let entry = entry.map_err(|e| Error::io(&name, "cannot be listed", e))?;
-        let kind = entry.file_type().map_err(|e| Error::io(&name, "cannot be listed", e))?;
-        if !wanted(&entry.file_name().to_string_lossy()) {
+    let failed = |e| Error::io(&name, "cannot be listed", e);
+    for entry in std::fs::read_dir(root).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let (path, kind) = (entry.path(), entry.file_type().map_err(failed)?);
+        if !shown(&entry.file_name().to_string_lossy()) {
             continue;
         }
         if kind.is_dir() {
-            out.extend(listed(&entry.path(), depth + 1, wanted)?);
-        } else if kind.is_file() || entry.path().is_file() {
-            out.push(entry.path());
+            out.extend(listed(top, &path, shown, wanted)?);
+        } else if !path.is_dir() {
+            // A link to nothing, and what is no file, are refused when they are opened.
+            out.push(path);
+        } else if wanted(&[&path]) {
+            let (inside, target) =
+                (top.canonicalize().map_err(failed)?, path.canonicalize().map_err(failed)?);
+            let read_anyway = target.strip_prefix(&inside).is_ok_and(|target| {
+                target.iter().all(|name| shown(&name.to_string_lossy()))
+                    && wanted(&[&path, &top.join(target)])
+            });
+            if !read_anyway {
+                return Err(Error::usage(format!(
+                    "{}: is a link to a directory elsewhere, which is not followed; name that directory",
+                    path.display()
+                )));
+            }
         }
     }
     Ok(out)
@@ -291,9 +361,9 @@ struct DvcOut {
 /// one in the remote. A file whose MD5 is wrong is never read.
 fn dvc(path: &Path) -> Result<Vec<Location>> {
     let name = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(&name, "cannot be read", e))?;
-    let file: DvcFile =
-        serde_saphyr::from_str(&text).map_err(|e| Error::data(&name, format!("is not a .dvc file: {e}")))?;
+    let text = read_small(path, 1 << 20)?;
+    let file: DvcFile = serde_saphyr::from_str(&String::from_utf8_lossy(&text))
+        .map_err(|e| Error::data(&name, format!("is not a .dvc file: {e}")))?;
     let [out] = file.outs.as_slice() else {
         return Err(Error::usage(format!("{name}: has {} outputs; one is needed", file.outs.len())));
     };
@@ -371,7 +441,8 @@ fn dvc_remote(root: &Path, wanted: Option<&str>) -> Option<String> {
     let mut urls = std::collections::HashMap::new();
     let mut default = None;
     for file in ["config", "config.local"] {
-        let Ok(text) = std::fs::read_to_string(root.join(".dvc").join(file)) else { continue };
+        let Ok(text) = read_small(&root.join(".dvc").join(file), 1 << 20) else { continue };
+        let text = String::from_utf8_lossy(&text);
         let mut section = String::new();
         for line in text.lines().map(str::trim) {
             if let Some(head) = line.strip_prefix('[').and_then(|l| l.strip_suffix(']')) {
@@ -471,7 +542,7 @@ mod remote {
 
     /// The objects of an address, a glob or, with a `/` at the end, a prefix, in the order of their names.
     fn found(spec: &str) -> Result<(Arc<dyn ObjectStore>, Vec<object_store::ObjectMeta>)> {
-        let wildcards = spec.find(['*', '?', '[', '{']);
+        let wildcards = spec.find(super::WILDCARDS);
         // The store is opened for the part that is no pattern.
         let fixed =
             &spec[..wildcards.map_or(spec.len(), |at| spec[..at].rfind('/').map_or(at, |slash| slash + 1))];
@@ -500,7 +571,12 @@ mod remote {
             s.list(Some(&path)).take(super::MOST_LISTED + 1).try_collect::<Vec<_>>().await
         })?
         .map_err(|e| failed(spec, "cannot be listed", e))?;
-        listed.retain(|m| matcher.as_ref().is_none_or(|g| g.is_match(named(spec, &m.location))));
+        listed.retain(|m| {
+            let name = named(spec, &m.location);
+            let mut below = name.strip_prefix(fixed).unwrap_or_default().split('/');
+            matcher.as_ref().is_none_or(|g| g.is_match(&name))
+                && below.all(|part| !super::hidden(part) || super::names_hidden(spec, part))
+        });
         listed.sort_by(|a, b| a.location.cmp(&b.location));
         Ok((store, listed))
     }

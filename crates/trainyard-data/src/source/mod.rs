@@ -6,13 +6,16 @@
 
 mod ahead;
 mod blocks;
+mod budget;
 mod builders;
+mod canonical;
 mod delimited;
 mod drive;
 mod ipc;
 mod jsonl;
 mod location;
 mod parquet;
+mod quotes;
 mod time;
 
 #[cfg(test)]
@@ -20,7 +23,7 @@ mod tests;
 
 pub(crate) use drive::{Batch, Visitor};
 pub use drive::{Defects, Report};
-pub use location::{Listing, Location, listing};
+pub use location::{Listing, Location, listing, read_small};
 pub(crate) use time::parse as parse_time;
 pub use time::show as show_time;
 
@@ -29,6 +32,7 @@ pub fn time_of(text: &str) -> Option<i64> {
     time::parse(text.trim().as_bytes())
 }
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ::parquet::arrow::arrow_reader::ArrowReaderMetadata;
@@ -57,6 +61,9 @@ pub struct Options {
     pub delimiter: Option<u8>,
     /// 0: as many as there are cores.
     pub threads: usize,
+    /// Kinds of columns as they are declared (see [`crate::Rules::kinds`]): cells of text formats are read as these
+    /// where nearly all can be. Other formats have types of their own.
+    pub kinds: BTreeMap<String, Kind>,
 }
 
 impl Options {
@@ -75,6 +82,9 @@ pub struct Source {
     pub fields: Vec<Field>,
     files: Vec<File>,
     threads: usize,
+    /// As they are declared.
+    kinds: BTreeMap<String, Kind>,
+    budget: budget::Budget,
 }
 
 struct File {
@@ -104,8 +114,8 @@ impl Source {
         for (location, format) in locations.into_iter().zip(formats) {
             let (form, found) = match format {
                 Format::Parquet => parquet::open(&location)?,
-                Format::Csv => delimited::open(&location, options.delimiter, fields.as_deref())?,
-                Format::JsonLines => jsonl::open(&location, fields.as_deref())?,
+                Format::Csv => delimited::open(&location, options, fields.as_deref())?,
+                Format::JsonLines => jsonl::open(&location, options, fields.as_deref())?,
                 Format::ArrowFile | Format::ArrowStream => ipc::open(&location, format == Format::ArrowFile)?,
             };
             refuse_twins(&location.name, &found)?;
@@ -118,7 +128,14 @@ impl Source {
             files.push(File { location, form: form.with_columns(columns) });
         }
         let fields = fields.ok_or_else(|| Error::usage(format!("{spec}: names no file")))?;
-        Ok(Self { name: spec.to_owned(), fields, files, threads: options.threads() })
+        Ok(Self {
+            name: spec.to_owned(),
+            fields,
+            files,
+            threads: options.threads(),
+            kinds: options.kinds.clone(),
+            budget: budget::Budget::default(),
+        })
     }
 
     pub fn index(&self, column: &str) -> Option<usize> {
@@ -141,7 +158,7 @@ impl Source {
         hex::encode(twox_hash::XxHash3_128::oneshot(text.as_bytes()).to_be_bytes())
     }
 
-    /// A sample of the numbers of each numeric column (others stay empty), from the whole length of the source:
+    /// A sample of the numbers of each numeric column (others stay empty), from the whole length of each file:
     /// for edges of histograms, never for results.
     pub fn sample(&self) -> Result<Vec<Vec<f64>>> {
         let mut out = vec![Vec::new(); self.fields.len()];
@@ -251,14 +268,32 @@ fn format_of(location: &Location) -> Result<Format> {
     )))
 }
 
-/// Runs what may panic inside of a format's library on broken bytes, and makes an error of it.
+thread_local! {
+    /// How many `guarded` are at work on this thread.
+    static GUARDED: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+}
+
+/// Runs what may panic inside of a format's library on broken bytes, and makes an error of it, which is all that is
+/// said of it: a panic of the libraries is not printed, one of this crate is.
 fn guarded<T>(name: &str, what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
-        .unwrap_or_else(|_| Err(Error::data(name, format!("is broken: {what} does not hold together"))))
+    static QUIET: std::sync::Once = std::sync::Once::new();
+    QUIET.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let ours = panic.location().is_some_and(|at| at.file().contains("trainyard-data"));
+            if ours || GUARDED.get() == 0 {
+                usual(panic);
+            }
+        }));
+    });
+    GUARDED.set(GUARDED.get() + 1);
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    GUARDED.set(GUARDED.get() - 1);
+    done.unwrap_or_else(|_| Err(Error::data(name, format!("is broken: {what} does not hold together"))))
 }
 
 /// What unpacks to more than this many times its size, beyond 256 MiB, is refused.
-const LARGEST_RATIO: u64 = 2000;
+const LARGEST_RATIO: u64 = 1000;
 
 /// Refuses what unpacks to more than `most` bytes, or to many times its size; `parts` are what should be smaller.
 fn refuse_bomb(name: &str, what: &str, packed: u64, unpacked: u64, most: u64, parts: &str) -> Result<()> {
@@ -271,23 +306,4 @@ fn refuse_bomb(name: &str, what: &str, packed: u64, unpacked: u64, most: u64, pa
         ));
     }
     Ok(())
-}
-
-/// A batch's columns in canonical types.
-fn canonical(name: &str, array: &arrow::array::ArrayRef, field: &Field) -> Result<arrow::array::ArrayRef> {
-    use arrow::datatypes::{DataType, TimeUnit};
-    let have = array.data_type();
-    let want = field.kind.canonical(have);
-    if *have == want {
-        return Ok(Arc::clone(array));
-    }
-    let fail = |e: arrow::error::ArrowError| {
-        Error::data(name, format!("column {:?} cannot be read as {}: {e}", field.name, field.kind))
-    };
-    if field.kind == Kind::Time {
-        let micros =
-            arrow::compute::cast(array, &DataType::Timestamp(TimeUnit::Microsecond, None)).map_err(fail)?;
-        return arrow::compute::cast(&micros, &DataType::Int64).map_err(fail);
-    }
-    arrow::compute::cast(array, &want).map_err(fail)
 }

@@ -9,12 +9,22 @@ use parquet::arrow::arrow_reader::{
 };
 
 use super::ahead::Ahead;
+use super::canonical::{canonical, hand_over};
 use super::drive::Batch;
-use super::{Form, Location, canonical, guarded, refuse_bomb};
+use super::{Form, Location, guarded, refuse_bomb};
 use crate::error::{Error, Result};
 use crate::schema::{Field, Kind};
 
-const ROWS: usize = 8192;
+/// Rows of a batch,
+const ROWS: u64 = 8192;
+/// less where so many hold more than this, unpacked.
+const BATCH: u64 = 64 << 20;
+/// Rows that writers put in a page at least, however long they are.
+const PAGE_ROWS: u64 = 1024;
+/// Bytes that a page may have anyway.
+const PAGE: u64 = 8 << 20;
+/// What unpacks to more than this many times its size may be a single page.
+const USUAL_RATIO: u64 = 50;
 /// A column chunk that says it is larger than this, unpacked, is refused.
 const LARGEST_CHUNK: u64 = 8 << 30;
 
@@ -63,7 +73,8 @@ fn refuse_bombs(name: &str, metadata: &ArrowReaderMetadata) -> Result<()> {
 }
 
 /// The same file, read so that text columns with an effective dictionary stay dictionaries: counting them is then
-/// counting small integers.
+/// counting small integers. Others with a dictionary are read as views of it: a long entry is held once, however often
+/// it occurs.
 fn with_dictionaries(metadata: &ArrowReaderMetadata) -> Option<ArrowReaderMetadata> {
     let groups = metadata.metadata().row_groups();
     let schema = metadata.schema();
@@ -77,19 +88,22 @@ fn with_dictionaries(metadata: &ArrowReaderMetadata) -> Option<ArrowReaderMetada
         .iter()
         .enumerate()
         .map(|(i, field)| {
-            let text = matches!(field.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+            let shared = groups.iter().any(|g| g.column(i).dictionary_page_offset().is_some());
             let small = groups.iter().all(|g| {
                 let chunk = g.column(i);
                 chunk.dictionary_page_offset().is_some()
                     && chunk.uncompressed_size() < 5 * g.num_rows().max(1)
             });
-            if text && small {
-                changed = true;
-                let dictionary = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
-                field.as_ref().clone().with_data_type(dictionary)
-            } else {
-                field.as_ref().clone()
-            }
+            let read_as = match field.data_type() {
+                DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View if small => {
+                    DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8))
+                }
+                DataType::Utf8 if shared => DataType::Utf8View,
+                DataType::Binary if shared => DataType::BinaryView,
+                _ => return field.as_ref().clone(),
+            };
+            changed = true;
+            field.as_ref().clone().with_data_type(read_as)
         })
         .collect();
     if !changed {
@@ -101,6 +115,37 @@ fn with_dictionaries(metadata: &ArrowReaderMetadata) -> Option<ArrowReaderMetada
         ArrowReaderOptions::new().with_schema(schema),
     )
     .ok()
+}
+
+/// What the chunks of some columns in a row group hold.
+pub struct Chunks {
+    packed: u64,
+    unpacked: u64,
+    /// Bytes of a row, unpacked.
+    row: u64,
+}
+
+impl Chunks {
+    pub fn of(metadata: &ArrowReaderMetadata, row_group: usize, columns: &[usize], wanted: &[usize]) -> Self {
+        let roots: Vec<usize> = wanted.iter().map(|c| columns[*c]).collect();
+        let group = metadata.metadata().row_group(row_group);
+        let schema = group.schema_descr();
+        let (mut packed, mut unpacked) = (0, 0);
+        for (leaf, chunk) in group.columns().iter().enumerate() {
+            if roots.contains(&schema.get_column_root_idx(leaf)) {
+                packed += u64::try_from(chunk.compressed_size()).unwrap_or(0);
+                unpacked += u64::try_from(chunk.uncompressed_size()).unwrap_or(0);
+            }
+        }
+        Self { packed, unpacked, row: unpacked / (group.num_rows() as u64).max(1) }
+    }
+
+    /// Bytes that reading them takes at a time: a page and a batch.
+    pub fn needs(&self) -> u64 {
+        let one_page = self.unpacked / self.packed.max(1) > USUAL_RATIO;
+        let page = if one_page { self.unpacked } else { PAGE.max(PAGE_ROWS * self.row) };
+        self.unpacked.min(page + BATCH)
+    }
 }
 
 /// Reads the `wanted` columns of the table from one row group; its rows.
@@ -116,13 +161,14 @@ pub fn read(
     let name = &location.name;
     let rows = metadata.metadata().row_group(row_group).num_rows() as u64;
     let roots: Vec<usize> = wanted.iter().map(|c| columns[*c]).collect();
+    let Chunks { packed, row, .. } = Chunks::of(metadata, row_group, columns, wanted);
     let input = Ahead::new(location, metadata, row_group, &roots);
     let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(input, metadata.clone());
     let mask = ProjectionMask::roots(builder.parquet_schema(), roots.iter().copied());
     let reader = builder
         .with_row_groups(vec![row_group])
         .with_projection(mask)
-        .with_batch_size(ROWS)
+        .with_batch_size((BATCH / row.max(1)).clamp(1, ROWS) as usize)
         .build()
         .map_err(|e| failed(name, &e))?;
     // The projection keeps the file's order.
@@ -136,12 +182,9 @@ pub fn read(
             Error::data(name, format!("is not readable as Parquet: column {}: {e}", names.join(", ")))
         })?;
         seen += batch.num_rows() as u64;
-        let arrays = wanted
-            .iter()
-            .zip(&place)
-            .map(|(column, at)| canonical(name, batch.column(*at), &fields[*column]))
-            .collect::<Result<_>>()?;
-        feed(Batch { arrays, rows: batch.num_rows(), invalid: vec![0; wanted.len()] })?;
+        let columns: Vec<_> =
+            wanted.iter().zip(&place).map(|(column, at)| (batch.column(*at), &fields[*column])).collect();
+        hand_over(name, packed, &columns, batch.num_rows(), feed)?;
     }
     if seen != rows && !wanted.is_empty() {
         return Err(Error::data(name, format!("a row group holds {seen} rows and claims {rows}")));
@@ -197,7 +240,7 @@ pub fn sample(
                 let batch = batch
                     .map_err(|e| Error::data(&location.name, format!("is not readable as Parquet: {e}")))?;
                 for (array, column) in batch.columns().iter().zip(&order) {
-                    let array = canonical(&location.name, array, &fields[*column])?;
+                    let (array, _) = canonical(&location.name, array, &fields[*column])?;
                     if let Some(values) = crate::profile::as_floats(&array) {
                         out[*column].extend(values.into_iter().flatten().filter(|v| v.is_finite()));
                     }

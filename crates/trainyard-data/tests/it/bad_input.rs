@@ -120,6 +120,45 @@ fn an_open_quote_is_an_error_not_all_of_memory() {
 }
 
 #[test]
+fn a_quote_that_takes_in_other_records_never_passes() {
+    let dir = tempfile::tempdir().unwrap();
+    let lines = |first: &str, last: &str| {
+        let row = |i: usize| match i {
+            500 => format!("500,{first}\n"),
+            900 => format!("900,{last}\n"),
+            i => format!("{i},pipe\n"),
+        };
+        "id,name\n".to_owned() + &(0..1000).map(row).collect::<String>()
+    };
+    // Left open; closed 400 lines later; and in a file whose cells are all quoted, where that turns every quote around.
+    let never = lines("\"pipe", "pipe");
+    let late = lines("\"pipe", "pipe\"");
+    let quoted = |row: usize| if row == 5 { "\"x\",\"y\n" } else { "\"x\",\"y\"\n" };
+    let turned = "a,b\n".to_owned() + &(0..10).map(quoted).collect::<String>();
+    let short = "a,b\n1,\"unclosed\n2,3\n4,5\n".to_owned();
+    for (text, row) in [(never, 500), (late, 500), (turned, 5), (short, 0)] {
+        let c = check(&write(&dir.path().join("a.csv"), text), &rules("{}"), None).unwrap();
+        let finding = c.findings.iter().find(|f| f.rule == "open_quote").unwrap();
+        assert_eq!((finding.count, finding.examples[0].row), (1, Some(row)), "{:?}", c.findings);
+        assert!(!c.passed);
+    }
+    // Cells of many lines are no such thing, nor are inches.
+    let poem = "a line, of words\nand another, one\n".repeat(50);
+    let text = format!("id,name\n1,\"{poem}\"\n2,5\" pipe\n3,\"6\"\" pipe\"\n4,\"a\nb\nc\nd\ne\"\n");
+    let c = check(&write(&dir.path().join("a.csv"), text), &rules("{}"), None).unwrap();
+    assert_eq!((failed(&c), c.rows), (vec![], 4));
+}
+
+/// A quote within a cell is a character; blocks of the file must be cut as its records are.
+#[test]
+fn inches_do_not_make_one_record_of_the_rest() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = format!("id,name\n1,5\" pipe\n{}", "2,another pipe of steel\n".repeat(7_400_000));
+    assert!(text.len() > 160 << 20);
+    assert_eq!(profile(&write(&dir.path().join("a.csv"), text)).unwrap().rows, 7_400_001);
+}
+
+#[test]
 fn columns_of_zeros_that_unpack_to_gigabytes_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let n = 40_000_000;

@@ -78,7 +78,7 @@ fn each_rule_finds_its_rows() {
         (r#"{"schema": {"at": {"max": "2024-01-31"}}}"#, vec!["max:at"]),
         (r#"{"pairs": [{"left": "low", "is": "<", "right": "high"}]}"#, vec!["pair:low"]),
         (r#"{"rows": {"min": 5}}"#, vec!["rows"]),
-        (r#"{"schema": {"age": {"type": "text"}}}"#, vec!["type:age"]),
+        (r#"{"schema": {"age": {"type": "time"}}}"#, vec!["type:age"]),
         (r#"{"schema": {"Age": {}}}"#, vec!["missing_column:Age"]),
         (r#"{"schema": {"gone": {"optional": true}}}"#, vec![]),
         (r#"{"order": ["age", "id", "plan", "email", "at", "low", "high"]}"#, vec!["order"]),
@@ -104,7 +104,7 @@ fn each_rule_finds_its_rows() {
     );
     // Wrong use is neither a pass nor a failed check.
     for json in [
-        r#"{"schema": {"age": {"regex": "x"}}}"#,
+        r#"{"schema": {"age": {"type": "int", "regex": "x"}}}"#,
         r#"{"schema": {"plan": {"min": 1}}}"#,
         r#"{"schema": {"email": {"regex": "("}}}"#,
         r#"{"schema": {"age": {"mostly": 1.5, "min": 0}}}"#,

@@ -145,9 +145,9 @@ pub fn rules(json: &str) -> Rules {
 }
 
 pub fn check(path: &Path, rules: &Rules, baseline: Option<&Profile>) -> Result<Check> {
-    let options = source::Options::default();
+    let options = source::Options { kinds: rules.kinds(), ..source::Options::default() };
     trainyard_data::check(
-        &mut open(path)?,
+        &mut Source::open(path.to_str().unwrap(), &options)?,
         rules,
         baseline,
         &options,
