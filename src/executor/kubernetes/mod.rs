@@ -334,7 +334,7 @@ impl Executor for Kubernetes {
         }
         crate::failpoint::hit("kubernetes.job.before");
         match call("create a Job", self.jobs.create(&params, &objects.job)).await {
-            Ok(_) => {}
+            Ok(made) => self.picture.made(made),
             Err(Fault::Exists) => {
                 let found = call("read a Job", self.jobs.get(&launch.name)).await?;
                 let owner = found.labels().get(LABEL_ATTEMPT);

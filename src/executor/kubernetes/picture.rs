@@ -79,6 +79,13 @@ impl Picture {
         Some((job.clone()?, pods.values().chain(departed).cloned().collect()))
     }
 
+    /// Takes in a Job that was just made, as the API server answered it: the visit that follows the launch need not ask for
+    /// it. What the watch told is newer, and the next list corrects what this may miss.
+    pub fn made(&self, job: Job) {
+        let Some(uid) = job.labels().get(LABEL_ATTEMPT).cloned() else { return };
+        self.lock().attempts.entry(uid).or_default().0.get_or_insert(job);
+    }
+
     /// Every Job, if the picture is fresh.
     pub fn jobs(&self) -> Vec<Job> {
         let seen = self.lock();
@@ -258,5 +265,35 @@ where
             Some(token) => params = params.continue_token(&token),
             None => return Ok((items, page.metadata.resource_version.unwrap_or_default())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+    use super::*;
+
+    #[test]
+    fn a_made_job_is_known_before_the_watch_tells_and_never_replaces_what_it_told() {
+        let job = |version: &str| Job {
+            metadata: ObjectMeta {
+                labels: Some(BTreeMap::from([(LABEL_ATTEMPT.to_owned(), "a".to_owned())])),
+                resource_version: Some(version.to_owned()),
+                ..ObjectMeta::default()
+            },
+            ..Job::default()
+        };
+        let picture = Picture::default();
+        picture.made(job("1"));
+        assert!(picture.of("a").is_none(), "a picture that nobody keeps is not believed");
+        picture.lock().good_until = Some(Instant::now() + CALL);
+        let version = || picture.of("a").and_then(|(job, _)| job.metadata.resource_version);
+        assert_eq!(version().as_deref(), Some("1"));
+        picture.lock().attempts.entry("a".to_owned()).or_default().0 = Some(job("2"));
+        picture.made(job("1"));
+        assert_eq!(version().as_deref(), Some("2"));
+        picture.forget("a");
+        assert!(picture.of("a").is_none());
     }
 }

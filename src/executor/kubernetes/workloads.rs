@@ -19,6 +19,8 @@ use crate::model::RunId;
 pub const GROUP: &str = "kueue.x-k8s.io";
 /// On each Workload: the uid of the Job that it stands for.
 const LABEL_JOB: &str = "kueue.x-k8s.io/job-uid";
+/// How long a cluster that does not serve Workloads is not asked for them again: every Job that waits would.
+const UNSERVED: Duration = Duration::from_secs(10);
 
 /// The version of a kind of Kueue's that the cluster serves and prefers.
 ///
@@ -34,6 +36,8 @@ pub async fn served(client: &Client, kind: &str) -> anyhow::Result<ApiResource> 
 pub struct Workloads {
     /// As the cluster serves it, until it does not any more.
     resource: Mutex<Option<ApiResource>>,
+    /// When the cluster last did not say how, and why.
+    unserved: Mutex<Option<(Instant, String)>>,
     seen: Mutex<Seen>,
 }
 
@@ -65,10 +69,25 @@ impl Workloads {
         let known = self.known().clone();
         let resource = match known {
             Some(resource) => resource,
-            None => served(client, "Workload").await?,
+            None => self.discovered(client).await?,
         };
-        *self.known() = Some(resource.clone());
         Ok(Api::namespaced_with(client.clone(), namespace, &resource))
+    }
+
+    async fn discovered(&self, client: &Client) -> anyhow::Result<ApiResource> {
+        if let Some((at, why)) = &*self.unserved()
+            && at.elapsed() < UNSERVED
+        {
+            anyhow::bail!("{why}");
+        }
+        let found = served(client, "Workload").await;
+        *self.unserved() = found.as_ref().err().map(|error| (Instant::now(), format!("{error:#}")));
+        *self.known() = found.as_ref().ok().cloned();
+        found
+    }
+
+    fn unserved(&self) -> MutexGuard<'_, Option<(Instant, String)>> {
+        self.unserved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn known(&self) -> MutexGuard<'_, Option<ApiResource>> {
@@ -184,5 +203,36 @@ impl Workloads {
             // Time for the next list, or the server ended the watch in good order.
             Ok(Ok(())) | Err(_) => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// A cluster without Kueue is asked once, not by every Job that waits in a queue.
+    #[tokio::test]
+    async fn what_is_not_served_is_asked_once() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = asked.clone();
+        let server = tower::service_fn(move |_: hyper::Request<kube::client::Body>| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let none = r#"{"kind": "APIGroupList", "apiVersion": "v1", "groups": []}"#;
+            async move { Ok::<_, Infallible>(hyper::Response::new(http_body_util::Full::from(none))) }
+        });
+        let client = Client::new(server, "default");
+        let workloads = Workloads::default();
+        let mut said = Vec::new();
+        for job in 0..20 {
+            let why = workloads.of(&client, "runs", &job.to_string()).await.unwrap_err();
+            said.push(format!("{why:#}"));
+        }
+        said.dedup();
+        assert_eq!((asked.load(Ordering::SeqCst), said.len()), (1, 1), "{said:?}");
+        assert!(said[0].contains(GROUP), "{said:?}");
     }
 }
