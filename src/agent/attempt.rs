@@ -355,10 +355,10 @@ impl Attempt {
         if let Some(scanner) = &mut scanner {
             scanner.finish();
         }
-        let mut struck = None;
+        let mut struck = Vec::new();
         let outcome = match ended {
             Ok(ended) => {
-                struck = ended.struck;
+                struck.clone_from(&ended.struck);
                 let mut spool = locked(spool);
                 spool.flush();
                 let tail = spool.tail();

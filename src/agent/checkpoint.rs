@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
 use super::client::Client;
+use super::process::Strike;
 use super::protocol::{CHECKPOINT_FILES, CHECKPOINT_MARK, Checkpoint, CheckpointFile};
 use super::{artifacts, paths};
 use crate::clock::{Clock as _, Millis, SystemClock};
@@ -56,7 +57,7 @@ pub struct Saver {
     read: BTreeMap<Stamp, (String, bool)>,
     last: Stamps,
     /// See [`super::process::Ended::struck`].
-    struck: Option<Millis>,
+    struck: Vec<Strike>,
 }
 
 impl Saver {
@@ -70,13 +71,13 @@ impl Saver {
             there: BTreeSet::new(),
             read: BTreeMap::new(),
             last: Vec::new(),
-            struck: None,
+            struck: Vec::new(),
         }
     }
 
-    /// The commands have ended, and a signal struck then.
+    /// The commands have ended, and signals struck then.
     #[must_use]
-    pub fn after(self, struck: Option<Millis>) -> Self {
+    pub fn after(self, struck: Vec<Strike>) -> Self {
         Self { struck, ..self }
     }
 
@@ -114,7 +115,7 @@ impl Saver {
     /// As [`Self::save`].
     pub async fn save_last(&mut self, whole: bool) -> anyhow::Result<Saved> {
         let newest = newest(&self.stamps()?);
-        let torn = self.struck.is_some_and(|at| newest <= at && at - newest < QUIET.as_millis() as Millis);
+        let torn = self.struck.iter().any(|strike| may_have_torn(newest, *strike));
         if torn && !whole {
             return Ok(Saved::Torn);
         }
@@ -240,6 +241,12 @@ impl Saver {
     }
 }
 
+/// May what was written last have been under way when a signal struck? Of a strike that was seen late, at any moment that
+/// it may have been.
+fn may_have_torn(newest: Millis, strike: Strike) -> bool {
+    newest <= strike.by && strike.after - newest < QUIET.as_millis() as Millis
+}
+
 fn newest(stamps: &Stamps) -> Millis {
     let age =
         |changed: &SystemTime| changed.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as Millis);
@@ -255,6 +262,28 @@ impl std::fmt::Display for Saved {
             Self::Kept { number, files, bytes, sent } => {
                 write!(f, "checkpoint {number} kept ({files} files, {bytes} bytes, {sent} new)")
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_strike_that_is_seen_late_still_tears() {
+        let strike = |after, by| Strike { after, by };
+        for (newest, strike, torn) in [
+            (10_000, strike(10_040, 10_060), true),
+            (10_000, strike(12_990, 12_995), true),
+            (10_000, strike(13_000, 13_010), false),
+            // Nobody looked for four seconds: it may have been struck in the first of them.
+            (10_000, strike(10_040, 14_000), true),
+            (12_000, strike(10_040, 14_000), true),
+            // Written after it: by one that lived on.
+            (14_001, strike(10_040, 14_000), false),
+        ] {
+            assert_eq!(may_have_torn(newest, strike), torn, "{newest} {strike:?}");
         }
     }
 }

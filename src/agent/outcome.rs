@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn ends_and_their_classes() {
-        let ended = |exit, stop| Ended { exit, stop, killed: 0, struck: None };
+        let ended = |exit, stop| Ended { exit, stop, killed: 0, struck: Vec::new() };
         let oom = Signs { oom_killed: true, ..Signs::default() };
         let full = Signs { tail: "OSError: [Errno 28] No space left on device\n", ..Signs::default() };
         let none = Signs::default();

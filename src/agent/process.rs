@@ -44,16 +44,25 @@ impl Exit {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Ended {
     pub exit: Exit,
     /// Set when it ended because we asked.
     pub stop: Option<Stop>,
     /// Processes that had to be killed after the command itself was gone, or after the grace.
     pub killed: usize,
-    /// When a signal ended a process that may have been at work (by the clock, in milliseconds): what was being written then
-    /// may be half of it. The shell that runs the commands does not count, unless it was all there was.
-    pub struck: Option<Millis>,
+    /// When signals ended processes that may have been at work: what was being written then may be half of it. The shell
+    /// that runs the commands does not count, unless it was all there was.
+    pub struck: Vec<Strike>,
+}
+
+/// The moment at which a signal ended a process, as far as it is known (by the clock, in milliseconds).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Strike {
+    /// It still lived then.
+    pub after: Millis,
+    /// It was dead then; on a busy machine that is seen late.
+    pub by: Millis,
 }
 
 impl Ended {
@@ -115,7 +124,7 @@ pub async fn supervise(
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
     let (mut eof, mut why, mut killed, mut listening) = (false, None, 0, true);
-    let mut dead = Dead::default();
+    let mut dead = Dead::new();
     // From when on everything is killed: the end of the grace, or of the drain.
     let mut kill_at: Option<Instant> = None;
     loop {
@@ -161,8 +170,10 @@ pub async fn supervise(
     }
     output(Output::Tick);
     let exit = dead.exit.unwrap_or(Exit::Signal(Signal::SIGKILL as i32));
-    let alone = if matches!(exit, Exit::Signal(_)) && !dead.others { dead.main_at } else { None };
-    Ok(Ended { exit, stop: why, killed, struck: dead.struck.or(alone) })
+    if matches!(exit, Exit::Signal(_)) && !dead.others {
+        dead.struck.extend(dead.main_at);
+    }
+    Ok(Ended { exit, stop: why, killed, struck: dead.struck })
 }
 
 fn alive_below() -> Vec<proc::Stat> {
@@ -204,32 +215,47 @@ async fn kill_all(main: i32, dead: &mut Dead) -> usize {
 }
 
 /// What was reaped so far.
-#[derive(Default)]
 struct Dead {
     exit: Option<Exit>,
-    main_at: Option<Millis>,
-    /// The last one of the others that a signal ended.
-    struck: Option<Millis>,
+    main_at: Option<Strike>,
+    /// Of the others that a signal ended.
+    struck: Vec<Strike>,
     /// Was there any other?
     others: bool,
+    /// When the last look began: a child of ours that is reaped now lived then.
+    looked: Millis,
 }
 
 impl Dead {
+    fn new() -> Self {
+        let looked = SystemClock.now_ms();
+        Self { exit: None, main_at: None, struck: Vec::new(), others: false, looked }
+    }
+
     /// Reaps every child that has ended. Those of a parent that lives on are its own.
     fn reap(&mut self, main: i32) {
+        let began = SystemClock.now_ms();
         loop {
-            let now = Some(SystemClock.now_ms());
-            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            let ended = waitpid(None, Some(WaitPidFlag::WNOHANG));
+            let strike = Strike { after: self.looked, by: SystemClock.now_ms() };
+            match ended {
                 Ok(WaitStatus::Exited(pid, code)) if pid.as_raw() == main => {
-                    (self.exit, self.main_at) = (Some(Exit::Code(code)), now);
+                    (self.exit, self.main_at) = (Some(Exit::Code(code)), Some(strike));
                 }
                 Ok(WaitStatus::Signaled(pid, signal, _)) if pid.as_raw() == main => {
-                    (self.exit, self.main_at) = (Some(Exit::Signal(signal as i32)), now);
+                    (self.exit, self.main_at) = (Some(Exit::Signal(signal as i32)), Some(strike));
                 }
-                Ok(WaitStatus::StillAlive) | Err(_) => return,
-                Ok(WaitStatus::Signaled(..)) => (self.others, self.struck) = (true, now),
+                Ok(WaitStatus::StillAlive) | Err(_) => break,
+                Ok(WaitStatus::Signaled(..)) => {
+                    self.others = true;
+                    match self.struck.last_mut().filter(|last| last.after == strike.after) {
+                        Some(last) => last.by = strike.by,
+                        None => self.struck.push(strike),
+                    }
+                }
                 Ok(_) => self.others = true,
             }
         }
+        self.looked = began;
     }
 }
