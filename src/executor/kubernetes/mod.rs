@@ -44,6 +44,8 @@ use crate::model::{AttemptUid, EndClass, Held, RunId};
 const CALL: Duration = Duration::from_secs(30);
 /// How long `remove` waits for pods to end before the caller tries again.
 const ENDING: Duration = Duration::from_secs(3);
+/// How often a Job that changes meanwhile is read and released anew within one visit.
+const RELEASES: u32 = 5;
 
 /// What attempts of this executor are called in rows and in the configuration.
 pub const NAME: &str = "kubernetes";
@@ -88,6 +90,8 @@ enum Fault {
     /// In the server's words.
     Missing(String),
     Exists,
+    /// The object is not any more what the call was based on.
+    Changed(String),
     /// The cluster's rules say no: trying again changes nothing.
     Denied(String),
     Passing(String),
@@ -104,7 +108,7 @@ impl From<Fault> for ExecutorError {
             Fault::Missing(said) => Self::Transient(said),
             Fault::Exists => Self::Transient("the object exists already".into()),
             Fault::Denied(why) => Self::Denied(why),
-            Fault::Passing(why) => Self::Transient(why),
+            Fault::Changed(why) | Fault::Passing(why) => Self::Transient(why),
             Fault::Away(why) => Self::Away(why),
         }
     }
@@ -125,6 +129,7 @@ async fn call<T>(what: &str, sent: impl Future<Output = kube::Result<T>>) -> Res
     Err(match status.code {
         404 => Fault::Missing(status.message.clone()),
         409 if status.reason == "AlreadyExists" => Fault::Exists,
+        409 if status.reason == "Conflict" => Fault::Changed(format!("cannot {what}: {}", status.message)),
         // Quota says so with 403, a webhook that names no code with 400, a policy with the code of its own reason. A missing permission
         // is 403 too, and heals when an administrator grants it.
         400 | 401 | 403 | 413 if is_rule(&status.message) => {
@@ -456,24 +461,22 @@ impl Executor for Kubernetes {
             }
             tokio::time::sleep(Duration::from_millis(250)).await;
         }
-        // By what it is now: another controller may have put a finalizer of its own on it. One that changes meanwhile is tried again.
-        let Some(job) = self.job(uid, handle).await? else {
-            self.picture.forget(uid.as_str());
-            return Ok(());
-        };
-        let kept: Vec<&String> =
-            job.finalizers().iter().filter(|f| *f != FINALIZER && *f != FOREGROUND).collect();
-        let without =
-            serde_json::json!({"metadata": {"finalizers": kept, "resourceVersion": job.resource_version()}});
-        match call("release a Job", self.jobs.patch(&name, &PatchParams::default(), &Patch::Merge(&without)))
-            .await
-        {
-            Ok(_) | Err(Fault::Missing(_)) => {
-                self.picture.forget(uid.as_str());
-                Ok(())
+        // By what it is now: another controller may have put a finalizer of its own on it, or be writing to it just then.
+        let mut tries = 0;
+        loop {
+            let Some(job) = self.job(uid, handle).await? else { break };
+            let kept: Vec<&String> =
+                job.finalizers().iter().filter(|f| *f != FINALIZER && *f != FOREGROUND).collect();
+            let without = serde_json::json!({"metadata": {"finalizers": kept, "resourceVersion": job.resource_version()}});
+            let patch = Patch::Merge(&without);
+            match call("release a Job", self.jobs.patch(&name, &PatchParams::default(), &patch)).await {
+                Ok(_) | Err(Fault::Missing(_)) => break,
+                Err(Fault::Changed(_)) if tries < RELEASES => tries += 1,
+                Err(fault) => return Err(fault.into()),
             }
-            Err(fault) => Err(fault.into()),
         }
+        self.picture.forget(uid.as_str());
+        Ok(())
     }
 }
 
