@@ -111,7 +111,7 @@ impl Yard {
     pub async fn until(&self, sha: &Sha, what: &str, so: impl Fn(&RunView) -> bool) -> RunView {
         let began = Instant::now();
         let mut last = String::new();
-        while began.elapsed() < Duration::from_mins(6) {
+        while began.elapsed() < Duration::from_mins(3) {
             if let Some(view) = self.run_of(sha).await {
                 if so(&view) {
                     return view;
