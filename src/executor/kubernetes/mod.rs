@@ -123,8 +123,13 @@ async fn call<T>(what: &str, sent: impl Future<Output = kube::Result<T>>) -> Res
             return Err(Fault::Away(format!("cannot {what}: no answer within {} s", CALL.as_secs())));
         }
     };
-    let kube::Error::Api(status) = &error else {
-        return Err(Fault::Away(format!("cannot {what}: {:#}", anyhow::Error::from(error))));
+    let status = match &error {
+        kube::Error::Api(status) => status,
+        // It answered, and a part of the answer was lost on the way.
+        kube::Error::SerdeError(_) => {
+            return Err(Fault::Passing(format!("cannot {what}: {:#}", anyhow::Error::from(error))));
+        }
+        _ => return Err(Fault::Away(format!("cannot {what}: {:#}", anyhow::Error::from(error)))),
     };
     Err(match status.code {
         404 => Fault::Missing(status.message.clone()),

@@ -15,7 +15,7 @@ use serde_json::Value;
 use trainyard::clock::SystemClock;
 use trainyard::config::KubernetesPool;
 use trainyard::executor::kubernetes::{self, Kubernetes};
-use trainyard::executor::{Executor, Launch, external_name};
+use trainyard::executor::{Executor, ExecutorError, Launch, external_name};
 use trainyard::model::{AttemptUid, StepSpec};
 
 use super::cluster::{HEALTH, Namespace, cluster, small_pool};
@@ -137,7 +137,7 @@ async fn launches_through_a_cutting_proxy_make_one_job_each() {
                     tries.fetch_add(1, Ordering::Relaxed);
                     match executor.submit(&launch).await {
                         Ok(_) => break,
-                        Err(trainyard::executor::ExecutorError::Transient(_)) => {
+                        Err(ExecutorError::Transient(_) | ExecutorError::Away(_)) => {
                             tokio::time::sleep(Duration::from_millis(100)).await;
                         }
                         Err(error) => panic!("{error}"),

@@ -219,8 +219,9 @@ fn s08_bad_pipeline_files_cost_little_and_are_told_where() {
 }
 
 fn s08_in_a_process_of_its_own() {
-    // Tests are built without optimisation and share the machine: the time a case took of the processor counts.
-    const MAX_MS: u128 = 100;
+    // The time a case took of the processor counts. A build without optimisation is several times as slow and
+    // machines differ: the limit there only finds what explodes.
+    const MAX_MS: u128 = if cfg!(debug_assertions) { 400 } else { 100 };
     const MAX_BYTES: u64 = 64 << 20;
     let inputs = bad_inputs();
     let (mut failed, mut slowest, mut largest) = (Vec::new(), (0, ""), (0, ""));
