@@ -127,6 +127,7 @@ pub fn launch(name: String, uid: AttemptUid, run: RunId) -> Launch {
         agent_ca: None,
         bootstrap: SecretString::from(stub::BOOTSTRAP),
         repo_trusted: true,
+        probe: false,
         handle: serde_json::json!({}),
     }
 }

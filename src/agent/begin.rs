@@ -94,11 +94,16 @@ pub async fn prepare(bootstrap_path: &Path, dir: &Path, reach: Duration) -> Resu
     let ca = ca_file(dir, bootstrap.ca.as_deref()).map_err(ours)?;
     let nonce = hex::encode(rand::random::<[u8; 16]>());
     let client = Client::new(&bootstrap).map_err(ours)?;
+    let ended = || failed(EndClass::Preempted, "ended before it began".into());
+    if bootstrap.probe {
+        if !knock(&client, &start_of(nonce.clone(), true), stopped, reach).await.map_err(ours)? {
+            return Err(ended());
+        }
+        return leave(dir, bootstrap, nonce, begun).context("cannot leave the bootstrap").map_err(ours);
+    }
     let asked =
         ask(client, bootstrap_path, &start_of(nonce.clone(), true), stopped.clone(), Some(reach)).await;
-    let Some((client, spec)) = asked.map_err(ours)? else {
-        return Err(failed(EndClass::Preempted, "ended before it began".into()));
-    };
+    let (client, spec) = asked.map_err(ours)?.ok_or_else(ended)?;
     let fetch = Fetch {
         client: &client,
         sha: &spec.sha,
@@ -117,18 +122,53 @@ pub async fn prepare(bootstrap_path: &Path, dir: &Path, reach: Duration) -> Resu
             failed(class, format!("the source could not be fetched: {}", client.hide_token(&why)))
         }
     })?;
+    leave(dir, bootstrap, nonce, begun).context("cannot leave the bootstrap").map_err(ours)
+}
+
+/// Leaves the bootstrap for the container that runs the step.
+fn leave(dir: &Path, bootstrap: Bootstrap, nonce: String, begun: Instant) -> anyhow::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
     let left = Bootstrap {
         dir: dir.to_string_lossy().into_owned(),
         prepared: Some(Prepared { nonce, source_ms: begun.elapsed().as_millis() as u64 }),
         ..bootstrap
     };
-    let leave = || -> anyhow::Result<()> {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        let mut file =
-            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(dir.join(BOOTSTRAP))?;
-        Ok(file.write_all(&serde_json::to_vec(&left)?)?)
-    };
-    leave().context("cannot leave the bootstrap").map_err(ours)
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(dir.join(BOOTSTRAP))?;
+    Ok(file.write_all(&serde_json::to_vec(&left)?)?)
+}
+
+/// Calls until the daemon answers: that it knows no such attempt is an answer. False: told to stop.
+async fn knock(
+    client: &Client,
+    start: &Start,
+    mut stopped: watch::Receiver<Option<Stop>>,
+    reach: Duration,
+) -> anyhow::Result<bool> {
+    let (begun, mut backoff) = (Instant::now(), Backoff::default());
+    loop {
+        match client.post::<Started>("start", start).await {
+            Ok(_) | Err(Fault::Unauthorized | Fault::Gone) => return Ok(true),
+            Err(Fault::Retry(why)) if begun.elapsed() >= reach => return Err(unreached(client, &why)),
+            Err(fault @ Fault::Retry(_)) => tracing::warn!(%fault, "no answer yet"),
+            Err(fault) => {
+                return Err(anyhow::Error::new(fault)
+                    .context(format!("what answers at {} is not the daemon", client.daemon())));
+            }
+        }
+        tokio::select! {
+            () = backoff.wait() => {}
+            _ = stopped.wait_for(Option::is_some) => return Ok(false),
+        }
+    }
+}
+
+fn unreached(client: &Client, why: &str) -> anyhow::Error {
+    anyhow::anyhow!(
+        "the pod cannot reach the daemon at {} ({why}): check executor.kubernetes.agent_url, the cluster's DNS, and the network \
+         policies and meshes between them",
+        client.daemon()
+    )
 }
 
 fn start_of(nonce: String, preparing: bool) -> Start {
@@ -181,11 +221,7 @@ async fn ask(
             Err(Fault::Retry(why))
                 if !client.answered() && reach.is_some_and(|reach| begun.elapsed() >= reach) =>
             {
-                bail!(
-                    "the pod cannot reach the daemon at {} ({why}): check executor.kubernetes.agent_url, the cluster's DNS, and the \
-                     network policies and meshes between them",
-                    client.daemon()
-                );
+                return Err(unreached(&client, &why));
             }
             Err(fault) => tracing::warn!(%fault, "cannot start yet"),
         }

@@ -89,6 +89,9 @@ pub struct Bootstrap {
     /// What a preparing container has done for this one.
     #[serde(default)]
     pub prepared: Option<Prepared>,
+    /// Of no attempt: the pod shows that its pool starts it and that the daemon answers it (`trainyard doctor --probe`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub probe: bool,
 }
 
 fn one() -> u32 {

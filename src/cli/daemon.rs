@@ -324,22 +324,35 @@ async fn executors(config: &Config, daemon: &Daemon) -> anyhow::Result<Executors
         .map_err(refuse)?;
     let mut all = BTreeMap::from([("local".to_owned(), Arc::new(local) as Arc<dyn Executor>)]);
     let Some(settings) = &config.executor.kubernetes else { return Ok((all, None)) };
+    let client = kubernetes::client(settings).await?;
+    let app = &daemon.app;
+    let cluster = cluster(config, client, &app.instance, daemon.agents, app.clock.clone()).map(Arc::new);
+    if let Some(kubernetes) = &cluster {
+        all.insert(kubernetes::NAME.to_owned(), kubernetes.clone());
+    }
+    Ok((all, cluster))
+}
+
+/// The executor of the pools on Kubernetes, where it is configured. `agents`: where the agent listener is, for pods that are told no
+/// other place.
+pub(super) fn cluster(
+    config: &Config,
+    client: kube::Client,
+    instance: &Instance,
+    agents: SocketAddr,
+    clock: SharedClock,
+) -> Option<Kubernetes> {
+    let settings = config.executor.kubernetes.as_ref()?;
     let pools = config.pool.iter().filter(|(_, pool)| pool.executor == kubernetes::NAME);
     let cluster = Cluster {
         config: settings.clone(),
-        instance: daemon.app.instance.id.clone(),
-        agent_url: settings.agent_url.clone().unwrap_or_else(|| format!("https://{}", daemon.agents)),
+        instance: instance.id.clone(),
+        agent_url: settings.agent_url.clone().unwrap_or_else(|| format!("https://{agents}")),
         grace_s: config.limits.grace_s,
         pending_timeout_s: config.limits.pending_timeout_s,
     };
-    let kubernetes = Arc::new(Kubernetes::new(
-        kubernetes::client(settings).await?,
-        cluster,
-        pools.map(|(name, pool)| (name.clone(), pool.kubernetes.clone())).collect(),
-        daemon.app.clock.clone(),
-    ));
-    all.insert(kubernetes::NAME.to_owned(), kubernetes.clone());
-    Ok((all, Some(kubernetes)))
+    let pools = pools.map(|(name, pool)| (name.clone(), pool.kubernetes.clone())).collect();
+    Some(Kubernetes::new(client, cluster, pools, clock))
 }
 
 async fn bind(address: SocketAddr, key: &str) -> Result<TcpListener, ConfigError> {

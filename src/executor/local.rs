@@ -320,6 +320,7 @@ impl Local {
             ranks: 1,
             rank: LEADER,
             prepared: None,
+            probe: launch.probe,
         };
         let write = || -> std::io::Result<std::fs::File> {
             let mut file = tempfile::tempfile_in(self.root.join("notes"))?;

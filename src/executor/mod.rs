@@ -30,6 +30,8 @@ pub struct Launch {
     pub bootstrap: secrecy::SecretString,
     /// May run without a user of its own (`trusted = true` in the configuration).
     pub repo_trusted: bool,
+    /// Of no attempt: its agent tries the way to the daemon, and ends (`trainyard doctor --probe`).
+    pub probe: bool,
     /// The executor's notes of an earlier submit of the same attempt (`{}` when there are none).
     pub handle: serde_json::Value,
 }

@@ -396,6 +396,7 @@ impl Reconciler {
             agent_ca: self.settings.agent_ca.clone(),
             bootstrap: SecretString::from(bootstrap_token(&self.settings.instance, &attempt.uid)),
             repo_trusted: self.config.repository(&repo.forge, repo.name.as_str()).is_some_and(|r| r.trusted),
+            probe: false,
             handle: attempt.handle.clone(),
         };
         failpoint::hit("executor.submit.before");

@@ -61,6 +61,7 @@ fn launch(daemon: &Daemon) -> Launch {
         agent_ca: daemon.ca.clone(),
         bootstrap: SecretString::from(BOOTSTRAP),
         repo_trusted: true,
+        probe: false,
         handle: json!({}),
     }
 }

@@ -1,16 +1,25 @@
 //! What `doctor` asks the cluster that attempts run in.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use kube::api::{Api, DynamicObject};
 
 use super::Report;
-use crate::config::{Config, KubernetesConfig};
+use crate::cli::daemon;
+use crate::clock::SystemClock;
+use crate::config::{Config, KubernetesConfig, PoolConfig};
+use crate::executor::ExecutorError;
+use crate::executor::kubernetes::probe::Probed;
 use crate::executor::kubernetes::{self, access, workloads};
+use crate::http::agent_tls::agent_tls;
+use crate::store::{Instance, Store};
 
-/// May the account do what the daemon does, and not much more?
-pub async fn look(report: &mut Report, config: &Config) {
+/// May the account do what the daemon does, and not much more? With a `probe`: does a pod of each pool reach the daemon within so
+/// many seconds?
+pub async fn look(report: &mut Report, config: &Config, probe: Option<(u64, &Store)>) {
     let Some(settings) = &config.executor.kubernetes else { return };
     let about = "cluster";
     let client = match kubernetes::client(settings).await {
@@ -40,21 +49,76 @@ pub async fn look(report: &mut Report, config: &Config) {
             );
         }
     }
-    let pools = config.pool.iter().filter(|(_, pool)| pool.executor == "kubernetes");
+    let pools: Vec<(&String, &PoolConfig)> =
+        config.pool.iter().filter(|(_, pool)| pool.executor == kubernetes::NAME).collect();
     let queues: BTreeMap<&String, &String> =
-        pools.filter_map(|(name, pool)| Some((pool.kubernetes.queue.as_ref()?, name))).collect();
+        pools.iter().filter_map(|(name, pool)| Some((pool.kubernetes.queue.as_ref()?, *name))).collect();
     permissions(report, &client, settings, !queues.is_empty()).await;
-    report.ok(
-        "way back",
-        format!(
-            "pods call {}; whether one of a pool gets there, only a step on it shows (`commands: [\"true\"]`): one that gets no answer \
-             within 3 min ends and says why",
-            settings.agent_url.clone().unwrap_or_else(|| format!("https://{}", config.listen.agent))
-        ),
-    );
     for (queue, pool) in queues {
         local_queue(report, &client, settings, queue, pool).await;
     }
+    let Some((seconds, store)) = probe else {
+        let agents = settings.agent_url.clone().unwrap_or_else(|| format!("https://{}", config.listen.agent));
+        return report.ok(
+            "way back",
+            format!("pods call {agents}; `trainyard doctor --probe` tries it with a pod on each pool"),
+        );
+    };
+    if let Err(error) = probes(report, config, &pools, client, store, Duration::from_secs(seconds)).await {
+        report.fail("probe", format!("{error:#}"), "see the lines about cluster and database");
+    }
+}
+
+/// A pod on each pool, all at once: starting one can take as long as a cloud needs for a node.
+async fn probes(
+    report: &mut Report,
+    config: &Config,
+    pools: &[(&String, &PoolConfig)],
+    client: kube::Client,
+    store: &Store,
+    patience: Duration,
+) -> anyhow::Result<()> {
+    let instance = Instance::load(store).await.context("cannot read this installation's key")?;
+    let agents = config.listen.agent;
+    let ca = if agents.ip().is_loopback() { None } else { Some(agent_tls(&instance, &[])?.ca) };
+    let Some(executor) = daemon::cluster(config, client, &instance, agents, Arc::new(SystemClock)) else {
+        return Ok(());
+    };
+    let probed = pools.iter().map(|(name, pool)| {
+        let (executor, ca) = (&executor, ca.clone());
+        async move {
+            let gives = pool.gpu_limit().unwrap_or(pool.kubernetes.node_gpus) > 0;
+            let tell = |says: &str| eprintln!("pool {name}: {says}");
+            let begun = Instant::now();
+            let found = executor.probe(name, u32::from(gives), ca, patience, tell).await;
+            (*name, found, begun.elapsed())
+        }
+    });
+    for (name, found, took) in futures_util::future::join_all(probed).await {
+        let about = format!("probe, {name}");
+        match found {
+            Ok(Probed::Reached) => report.ok(
+                about,
+                format!("a pod reached the daemon; started and cleaned up in {:.1} s", took.as_secs_f64()),
+            ),
+            Ok(Probed::Waits(why)) => report.warn(
+                about,
+                format!("its pod had not ended after {} s: {why}", patience.as_secs()),
+                "give it longer (`--probe=1800`) if the pool is full or grows from nothing; else look at its selector, tolerations and \
+                 `gpu_resource`",
+            ),
+            Ok(Probed::Failed(why)) => {
+                report.fail(about, why, "no step of this pool would do better: mend what it says");
+            }
+            Err(error @ (ExecutorError::Refused(_) | ExecutorError::Denied(_))) => report.fail(
+                about,
+                format!("its pod was refused: {error}"),
+                "no step of this pool would do better: mend the pool, or the rule of the cluster",
+            ),
+            Err(error) => report.fail(about, error, "see the lines about the cluster, and run it again"),
+        }
+    }
+    Ok(())
 }
 
 /// Is the queue of a pool there, and does it give places?

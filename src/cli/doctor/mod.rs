@@ -1,5 +1,5 @@
 //! `trainyard doctor`: looks for what is wrong with an installation. Each line is OK, WARN or FAIL, with what to do. It changes
-//! nothing but a test object in the blob store, which it deletes again.
+//! nothing but test objects, which it deletes again: one in the blob store and, where it is asked to, a pod on each pool.
 
 mod cluster;
 mod local;
@@ -37,6 +37,12 @@ pub struct Args {
     /// Ask no forge and no cluster: nothing is sent to the network
     #[arg(long)]
     offline: bool,
+    /// Start a pod on each pool of the cluster, and see whether it reaches the daemon; give up after so many seconds
+    ///
+    /// It asks for one GPU where the pool has any, and may make the cluster grow.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "300",
+          value_parser = clap::value_parser!(u64).range(1..=86_400), conflicts_with = "offline")]
+    probe: Option<u64>,
     /// The lines as a JSON array
     #[arg(long)]
     json: bool,
@@ -93,7 +99,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
         ),
         Ok(config) => {
             report.ok("configuration", args.config.display());
-            look(&mut report, &config, args.offline).await;
+            look(&mut report, &config, &args).await;
         }
     }
     let failed = report.0.iter().any(|line| line.mark == Mark::Fail);
@@ -115,7 +121,8 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(failed)))
 }
 
-async fn look(report: &mut Report, config: &Config, offline: bool) {
+async fn look(report: &mut Report, config: &Config, args: &Args) {
+    let offline = args.offline;
     secrets(report, config);
     // Without its directory nothing was started yet; looking further would make files that belong to the wrong user.
     let store = if directory(report, config) {
@@ -130,7 +137,16 @@ async fn look(report: &mut Report, config: &Config, offline: bool) {
     pools(report, config);
     local::step_user(report, config);
     if !offline {
-        cluster::look(report, config).await;
+        // What the pods of a probe shall reach.
+        let probe = args.probe.filter(|_| running).zip(store.as_ref());
+        cluster::look(report, config, probe).await;
+        if args.probe.is_some() && probe.is_none() {
+            report.fail(
+                "probe",
+                "no pod was started: there is no daemon that it could reach",
+                "start the daemon first",
+            );
+        }
     }
     for (name, forge) in &config.forge {
         if offline {

@@ -118,6 +118,7 @@ pub fn build(launch: &Launch, pool: &KubernetesPool, cluster: &Cluster) -> Resul
         ranks: spec.workers.max(1),
         rank: LEADER,
         prepared: None,
+        probe: launch.probe,
     };
     let bytes = serde_json::to_vec(&bootstrap).map_err(|e| e.to_string())?;
     let secret = Secret {

@@ -15,6 +15,7 @@ pub mod manifest;
 pub mod observe;
 pub mod orphans;
 mod picture;
+pub mod probe;
 pub mod workloads;
 
 use std::collections::BTreeMap;

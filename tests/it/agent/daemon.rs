@@ -419,6 +419,7 @@ impl Agent {
             ranks: 1,
             rank: 0,
             prepared: None,
+            probe: false,
         };
         let path = dir.join("bootstrap.json");
         std::fs::write(&path, serde_json::to_vec(&bootstrap).unwrap()).unwrap();

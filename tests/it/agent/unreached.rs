@@ -9,6 +9,11 @@ use super::daemon::{BOOTSTRAP, uid};
 
 #[test]
 fn a_pod_that_cannot_reach_the_daemon_says_where_it_called_and_why_not() {
+    gives_up(false);
+    gives_up(true);
+}
+
+fn gives_up(probe: bool) {
     let dir = tempfile::tempdir().unwrap();
     // A port that nobody listens on: it was ours a moment ago.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -23,6 +28,7 @@ fn a_pod_that_cannot_reach_the_daemon_says_where_it_called_and_why_not() {
         ranks: 1,
         rank: 0,
         prepared: None,
+        probe,
     };
     let path = dir.path().join("given.json");
     std::fs::write(&path, serde_json::to_vec(&bootstrap).unwrap()).unwrap();

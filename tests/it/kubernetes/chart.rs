@@ -152,7 +152,12 @@ async fn the_chart_isolates_and_leaves_nothing_behind() {
     let chart = format!("{}/deploy/helm/trainyard", env!("CARGO_MANIFEST_DIR"));
     let lint = helm(&["lint", "--strict", &chart]);
     assert!(lint.status.success(), "{}", String::from_utf8_lossy(&lint.stdout));
-    let mut yard = Yard::new("[limits]\ngrace_s = 2\n").await;
+    // And a pool whose nodes there are none of.
+    let mut yard = Yard::new(
+        "[pool.nowhere]\nexecutor = \"kubernetes\"\n[pool.nowhere.kubernetes]\nselector = {\"trainyard.test/no\" = \"node\"}\n\
+         [limits]\ngrace_s = 2\n",
+    )
+    .await;
     let runs = yard.release.runs.0.clone();
 
     // Five trainings at work, each with an open port.
@@ -168,7 +173,7 @@ async fn the_chart_isolates_and_leaves_nothing_behind() {
     .await;
 
     restricted(&runs);
-    doctor(&yard);
+    doctor(&yard, &runs);
     matrix(&yard, &runs);
     Theirs::put(&runs);
 
@@ -362,17 +367,27 @@ fn matrix(yard: &Yard, runs: &str) {
     assert!(shut.is_empty(), "shut without policies: {shut:?}");
 }
 
-/// `trainyard doctor` in the daemon's own container finds its permissions and its cluster well.
-fn doctor(yard: &Yard) {
-    let said = yard.release.exec(&["doctor", "--json"]);
+/// `trainyard doctor` in the daemon's own container finds its permissions and its cluster well, and tries each pool with a pod that
+/// leaves nothing behind.
+fn doctor(yard: &Yard, runs: &str) {
+    let before = jobs(runs);
+    let said = yard.release.exec(&["doctor", "--json", "--probe=20"]);
     let lines: Vec<Value> = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
     let mark = |about: &str| {
         let own: Vec<&Value> = lines.iter().filter(|line| line["about"] == about).collect();
         assert!(!own.is_empty(), "no line about {about}: {said}");
         own.iter().map(|line| line["mark"].as_str().unwrap()).collect::<Vec<_>>().join(",")
     };
-    let marks = ["cluster", "permissions", "database", "blobs", "daemon"].map(mark);
+    let marks = ["cluster", "permissions", "database", "blobs", "daemon", "probe, gpu"].map(mark);
     let failed: Vec<&Value> = lines.iter().filter(|line| line["mark"] == "FAIL").collect();
     println!("FIGURE doctor_in_cluster lines={} failed={}", lines.len(), failed.len());
     assert!(failed.is_empty() && marks.iter().all(|mark| mark == "OK"), "{marks:?} {failed:?}");
+    let nowhere = lines.iter().find(|line| line["about"] == "probe, nowhere").unwrap();
+    let why = nowhere["says"].as_str().unwrap();
+    assert!(nowhere["mark"] == "WARN" && why.contains("node affinity/selector"), "{nowhere}");
+    assert_eq!(jobs(runs), before, "the probes left something");
+}
+
+fn jobs(runs: &str) -> String {
+    cluster().kubectl(&["get", "jobs,secrets", "-n", runs, "-o", "name"])
 }

@@ -53,6 +53,7 @@ pub fn launch(spec: StepSpec) -> Launch {
         agent_ca: Some("the CA".into()),
         bootstrap: SecretString::from(TOKEN),
         repo_trusted: false,
+        probe: false,
         handle: json!({}),
     }
 }
