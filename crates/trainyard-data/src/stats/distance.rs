@@ -42,17 +42,6 @@ pub fn js_distance(reference: &[u64], current: &[u64]) -> f64 {
     (sum / 2.0).max(0.0).sqrt()
 }
 
-/// Hellinger distance of two rows of counts.
-pub fn hellinger(reference: &[u64], current: &[u64]) -> f64 {
-    let overlap: f64 = shares(reference).iter().zip(shares(current)).map(|(p, q)| (p * q).sqrt()).sum();
-    (1.0 - overlap).max(0.0).sqrt()
-}
-
-/// The largest difference of shares.
-pub fn linf_distance(reference: &[u64], current: &[u64]) -> f64 {
-    shares(reference).iter().zip(shares(current)).map(|(p, q)| (p - q).abs()).fold(0.0, f64::max)
-}
-
 /// First Wasserstein distance of two samples. NaN for an empty one.
 pub fn wasserstein(a: &[f64], b: &[f64]) -> f64 {
     if a.is_empty() || b.is_empty() {

@@ -17,13 +17,13 @@ mod two_sample;
 
 pub use auc::{DeLong, delong, delong_clustered, delong_means};
 pub use bootstrap::{Bootstrap, Resample, mean_test, paired_bootstrap};
-pub use distance::{hellinger, js_distance, kl_divergence, linf_distance, psi, sturges_edges, wasserstein};
+pub use distance::{js_distance, kl_divergence, psi, sturges_edges, wasserstein};
 pub use multiple::{benjamini_hochberg, holm};
 pub use proportion::{
     BinomialTest, McNemar, binomial_test, clopper_pearson, mcnemar, mcnemar_exact, two_proportion_z,
 };
 pub use rng::Rng;
-pub use seeds::{Decision, equivalence, nadeau_bengio, needed_per_side, no_worse_than, permutation_means};
+pub use seeds::{Decision, equivalence, nadeau_bengio, needed_per_side, no_worse_than};
 pub use two_sample::{
     ChiSquare, Ks, TTest, chi_square_fit, chi_square_table, cramers_v, g_test, ks_two_sample, paired_t,
     student_t, welch_t,

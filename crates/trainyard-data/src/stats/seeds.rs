@@ -1,7 +1,7 @@
 //! Decisions from few repeated trainings: non-inferiority, equivalence, cross-validation, and how many are needed.
 
 use super::special::{normal_quantile, t_quantile, t_sf};
-use super::{Interval, Rng, TTest, mean, variance};
+use super::{Interval, TTest, mean, variance};
 
 /// What an interval says about a margin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -65,39 +65,4 @@ pub fn needed_per_side(distance: f64, sd: f64, alpha: f64, power: f64) -> Option
         n = f64::midpoint(n, next);
     }
     if n > 1e9 { None } else { Some((n.ceil() as u64).max(2)) }
-}
-
-/// The permutation test of two means, as (two-sided p, exact?): all splits while there are at most 200,000 of them,
-/// else 9,999 seeded draws with the observed one counted in.
-pub fn permutation_means(a: &[f64], b: &[f64], seed: u64) -> (f64, bool) {
-    let pooled: Vec<f64> = a.iter().chain(b).copied().collect();
-    let total: f64 = pooled.iter().sum();
-    let (k, n) = (b.len(), pooled.len());
-    let distance = |sum_b: f64| (sum_b / k as f64 - (total - sum_b) / (n - k) as f64).abs();
-    let seen = distance(b.iter().sum());
-    // Sums in another order differ in their last bits; equal splits must count as equal.
-    let bound = seen - 1e-12 * (seen.abs() + total.abs() / n as f64);
-    let splits = (0..k).fold(1.0, |c, i| c * (n - i) as f64 / (i + 1) as f64);
-    if splits <= 200_000.0 {
-        let (mut hits, mut all) = (0_u64, 0_u64);
-        let mut pick: Vec<usize> = (0..k).collect();
-        loop {
-            all += 1;
-            hits += u64::from(distance(pick.iter().map(|i| pooled[*i]).sum()) >= bound);
-            let Some(at) = (0..k).rev().find(|i| pick[*i] < n - k + i) else { break };
-            pick[at] += 1;
-            for i in at + 1..k {
-                pick[i] = pick[i - 1] + 1;
-            }
-        }
-        return (hits as f64 / all as f64, true);
-    }
-    let mut rng = Rng::new(seed);
-    let mut shuffled = pooled;
-    let mut hits = 1_u64;
-    for _ in 0..9_999 {
-        rng.shuffle(&mut shuffled);
-        hits += u64::from(distance(shuffled[..k].iter().sum()) >= bound);
-    }
-    (hits as f64 / 10_000.0, false)
 }

@@ -22,9 +22,6 @@ fn t_tests_of_five_seeds() {
     let p = paired_t(&A, &B).unwrap();
     near(p.t, 4.009_530_630_617_795);
     near(p.p, 0.016_002_830_178_910_903);
-    let (p, exact) = permutation_means(&A, &B, 1);
-    assert!(exact);
-    near(p, 4.0 / 252.0);
 }
 
 #[test]
@@ -67,10 +64,8 @@ fn two_categories_of_unequal_mix() {
     let (r, c) = ([145, 139], [67, 218]);
     near(js_distance(&r, &c), 0.203_235_799_006_726);
     near(psi(&r, &c), 0.336_648_406_822_145_6);
-    near(hellinger(&r, &c), 0.204_175_936_185_514_88);
     near(kl_divergence(&r, &c), 0.177_434_047_096_092_28);
     near(cramers_v(&r, &c), 0.284_880_547_489_243_4);
-    near(linf_distance(&r, &c), 0.275_475_660_983_444_56);
     near(chi_square_table(&r, &c).unwrap().statistic, 46.178_291_086_191_734);
     near(two_proportion_z(139, 284, 218, 285).1, 1.079_666_736_092_227_8e-11);
     let scale = 285.0 / 284.0;
