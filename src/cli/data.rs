@@ -28,6 +28,8 @@ enum Command {
     Check(CheckArgs),
     /// Compare a table with another one, or with its profile: schema, nulls, categories, drift. Exit code 1 when they differ.
     Diff(DiffArgs),
+    /// Make one profile of those of a table's parts, such as its days: a baseline whose rows need not be read again.
+    Merge(MergeArgs),
     /// What lies at a place, without reading it: files, bytes, and the digest that changes with any of them. It is what
     /// `event: data` looks at.
     List {
@@ -120,6 +122,19 @@ struct DiffArgs {
     reading: Reading,
 }
 
+#[derive(clap::Args)]
+struct MergeArgs {
+    /// Profiles of tables with the same columns, of the same types.
+    #[arg(required = true)]
+    profiles: Vec<PathBuf>,
+    /// Write the profile to this file.
+    #[arg(long, short)]
+    output: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
 /// Runs the command. Wrong use is exit code 2, a failed check or unreadable data 1.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let outcome = match &args.command {
@@ -134,6 +149,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Diff(args) => {
             check(&args.path, args.rules.as_deref(), Some(&args.baseline), None, &args.reading)
         }
+        Command::Merge(args) => merge(args),
         Command::List { path, json } => list(path, *json),
         Command::Features { work } => Ok(ExitCode::from(u8::from(!crate::agent::features::run(work)?))),
         Command::Step { work } => Ok(ExitCode::from(u8::from(!crate::agent::data::run(work)?))),
@@ -183,6 +199,15 @@ fn write(profile: &Profile, path: &Path) -> anyhow::Result<()> {
     std::fs::write(path, profile.to_json()?).with_context(|| format!("cannot write {}", path.display()))
 }
 
+fn show(profile: &Profile, json: bool) -> anyhow::Result<()> {
+    if json {
+        println!("{}", profile.to_json()?);
+    } else {
+        print!("{}", table_of(profile));
+    }
+    Ok(())
+}
+
 fn profile(args: &ProfileArgs) -> anyhow::Result<ExitCode> {
     let edges = args.edges.as_deref().map(Profile::read).transpose()?;
     let mut table = Source::open(&args.path, &options(&args.reading)?)?;
@@ -190,11 +215,7 @@ fn profile(args: &ProfileArgs) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.output {
         write(&scanned.profile, path)?;
     }
-    if args.reading.json {
-        println!("{}", scanned.profile.to_json()?);
-    } else {
-        print!("{}", table_of(&scanned.profile));
-    }
+    show(&scanned.profile, args.reading.json)?;
     // A profile of data that does not hold together is made, and said to be one.
     let bad = defects(&table, &scanned);
     if !bad.is_empty() {
@@ -207,6 +228,25 @@ fn profile(args: &ProfileArgs) -> anyhow::Result<ExitCode> {
         eprint!("{}", line(defect));
     }
     Ok(ExitCode::from(u8::from(!bad.is_empty())))
+}
+
+fn merge(args: &MergeArgs) -> anyhow::Result<ExitCode> {
+    let mut whole: Option<Profile> = None;
+    for path in &args.profiles {
+        let part = Profile::read(path)?;
+        match &mut whole {
+            None => whole = Some(part),
+            Some(whole) => {
+                whole
+                    .merge(&part)
+                    .map_err(|e| Error::usage(format!("{}: {e}", plain(&path.to_string_lossy()))))?;
+            }
+        }
+    }
+    let whole = whole.context("no profile is named")?;
+    write(&whole, &args.output)?;
+    show(&whole, args.json)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn rules(path: Option<&Path>) -> anyhow::Result<Rules> {

@@ -39,6 +39,25 @@ fn profile_check_and_diff() {
     assert_eq!(out.status.code(), Some(0), "{}", said(&out));
     assert!(said(&out).contains("4000 rows, 3 columns"), "{}", said(&out));
 
+    // The profiles of two parts are that of the whole.
+    let text = std::fs::read_to_string(at("a.csv")).unwrap();
+    let (head, rows) = text.split_once('\n').unwrap();
+    let middle = rows.match_indices('\n').nth(1499).unwrap().0 + 1;
+    for (name, part) in [("first", &rows[..middle]), ("second", &rows[middle..])] {
+        std::fs::write(at(&format!("{name}.csv")), format!("{head}\n{part}")).unwrap();
+        data(&["profile", &at(&format!("{name}.csv")), "-o", &at(&format!("{name}.json"))], &[]);
+    }
+    let out = data(&["merge", &at("first.json"), &at("second.json"), "-o", &at("both.json")], &[]);
+    assert_eq!(out.status.code(), Some(0), "{}", said(&out));
+    let read = |name: &str| trainyard_data::Profile::read(at(name).as_ref()).unwrap();
+    let (whole, both) = (read("a.json"), read("both.json"));
+    assert_eq!((whole.rows, both.rows), (4000, 4000));
+    assert!(whole.columns.iter().zip(&both.columns).all(|(a, b)| a.agrees_exactly(b)), "{both:?}");
+    std::fs::write(at("other.csv"), "id,years\n1,2\n").unwrap();
+    data(&["profile", &at("other.csv"), "-o", &at("other.json")], &[]);
+    let out = data(&["merge", &at("a.json"), &at("other.json"), "-o", &at("no.json")], &[]);
+    assert!(out.status.code() == Some(2) && said(&out).contains("\"years\""), "{}", said(&out));
+
     let out = data(&["check", &at("same.csv"), "--baseline", &at("a.json")], &[]);
     assert_eq!(out.status.code(), Some(0), "{}", said(&out));
     assert!(said(&out).ends_with("PASSED\n"));
