@@ -208,7 +208,7 @@ impl Drop for Namespace {
 pub fn small_pool() -> KubernetesPool {
     KubernetesPool {
         image: Some(BUSYBOX.into()),
-        default_cpu: "50m".into(),
+        default_cpu: "100m".into(),
         default_memory: "256Mi".into(),
         ..KubernetesPool::default()
     }

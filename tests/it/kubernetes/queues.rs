@@ -378,7 +378,7 @@ async fn with_the_controller() {
     let (_kueue, _label) = tokio::task::spawn_blocking(|| (Kueue::install(), Label::put())).await.unwrap();
     let yard = Yard::new(&format!(
         "[pool.a100]\nexecutor = \"kubernetes\"\n[pool.a100.kubernetes]\npreset = \"gke\"\naccelerator = \"nvidia-tesla-a100\"\n\
-         queue = {QUEUE:?}\nimage = \"{PYTHON}\"\ndefault_cpu = \"50m\"\ndefault_memory = \"128Mi\"\n[limits]\ngrace_s = 5\n"
+         queue = {QUEUE:?}\nimage = \"{PYTHON}\"\ndefault_cpu = \"200m\"\ndefault_memory = \"128Mi\"\n[limits]\ngrace_s = 5\n"
     ))
     .await;
     let runs = yard.release.runs.0.clone();

@@ -112,7 +112,7 @@ async fn a_push_trains_on_the_cluster_and_a_killed_daemon_restarts_nothing() {
     let (pods, gpus, away_s, lines) = if long { (20, 0, 60, 400) } else { (6, 1, 15, 90) };
     yard.pipeline(&format!(
         "version: 1\nname: churn\ndefaults: {{pool: gpu}}\nsteps:\n  - name: train\n    matrix: {{seed: [{}]}}\n    \
-         resources: {{gpu: {gpus}}}\n    commands: [\"for i in $(seq {lines}); do echo line $i; sleep 0.4; done\"]\n",
+         resources: {{gpu: {gpus}, cpu: 0.05}}\n    commands: [\"for i in $(seq {lines}); do echo line $i; sleep 0.4; done\"]\n",
         (1..=pods).map(|n| n.to_string()).collect::<Vec<_>>().join(", ")
     ));
     let sha = yard.push("rate").await;

@@ -45,7 +45,7 @@ async fn what_is_taken_away_is_stored_with_the_clusters_words() {
     let _kinds = tokio::task::spawn_blocking(Kinds::serve).await.unwrap();
     let yard = Yard::new(&format!(
         "[pool.lent]\nexecutor = \"kubernetes\"\n[pool.lent.kubernetes]\nqueue = {QUEUE:?}\nimage = \"{PYTHON}\"\n\
-         default_cpu = \"50m\"\ndefault_memory = \"128Mi\"\n[limits]\ngrace_s = 10\n"
+         default_cpu = \"200m\"\ndefault_memory = \"128Mi\"\n[limits]\ngrace_s = 10\n"
     ))
     .await;
     let namespace = yard.release.runs.0.clone();

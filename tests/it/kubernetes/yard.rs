@@ -47,7 +47,7 @@ impl Yard {
                 "[forge.sandbox]\nkind = \"github\"\nurl = {url:?}\nallow_http = true\ntoken = {{ file = {token:?} }}\n\
                  [[forge.sandbox.hook]]\nid = \"main\"\nsecrets = [{{ file = {secret:?} }}]\nrepository = \"acme/churn\"\n\
                  [pool.gpu]\nexecutor = \"kubernetes\"\ngpus = 8\nslots = 32\ngpu_hour_price = 2.5\n\
-                 [pool.gpu.kubernetes]\nimage = \"{PYTHON}\"\nnode_gpus = 8\ndefault_cpu = \"50m\"\ndefault_memory = \"128Mi\"\n{more}",
+                 [pool.gpu.kubernetes]\nimage = \"{PYTHON}\"\nnode_gpus = 8\ndefault_cpu = \"200m\"\ndefault_memory = \"128Mi\"\n{more}",
                 token = release.secret_file("token"),
                 secret = release.secret_file("hook-secret"),
             );
