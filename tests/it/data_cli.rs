@@ -45,14 +45,17 @@ fn profile_check_and_diff() {
     let middle = rows.match_indices('\n').nth(1499).unwrap().0 + 1;
     for (name, part) in [("first", &rows[..middle]), ("second", &rows[middle..])] {
         std::fs::write(at(&format!("{name}.csv")), format!("{head}\n{part}")).unwrap();
-        data(&["profile", &at(&format!("{name}.csv")), "-o", &at(&format!("{name}.json"))], &[]);
+        let (table, profile) = (at(&format!("{name}.csv")), at(&format!("{name}.json")));
+        data(&["profile", &table, "--edges", &at("a.json"), "-o", &profile], &[]);
     }
     let out = data(&["merge", &at("first.json"), &at("second.json"), "-o", &at("both.json")], &[]);
     assert_eq!(out.status.code(), Some(0), "{}", said(&out));
     let read = |name: &str| trainyard_data::Profile::read(at(name).as_ref()).unwrap();
     let (whole, both) = (read("a.json"), read("both.json"));
     assert_eq!((whole.rows, both.rows), (4000, 4000));
-    assert!(whole.columns.iter().zip(&both.columns).all(|(a, b)| a.agrees_exactly(b)), "{both:?}");
+    for (a, b) in whole.columns.iter().zip(&both.columns) {
+        assert!(a.agrees_exactly(b), "{}", a.field.name);
+    }
     std::fs::write(at("other.csv"), "id,years\n1,2\n").unwrap();
     data(&["profile", &at("other.csv"), "-o", &at("other.json")], &[]);
     let out = data(&["merge", &at("a.json"), &at("other.json"), "-o", &at("no.json")], &[]);
