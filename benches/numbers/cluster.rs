@@ -133,8 +133,9 @@ pub fn launch(name: String, uid: AttemptUid, run: RunId) -> Launch {
 }
 
 /// One pair's other half: the objects that trainyard would make, sent by hand, with a stub where the agents call. Returns
-/// milliseconds from the first request to the first byte of the log, and how long the init container took.
-async fn by_hand(client: &kube::Client, cluster: &Cluster) -> anyhow::Result<(f64, f64)> {
+/// milliseconds since the first request: the first container's first call, the second one's, and the first byte of the log; and how
+/// long the init container took.
+async fn by_hand(client: &kube::Client, cluster: &Cluster) -> anyhow::Result<([f64; 3], f64)> {
     let stub = stub::Daemon::start_at(Some(cluster.get("HOST")?)).await;
     stub.will_run(stub::spec(&stub.sha, &["echo first"]));
     let uid = uuid();
@@ -160,12 +161,13 @@ async fn by_hand(client: &kube::Client, cluster: &Cluster) -> anyhow::Result<(f6
     secrets.create(&PostParams::default(), &objects.secret).await?;
     jobs.create(&PostParams::default(), &objects.job).await?;
     let (first, finished) = loop {
-        let (first, done) = {
+        let (calls, done) = {
             let seen = stub.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            (seen.first_log, seen.finished.is_some())
+            ([seen.first_prepared, seen.first_start, seen.first_log], seen.finished.is_some())
         };
-        if let (Some(at), true) = (first, done) {
-            break ((at - began).as_secs_f64() * 1000.0, ended_pod(client, &launch.name).await?);
+        if let ([Some(prepared), Some(started), Some(log)], true) = (calls, done) {
+            let after = |at: Instant| (at - began).as_secs_f64() * 1000.0;
+            break ([prepared, started, log].map(after), ended_pod(client, &launch.name).await?);
         }
         ensure!(began.elapsed() < Duration::from_mins(1), "the pod said nothing within 60 s");
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -203,6 +205,7 @@ pub async fn dispatch() -> anyhow::Result<Vec<Line>> {
     );
     let yard = Yard::start(&more, Some(cluster.get("HOST")?)).await?;
     let (mut ours, mut bare, mut above, mut init) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut our_stages, mut bare_stages) = (Vec::new(), Vec::new());
     for n in 0..PAIRS {
         let mut hand = None;
         if n % 2 == 1 {
@@ -213,19 +216,24 @@ pub async fn dispatch() -> anyhow::Result<Vec<Line>> {
         );
         let told = yard.push(&pipeline).await?;
         yard.until_ended(n as i64 + 1, Duration::from_mins(1)).await?;
-        let stored = yard
-            .rows("SELECT MAX(created_ms) FROM log_segments WHERE start_byte = 0", |row| {
-                row.get::<_, f64>(0)
-            })?
-            .context("no log was stored")?;
+        let stored = yard.rows("SELECT MAX(created_ms) FROM log_segments WHERE start_byte = 0", |row| {
+            row.get::<_, f64>(0)
+        })?;
+        let stored = stored.context("no log was stored")?;
+        let stages = yard.rows(
+            "SELECT intended_ms, submitted_ms, started_ms FROM attempts ORDER BY intended_ms DESC LIMIT 1",
+            |row| Ok([row.get::<_, f64>(0)?, row.get(1)?, row.get(2)?]),
+        )?;
+        our_stages.push(stages.context("no attempt")?.map(|at| at - told));
         let (by_hand, took) = match hand {
             Some(hand) => hand,
             None => by_hand(&client, &cluster).await?,
         };
         ours.push(stored - told);
-        bare.push(by_hand);
-        above.push(stored - told - by_hand);
+        bare.push(by_hand[2]);
+        above.push(stored - told - by_hand[2]);
         init.push(took);
+        bare_stages.push(by_hand);
         // Off the beat of any loop.
         tokio::time::sleep(Duration::from_millis(u64::from(rand::rng().next_u32() % 500))).await;
     }
@@ -234,6 +242,16 @@ pub async fn dispatch() -> anyhow::Result<Vec<Line>> {
     println!(
         "# {PAIRS} pairs: first byte stored {ours:.0} ms after the 2xx; {bare:.0} ms after the same objects by hand, of which the init \
          container is {mean:.0} ms in the mean; median difference {above:.0} ms"
+    );
+    let stage = |all: &[[f64; 3]], n: usize| median(all.iter().map(|one| one[n]).collect());
+    println!(
+        "# medians after the 2xx: attempt decided {:.0} ms, Job made {:.0} ms, step's container called {:.0} ms; by hand: first container \
+         called {:.0} ms, the step's {:.0} ms",
+        stage(&our_stages, 0),
+        stage(&our_stages, 1),
+        stage(&our_stages, 2),
+        stage(&bare_stages, 0),
+        stage(&bare_stages, 1)
     );
     Ok(vec![Line {
         name: "dispatch.k8s_ms",

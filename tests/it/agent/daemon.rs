@@ -30,6 +30,8 @@ pub struct Seen {
     nonce: Option<String>,
     pub starts: u32,
     pub prepared: u32,
+    pub first_prepared: Option<Instant>,
+    pub first_start: Option<Instant>,
     /// The bytes, unless only their number is wanted.
     pub log: Vec<u8>,
     pub count_only: bool,
@@ -213,8 +215,10 @@ async fn start(State(app): State<App>, Query(q): Q, headers: HeaderMap, Json(bod
     }
     if body.preparing {
         seen.prepared += 1;
+        seen.first_prepared.get_or_insert_with(Instant::now);
     } else {
         seen.starts += 1;
+        seen.first_start.get_or_insert_with(Instant::now);
     }
     if seen.nonce.get_or_insert_with(|| body.nonce.clone()) != &body.nonce {
         return breach(&mut seen, "another nonce");
