@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use tokio::process::{Child, Command};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::daemon::{SECRET, ports};
 use crate::load::Target;
@@ -41,6 +42,21 @@ pub struct Running {
     pub target: Target,
     pub child: Child,
     _dir: tempfile::TempDir,
+    /// Ends with it.
+    _around: Option<AbortOnDropHandle<()>>,
+}
+
+/// What Prow's hook asks before it listens: who its token belongs to. It takes the deliveries as well that the hook passes on.
+async fn around_prow(address: SocketAddr) -> anyhow::Result<AbortOnDropHandle<()>> {
+    let app = axum::Router::new().fallback(|| async {
+        axum::Json(serde_json::json!({"login": "prow", "id": 1, "email": "prow@localhost"}))
+    });
+    let listener = tokio::net::TcpListener::bind(address).await?;
+    Ok(AbortOnDropHandle::new(tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, app).await {
+            eprintln!("what Prow's hook asks cannot be served: {error}");
+        }
+    })))
 }
 
 /// `scripts/bench.sh` installs them and says where by the environment.
@@ -84,6 +100,7 @@ impl Peer {
         };
         let mut command = Command::new(&self.program);
         command.current_dir(dir.path()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        let mut around = None;
         let (path, sha1) = match self.kind {
             Kind::Webhook => {
                 put("keep.sh", "#!/bin/sh\necho \"$1\" >> kept\n")?;
@@ -124,9 +141,10 @@ impl Peer {
                 let secret = put("hmac", SECRET)?;
                 let token = put("token", "none")?;
                 let [metrics, health] = ports::<2>()?;
+                around = Some(around_prow(other).await?);
                 command
                     .arg("--dry-run=false")
-                    .arg("--github-endpoint=http://127.0.0.1:9")
+                    .arg(format!("--github-endpoint=http://{other}"))
                     .arg(format!("--port={}", address.port()))
                     .arg(format!("--config-path={}", config.display()))
                     .arg(format!("--plugin-config={}", plugins.display()))
@@ -141,7 +159,7 @@ impl Peer {
         let child = command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
         until_open(address).await?;
         let target = Target { address, path, secret: SECRET.into(), sha1, event: "push" };
-        Ok(Running { target, child, _dir: dir })
+        Ok(Running { target, child, _dir: dir, _around: around })
     }
 }
 
