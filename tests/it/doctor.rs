@@ -245,7 +245,8 @@ async fn doctor_finds_what_is_wrong_and_says_how_to_mend_it() {
         assert!(mark == want && text.contains(words), "{about}: {mark} {text}");
     }
     write("token", "a-stale-token\n");
-    let (_, lines) = doctor(&file, &[]).await;
+    let (_, lines) = doctor(&file, &["--probe"]).await;
+    assert!(mark(&lines, "probe").1.contains("no pool runs on Kubernetes"), "{lines:?}");
     assert!(mark(&lines, "forge github").1.contains("refuses the token"));
     println!("FIGURE doctor lines={}", lines.len());
 }

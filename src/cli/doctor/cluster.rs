@@ -104,7 +104,7 @@ async fn probes(
             Ok(Probed::Waits(why)) => report.warn(
                 about,
                 format!("its pod had not ended after {} s: {why}", patience.as_secs()),
-                "give it longer (`--probe=1800`) if the pool is full or grows from nothing; else look at its selector, tolerations and \
+                "give it longer (`--probe=540`) if the pool is full or grows from nothing; else look at its selector, tolerations and \
                  `gpu_resource`",
             ),
             Ok(Probed::Failed(why)) => {

@@ -16,10 +16,14 @@ use super::style::{colours, word};
 use crate::blob::Blobs;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{Config, ForgeConfig, ForgeKind};
+use crate::executor::kubernetes::orphans::GRACE_MS;
 use crate::forge::{self, ChangeWords, ForgeError, Permission};
 use crate::http::text::{ago, bytes, shown_cut};
 use crate::model::RepoName;
 use crate::store::{Store, StoreError};
+
+/// Later the daemon takes its Job for an orphan.
+const LONGEST_PROBE_S: u64 = (GRACE_MS / 1000 - 60).unsigned_abs();
 
 /// Look for what is wrong with an installation, and say how to mend it
 ///
@@ -41,7 +45,7 @@ pub struct Args {
     ///
     /// It asks for one GPU where the pool has any, and may make the cluster grow.
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "300",
-          value_parser = clap::value_parser!(u64).range(1..=86_400), conflicts_with = "offline")]
+          value_parser = clap::value_parser!(u64).range(1..=LONGEST_PROBE_S), conflicts_with = "offline")]
     probe: Option<u64>,
     /// The lines as a JSON array
     #[arg(long)]
@@ -140,7 +144,9 @@ async fn look(report: &mut Report, config: &Config, args: &Args) {
         // What the pods of a probe shall reach.
         let probe = args.probe.filter(|_| running).zip(store.as_ref());
         cluster::look(report, config, probe).await;
-        if args.probe.is_some() && probe.is_none() {
+        if args.probe.is_some() && config.executor.kubernetes.is_none() {
+            report.warn("probe", "no pod was started: no pool runs on Kubernetes", "leave out --probe");
+        } else if args.probe.is_some() && probe.is_none() {
             report.fail(
                 "probe",
                 "no pod was started: there is no daemon that it could reach",

@@ -13,7 +13,7 @@ use crate::model::{AttemptUid, RunId};
 use crate::store::{Store, StoreError};
 
 /// Rows come before Jobs, so a younger Job without one is most likely one that we do not read yet.
-const GRACE_MS: Millis = 10 * 60_000;
+pub const GRACE_MS: Millis = 10 * 60_000;
 /// After a restore, Jobs may be the trainings that the lost rows had started.
 const AFTER_RESTORE_MS: Millis = 30 * 24 * 3_600_000;
 

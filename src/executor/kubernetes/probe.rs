@@ -12,6 +12,8 @@ use crate::model::plan::{Resources, Retry, Reuse};
 use crate::model::{AttemptUid, EndClass, RunId, StepSpec};
 
 const LOOK: Duration = Duration::from_millis(500);
+/// Beyond its grace, for a pod to be gone.
+const FAREWELL: Duration = Duration::from_secs(40);
 
 /// What became of the pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,10 +66,11 @@ impl Kubernetes {
             Ok(handle) => self.end_of(&uid, &handle, until, tell).await,
             Err(error) => Err(error),
         };
+        // A pod takes its grace to end.
+        let gone_by = Instant::now() + Duration::from_secs(self.cluster.grace_s.unsigned_abs()) + FAREWELL;
         let removed = loop {
             match self.remove(&name, &uid, &serde_json::Value::Null).await {
-                // A pod takes its grace to end.
-                Err(ExecutorError::Transient(_)) if Instant::now() < until + patience => sleep(LOOK).await,
+                Err(ExecutorError::Transient(_)) if Instant::now() < gone_by => sleep(LOOK).await,
                 other => break other,
             }
         };
@@ -85,14 +88,17 @@ impl Kubernetes {
     ) -> Result<Probed, ExecutorError> {
         let mut told = String::new();
         loop {
-            let says = match self.observe(uid, handle).await? {
-                Observation::Gone { class: EndClass::Succeeded, .. } => return Ok(Probed::Reached),
-                Observation::Gone { reason, .. } => return Ok(Probed::Failed(reason)),
-                Observation::Unknown | Observation::Withdrawn => {
+            let says = match self.observe(uid, handle).await {
+                Ok(Observation::Gone { class: EndClass::Succeeded, .. }) => return Ok(Probed::Reached),
+                Ok(Observation::Gone { reason, .. }) => return Ok(Probed::Failed(reason)),
+                Ok(Observation::Unknown | Observation::Withdrawn) => {
                     return Ok(Probed::Failed("someone deleted its Job".into()));
                 }
-                Observation::Pending { why, .. } => why,
-                Observation::Running => "it runs, and the daemon has not answered it yet".into(),
+                Ok(Observation::Pending { why, .. }) => why,
+                Ok(Observation::Running) => "it runs, and has not ended yet".into(),
+                // One call that is lost says nothing of the pod.
+                Err(ExecutorError::Transient(why) | ExecutorError::Away(why)) => why,
+                Err(error) => return Err(error),
             };
             if says != told {
                 tell(&says);

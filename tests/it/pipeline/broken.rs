@@ -219,9 +219,9 @@ fn s08_bad_pipeline_files_cost_little_and_are_told_where() {
 }
 
 fn s08_in_a_process_of_its_own() {
-    // The time a case took of the processor counts. A build without optimisation is several times as slow and
-    // machines differ: the limit there only finds what explodes.
-    const MAX_MS: u128 = if cfg!(debug_assertions) { 400 } else { 100 };
+    // Tests are built without optimisation and share the machine: the time a case took of the processor counts, of three
+    // the shortest.
+    const MAX_MS: u128 = 100;
     const MAX_BYTES: u64 = 64 << 20;
     let inputs = bad_inputs();
     let (mut failed, mut slowest, mut largest) = (Vec::new(), (0, ""), (0, ""));
@@ -229,9 +229,13 @@ fn s08_in_a_process_of_its_own() {
         // Peak memory starts anew.
         std::fs::write("/proc/self/clear_refs", "5").unwrap();
         let before = memory("VmRSS:");
-        let start = processor_time_ms();
-        let parsed = pipeline::parse(".trainyard.yaml", bytes);
-        let ms = processor_time_ms() - start;
+        let timed = || {
+            let start = processor_time_ms();
+            let parsed = pipeline::parse(".trainyard.yaml", bytes);
+            (parsed, processor_time_ms() - start)
+        };
+        let (parsed, first) = timed();
+        let ms = first.min(timed().1).min(timed().1);
         let used = memory("VmHWM:").saturating_sub(before);
         if ms > slowest.0 {
             slowest = (ms, name);
