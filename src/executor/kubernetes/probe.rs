@@ -94,10 +94,10 @@ impl Kubernetes {
                 Ok(Observation::Unknown | Observation::Withdrawn) => {
                     return Ok(Probed::Failed("someone deleted its Job".into()));
                 }
-                Ok(Observation::Pending { why, .. }) => why,
                 Ok(Observation::Running) => "it runs, and has not ended yet".into(),
                 // One call that is lost says nothing of the pod.
-                Err(ExecutorError::Transient(why) | ExecutorError::Away(why)) => why,
+                Ok(Observation::Pending { why, .. })
+                | Err(ExecutorError::Transient(why) | ExecutorError::Away(why)) => why,
                 Err(error) => return Err(error),
             };
             if says != told {
