@@ -76,10 +76,42 @@ pub fn signal(target: &Stat, signal: Signal) -> bool {
         && kill(Pid::from_raw(target.pid), signal).is_ok()
 }
 
+/// What a signal does to a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disposition {
+    Default,
+    Caught,
+    /// Or blocked, which may pass.
+    Ignored,
+}
+
+/// That of a process which is gone is the default.
+pub fn disposition(pid: i32, signal: Signal) -> Disposition {
+    let within = |key: &str| {
+        let mask = status(pid, key).and_then(|mask| u64::from_str_radix(&mask, 16).ok()).unwrap_or(0);
+        mask >> (signal as i32 - 1) & 1 == 1
+    };
+    match () {
+        () if within("SigCgt:") => Disposition::Caught,
+        () if within("SigIgn:") || within("SigBlk:") => Disposition::Ignored,
+        () => Disposition::Default,
+    }
+}
+
+/// The program that a process runs.
+pub fn exe(pid: i32) -> Option<std::path::PathBuf> {
+    std::fs::read_link(format!("/proc/{pid}/exe")).ok()
+}
+
 /// The real user id of a process.
 pub fn user_of(pid: i32) -> Option<u32> {
+    status(pid, "Uid:")?.parse().ok()
+}
+
+/// The first word behind `key` in `/proc/<pid>/status`.
+fn status(pid: i32, key: &str) -> Option<String> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    text.lines().find_map(|l| l.strip_prefix("Uid:"))?.split_ascii_whitespace().next()?.parse().ok()
+    Some(text.lines().find_map(|l| l.strip_prefix(key))?.split_ascii_whitespace().next()?.to_owned())
 }
 
 /// Resident memory of this process's descendants and itself, in bytes.

@@ -52,7 +52,8 @@ pub struct Ended {
     /// Processes that had to be killed after the command itself was gone, or after the grace.
     pub killed: usize,
     /// When signals ended processes that may have been at work: what was being written then may be half of it. The shell
-    /// that runs the commands does not count, unless it was all there was.
+    /// that runs the commands does not count where one that catches SIGTERM lived to its own end below it: that one was
+    /// at work, and the shell waited for it.
     pub struck: Vec<Strike>,
 }
 
@@ -91,6 +92,9 @@ pub struct Limits {
 
 /// How long output is awaited after the command has ended while something else still holds the pipe.
 const DRAIN: Duration = Duration::from_secs(2);
+/// Soon after SIGTERM one looks this often who has died of it, and for this long.
+const LOOK: Duration = Duration::from_millis(5);
+const LOOKING: Duration = Duration::from_millis(250);
 /// How long killing may take before we give up on processes that the kernel does not let go (state D).
 const KILLING: Duration = Duration::from_secs(10);
 
@@ -124,7 +128,8 @@ pub async fn supervise(
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
     let (mut eof, mut why, mut killed, mut listening) = (false, None, 0, true);
-    let mut dead = Dead::new();
+    let mut dead = Dead::new(main);
+    let mut looking_until = Instant::now();
     // From when on everything is killed: the end of the grace, or of the drain.
     let mut kill_at: Option<Instant> = None;
     loop {
@@ -135,9 +140,10 @@ pub async fn supervise(
             },
             _ = child_ended.recv() => {}
             _ = tick.tick() => output(Output::Tick),
+            () = tokio::time::sleep(LOOK), if !dead.asked.is_empty() && Instant::now() < looking_until => {}
             changed = stop.changed(), if listening && why.is_none() => listening = changed.is_ok(),
         }
-        dead.reap(main);
+        dead.reap();
         if dead.exit.is_some() {
             kill_at = kill_at.or_else(|| Some(Instant::now() + DRAIN));
         }
@@ -145,7 +151,8 @@ pub async fn supervise(
             let asked = *stop.borrow();
             why = asked.or_else(|| (Instant::now() >= deadline).then_some(Stop::TimedOut));
             if why.is_some() {
-                terminate();
+                dead.terminate();
+                looking_until = Instant::now() + LOOKING;
                 kill_at = Some(Instant::now() + grace);
             }
         }
@@ -155,12 +162,12 @@ pub async fn supervise(
         // Without a reason to wait for them, those that are left and do not even hold the pipe are killed at once.
         let now = dead.exit.is_some() && eof && why.is_none();
         if now || kill_at.is_some_and(|at| Instant::now() >= at) {
-            killed = kill_all(main, &mut dead).await;
+            killed = kill_all(&mut dead).await;
             break;
         }
     }
     // Whoever ended between the last reaping and the last look at who lives: how they ended counts as well.
-    dead.reap(main);
+    dead.reap();
     let until = Instant::now() + Duration::from_secs(1);
     while !eof {
         match tokio::time::timeout_at(until, pipe.read(&mut buffer)).await {
@@ -170,7 +177,7 @@ pub async fn supervise(
     }
     output(Output::Tick);
     let exit = dead.exit.unwrap_or(Exit::Signal(Signal::SIGKILL as i32));
-    if matches!(exit, Exit::Signal(_)) && !dead.others {
+    if matches!(exit, Exit::Signal(_)) && !dead.outlived {
         dead.struck.extend(dead.main_at);
     }
     Ok(Ended { exit, stop: why, killed, struck: dead.struck })
@@ -180,17 +187,9 @@ fn alive_below() -> Vec<proc::Stat> {
     proc::descendants(std::process::id() as i32)
 }
 
-fn terminate() {
-    for process in alive_below() {
-        proc::signal(&process, Signal::SIGTERM);
-        // A stopped process would see the signal only when somebody continues it.
-        proc::signal(&process, Signal::SIGCONT);
-    }
-}
-
 /// Kills until nobody is left. All are stopped first, so that none can fork while the others are counted.
 /// Returns how many there were.
-async fn kill_all(main: i32, dead: &mut Dead) -> usize {
+async fn kill_all(dead: &mut Dead) -> usize {
     let until = Instant::now() + KILLING;
     let mut seen = std::collections::BTreeSet::new();
     loop {
@@ -206,7 +205,7 @@ async fn kill_all(main: i32, dead: &mut Dead) -> usize {
             seen.insert(process.pid);
             proc::signal(process, Signal::SIGKILL);
         }
-        dead.reap(main);
+        dead.reap();
         if all.is_empty() || Instant::now() >= until {
             return seen.len();
         }
@@ -214,47 +213,83 @@ async fn kill_all(main: i32, dead: &mut Dead) -> usize {
     }
 }
 
-/// What was reaped so far.
+/// Who has died so far, and of what.
 struct Dead {
+    main: i32,
+    /// What it ran when it began; a shell may become another program (`exec`).
+    main_exe: Option<std::path::PathBuf>,
     exit: Option<Exit>,
     main_at: Option<Strike>,
     /// Of the others that a signal ended.
     struck: Vec<Strike>,
-    /// Was there any other?
-    others: bool,
-    /// When the last look began: a child of ours that is reaped now lived then.
+    /// Those that were sent SIGTERM and can but die of it. Their parents may reap them, and live on.
+    asked: Vec<proc::Stat>,
+    /// Those that catch the SIGTERM that they were sent, while the first process was the shell yet.
+    catches: Vec<i32>,
+    /// One of these has ended by itself.
+    outlived: bool,
+    /// When the last look began: who is seen dead now lived then.
     looked: Millis,
 }
 
 impl Dead {
-    fn new() -> Self {
-        let looked = SystemClock.now_ms();
-        Self { exit: None, main_at: None, struck: Vec::new(), others: false, looked }
+    fn new(main: i32) -> Self {
+        Self {
+            main,
+            main_exe: proc::exe(main),
+            exit: None,
+            main_at: None,
+            struck: Vec::new(),
+            asked: Vec::new(),
+            catches: Vec::new(),
+            outlived: false,
+            looked: SystemClock.now_ms(),
+        }
     }
 
-    /// Reaps every child that has ended. Those of a parent that lives on are its own.
-    fn reap(&mut self, main: i32) {
+    /// Asks everybody to end.
+    fn terminate(&mut self) {
+        self.looked = SystemClock.now_ms();
+        let all = alive_below();
+        let shell = proc::exe(self.main) == self.main_exe;
+        for process in all.iter().filter(|process| process.pid != self.main) {
+            match proc::disposition(process.pid, Signal::SIGTERM) {
+                proc::Disposition::Default => self.asked.push(*process),
+                proc::Disposition::Caught if shell => self.catches.push(process.pid),
+                _ => {}
+            }
+        }
+        for process in &all {
+            proc::signal(process, Signal::SIGTERM);
+            // A stopped process would see the signal only when somebody continues it.
+            proc::signal(process, Signal::SIGCONT);
+        }
+    }
+
+    /// Reaps every child that has ended. Those of a parent that lives on are its own, but that they are dead is seen.
+    fn reap(&mut self) {
         let began = SystemClock.now_ms();
+        let mut struck = false;
         loop {
             let ended = waitpid(None, Some(WaitPidFlag::WNOHANG));
             let strike = Strike { after: self.looked, by: SystemClock.now_ms() };
             match ended {
-                Ok(WaitStatus::Exited(pid, code)) if pid.as_raw() == main => {
+                Ok(WaitStatus::Exited(pid, code)) if pid.as_raw() == self.main => {
                     (self.exit, self.main_at) = (Some(Exit::Code(code)), Some(strike));
                 }
-                Ok(WaitStatus::Signaled(pid, signal, _)) if pid.as_raw() == main => {
+                Ok(WaitStatus::Signaled(pid, signal, _)) if pid.as_raw() == self.main => {
                     (self.exit, self.main_at) = (Some(Exit::Signal(signal as i32)), Some(strike));
                 }
                 Ok(WaitStatus::StillAlive) | Err(_) => break,
-                Ok(WaitStatus::Signaled(..)) => {
-                    self.others = true;
-                    match self.struck.last_mut().filter(|last| last.after == strike.after) {
-                        Some(last) => last.by = strike.by,
-                        None => self.struck.push(strike),
-                    }
-                }
-                Ok(_) => self.others = true,
+                Ok(WaitStatus::Signaled(..)) => struck = true,
+                Ok(WaitStatus::Exited(pid, _)) => self.outlived |= self.catches.contains(&pid.as_raw()),
+                Ok(_) => {}
             }
+        }
+        let asked = self.asked.len();
+        self.asked.retain(|process| proc::alive(process.pid as u32, process.started));
+        if struck || self.asked.len() < asked {
+            self.struck.push(Strike { after: self.looked, by: SystemClock.now_ms() });
         }
         self.looked = began;
     }

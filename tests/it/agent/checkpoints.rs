@@ -75,6 +75,17 @@ async fn half_a_checkpoint_is_never_taken_for_one() {
             "sh -c 'trap \"\" TERM; while :; do echo half >> ckpt/state; sleep 0.05; done'; true",
             false,
         ),
+        (
+            "killed as it writes, beside one that ends by itself",
+            "sh -c 'trap \"\" TERM; sleep 0.7' & while :; do echo half >> ckpt/state; sleep 0.05; done",
+            false,
+        ),
+        (
+            "killed as it writes, under a parent that reaps it and ends by itself",
+            "sh -c 'trap \"sleep 0.3; exit 0\" TERM; \
+             (while :; do echo half >> ckpt/state; sleep 0.05; done) & wait; wait'; true",
+            false,
+        ),
         ("asked to end at rest", "echo whole > ckpt/state; sleep 3.2; echo ready; sleep 60", true),
         (
             "saves when it is asked to",
