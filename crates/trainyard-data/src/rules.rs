@@ -361,6 +361,71 @@ impl ColumnRule {
     pub(crate) fn share_needed(&self) -> f64 {
         self.mostly.unwrap_or(1.0)
     }
+
+    /// The first rule that cannot be asked of a column of this kind, and what it wants.
+    pub(crate) fn unsuited(&self, kind: Kind) -> Option<(&'static str, &'static str)> {
+        let bounds = self.bounds();
+        let measures = [
+            ("mean", self.mean.is_some()),
+            ("median", self.median.is_some()),
+            ("std", self.std.is_some()),
+            ("sum", self.sum.is_some()),
+            ("quantiles", !self.quantiles.is_empty()),
+            ("max_z", self.max_z.is_some()),
+            ("monotonic", self.monotonic.is_some()),
+        ];
+        let texts = [
+            ("regex", self.regex.is_some()),
+            ("pattern", self.pattern.is_some()),
+            ("min_length", self.min_length.is_some()),
+            ("max_length", self.max_length.is_some()),
+        ];
+        let named = |(name, asked): &(&'static str, bool)| asked.then_some(*name);
+        if !kind.is_numeric() {
+            let bound = bounds.iter().find_map(|(name, bound)| bound.map(|_| *name));
+            if let Some(name) = bound.or_else(|| measures.iter().find_map(named)) {
+                return Some((name, "numbers or times"));
+            }
+        }
+        if kind != Kind::Time {
+            let time = bounds.iter().find(|(_, bound)| matches!(bound, Some(Scalar::Text(_))));
+            if let Some(name) = time.map(|(name, _)| *name).or(self.fresh.as_ref().map(|_| "fresh")) {
+                return Some((name, "times"));
+            }
+        }
+        if kind != Kind::Text
+            && let Some(name) = texts.iter().find_map(named)
+        {
+            return Some((name, "text"));
+        }
+        if self.finite && !matches!(kind, Kind::Int | Kind::Float) {
+            return Some(("finite", "numbers"));
+        }
+        if self.datetime && !matches!(kind, Kind::Text | Kind::Time) {
+            return Some(("datetime", "text or times"));
+        }
+        [("one_of", &self.one_of), ("not_in", &self.not_in)].into_iter().find_map(|(name, values)| {
+            let wants = values.as_ref()?.iter().find_map(|value| match (value, kind) {
+                (_, Kind::Text) => None,
+                (_, Kind::Other) => Some("plain values"),
+                (Scalar::Text(t), Kind::Time) if crate::source::parse_time(t.as_bytes()).is_some() => None,
+                (Scalar::Text(_), _) => Some("text"),
+                (Scalar::Bool(_), kind) if kind != Kind::Bool => Some("true and false"),
+                _ => None,
+            })?;
+            Some((name, wants))
+        })
+    }
+
+    /// The bounds of values, by name.
+    pub(crate) fn bounds(&self) -> [(&'static str, Option<&Scalar>); 4] {
+        [
+            ("min", self.min.as_ref()),
+            ("above", self.above.as_ref()),
+            ("max", self.max.as_ref()),
+            ("below", self.below.as_ref()),
+        ]
+    }
 }
 
 /// One rule of cells, ready to be asked.
@@ -425,19 +490,17 @@ impl Units {
 }
 
 impl CellRule {
-    /// The rules of cells of a column.
+    /// The rules of cells of a column of a kind that suits them ([`ColumnRule::unsuited`]).
     pub fn all(field: &Field, rule: &ColumnRule) -> Result<Vec<Self>> {
         let (column, kind) = (field.name.as_str(), field.kind);
-        let wrong =
-            |what: &str| Err(Error::usage(format!("rules of {column:?}: {what}, but the column is {kind}")));
         let refused =
             |scalar: &Scalar| Error::usage(format!("rules of {column:?}: {scalar} is not a number"));
         // Times as microseconds.
         let plain = |scalar: &Scalar| -> Result<Scalar> {
             match (scalar, kind) {
-                (Scalar::Text(t), Kind::Time) => crate::source::parse_time(t.as_bytes())
-                    .map(Scalar::Int)
-                    .ok_or_else(|| Error::usage(format!("rules of {column:?}: {t:?} is no date or time"))),
+                (Scalar::Text(t), Kind::Time) => {
+                    crate::source::parse_time(t.as_bytes()).map(Scalar::Int).ok_or_else(|| refused(scalar))
+                }
                 (Scalar::Text(_), _) => Err(refused(scalar)),
                 (Scalar::Bool(_), _) if kind != Kind::Bool => Err(refused(scalar)),
                 (other, _) => Ok(other.clone()),
@@ -485,13 +548,8 @@ impl CellRule {
             };
             add(name, words, test);
         }
-        for (bound, name) in
-            [(&rule.min, "min"), (&rule.max, "max"), (&rule.above, "above"), (&rule.below, "below")]
-        {
+        for (name, bound) in rule.bounds() {
             let Some(bound) = bound else { continue };
-            if !kind.is_numeric() {
-                return wrong(&format!("{name} wants numbers or times"));
-            }
             let (side, words) = match name {
                 "min" => (Side::AtLeast, format!("at least {bound}")),
                 "max" => (Side::AtMost, format!("at most {bound}")),
@@ -504,9 +562,6 @@ impl CellRule {
         }
         for (expression, name, whole) in [(&rule.regex, "regex", false), (&rule.pattern, "pattern", true)] {
             let Some(expression) = expression else { continue };
-            if kind != Kind::Text {
-                return wrong(&format!("{name} wants text"));
-            }
             let compiled = |text: &str| {
                 crate::validate::expression_of(text)
                     .map_err(|e| Error::usage(format!("rules of {column:?}: {name}: {e}")))
@@ -517,9 +572,6 @@ impl CellRule {
             add(name, format!("like {expression:?}"), CellTest::Matches(regex));
         }
         if rule.min_length.is_some() || rule.max_length.is_some() {
-            if kind != Kind::Text {
-                return wrong("lengths want text");
-            }
             let (low, high) = (rule.min_length.unwrap_or(0), rule.max_length.unwrap_or(u64::MAX));
             let words = format!(
                 "{low} to {} characters long",
@@ -528,15 +580,9 @@ impl CellRule {
             add("length", words, CellTest::Length(low, high));
         }
         if rule.finite {
-            if !matches!(kind, Kind::Int | Kind::Float) {
-                return wrong("finite wants numbers");
-            }
             add("finite", "finite".into(), CellTest::Finite);
         }
         if rule.datetime && kind != Kind::Time {
-            if kind != Kind::Text {
-                return wrong("datetime wants text or times");
-            }
             add("datetime", "a date or time of ISO 8601".into(), CellTest::Datetime);
         }
         Ok(out)

@@ -91,8 +91,8 @@ fn once(
     for field in &source.fields {
         let rule = rules.schema.get(&field.name);
         let mut cells = match rule {
-            // A column of another type than declared has a finding of its own; its cells cannot be asked.
-            Some(rule) if crate::check::type_fits(rule, field) => CellRule::all(field, rule)?,
+            // A column of another type than its rules want has a finding of its own; its cells cannot be asked.
+            Some(rule) if crate::check::misfit(rule, field).is_none() => CellRule::all(field, rule)?,
             _ => Vec::new(),
         };
         cells.shrink_to_fit();
@@ -112,14 +112,8 @@ fn once(
     let mut pairs = Vec::new();
     for pair in &rules.pairs {
         let (left, right) = (place(&pair.left)?, place(&pair.right)?);
-        for at in [left, right] {
-            let field = &source.fields[at];
-            if !field.kind.is_numeric() {
-                return Err(Error::usage(format!(
-                    "rules compare the column {:?}, which is {}",
-                    field.name, field.kind
-                )));
-            }
+        if ![left, right].iter().all(|at| source.fields[*at].kind.is_numeric()) {
+            continue;
         }
         groups.push(vec![left, right]);
         visitor.groups.push(Group::Pair(pair.clone()));
@@ -140,7 +134,7 @@ fn once(
     let mut tallies: Vec<Vec<Tally>> =
         visitor.cells.iter().map(|c| vec![Tally::default(); c.len()]).collect();
     let mut orders: Vec<Order> = source.fields.iter().map(|_| Order::default()).collect();
-    let first_pair = groups.len() - rules.pairs.len() - keys.len();
+    let first_pair = groups.len() - pairs.len() - keys.len();
     let report = source.drive(&groups, &visitor, &mut |group, part| {
         match part {
             Part::Columns(parts) => {

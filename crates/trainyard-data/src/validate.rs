@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 
 use crate::error::{Error, Result};
 use crate::rules::{ColumnRule, DriftRules, Range, Rules, Scalar};
+use crate::schema::Kind;
 
 /// One fault of rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,15 +153,28 @@ impl ColumnRule {
         if let Some(text) = self.fresh.as_ref().filter(|t| age(t).is_none()) {
             add(format!("fresh: {text:?}; write 36h or 7d"));
         }
-        let bounds = [("min", &self.min), ("above", &self.above), ("max", &self.max), ("below", &self.below)];
+        let bounds = self.bounds();
         let mut sound = true;
         for (name, bound) in bounds {
-            if let Some(Scalar::Float(x)) = bound
-                && x.is_nan()
-            {
-                add(format!("{name}: NaN bounds nothing"));
-                sound = false;
-            }
+            let fault = match bound {
+                Some(Scalar::Float(x)) if x.is_nan() => "NaN bounds nothing".to_owned(),
+                Some(Scalar::Bool(x)) => format!("{x} bounds nothing; write a number, a date or a time"),
+                Some(Scalar::Text(text)) if crate::source::parse_time(text.as_bytes()).is_none() => {
+                    format!("{text:?} is no number, date or time")
+                }
+                _ => continue,
+            };
+            add(format!("{name}: {fault}"));
+            sound = false;
+        }
+        if let Some(kind) = self.kind.as_deref().and_then(Kind::named)
+            && sound
+            && let Some((name, wants)) = self.unsuited(kind)
+        {
+            add(format!(
+                "{name}: wants {wants}, but `type` says {}",
+                self.kind.as_deref().unwrap_or_default()
+            ));
         }
         for (low, least) in &bounds[..2] {
             for (high, most) in &bounds[2..] {

@@ -1,20 +1,14 @@
 //! Rules on the values of columns: answered from profiles, and from the tallies of cells, pairs and order.
 
-use crate::error::{Error, Result};
+use super::misfit;
 use crate::findings::{Finding, Severity};
 use crate::profile::ColumnProfile;
 use crate::rules::{ColumnRule, Range, Rules};
 use crate::scan::Scanned;
-use crate::schema::Kind;
 use crate::source;
 
 /// Rules answered from the column's profile.
-pub(super) fn whole_column(
-    column: &ColumnProfile,
-    rule: &ColumnRule,
-    now: i64,
-    findings: &mut Vec<Finding>,
-) -> Result<()> {
+pub(super) fn whole_column(column: &ColumnProfile, rule: &ColumnRule, now: i64, findings: &mut Vec<Finding>) {
     let name = column.field.name.as_str();
     if let Some(share) = rule.nulls
         && !share.holds(column.null_share())
@@ -56,20 +50,11 @@ pub(super) fn whole_column(
         |value: String| if rule.personal { "withheld (the column is personal)".to_owned() } else { value };
     let measured: [(&'static str, Option<Range>); 4] =
         [("mean", rule.mean), ("std", rule.std), ("sum", rule.sum), ("median", rule.median)];
-    let Some(numbers) = &column.numbers else {
-        if measured.iter().any(|(_, r)| r.is_some())
-            || !rule.quantiles.is_empty()
-            || rule.max_z.is_some()
-            || rule.fresh.is_some()
-            || rule.monotonic.is_some()
-        {
-            return Err(Error::usage(format!(
-                "rules of {name:?}: mean, std, sum, median, quantiles, max_z, monotonic and fresh want numbers or times, the column is {}",
-                column.field.kind
-            )));
-        }
-        return Ok(());
-    };
+    // What they are is a finding of its own.
+    if misfit(rule, &column.field).is_some() {
+        return;
+    }
+    let Some(numbers) = &column.numbers else { return };
     for (what, range) in measured {
         let Some(range) = range else { continue };
         let value = match what {
@@ -84,10 +69,8 @@ pub(super) fn whole_column(
         }
     }
     for (share, range) in &rule.quantiles {
-        let at: f64 = share.parse().ok().filter(|s| (0.0..=1.0).contains(s)).ok_or_else(|| {
-            Error::usage(format!("rules of {name:?}: quantile {share:?} is not between 0 and 1"))
-        })?;
-        let value = column.quantile(at);
+        // What is no share was refused with the rules.
+        let value = column.quantile(share.parse().unwrap_or(f64::NAN));
         if !range.holds(value) {
             fail(
                 "quantile",
@@ -116,14 +99,7 @@ pub(super) fn whole_column(
         }
     }
     if let Some(fresh) = &rule.fresh {
-        let age = crate::validate::age(fresh)
-            .ok_or_else(|| Error::usage(format!("rules of {name:?}: fresh: {fresh:?}; write 36h or 7d")))?;
-        if column.field.kind != Kind::Time {
-            return Err(Error::usage(format!(
-                "rules of {name:?}: fresh wants times, the column is {}",
-                column.field.kind
-            )));
-        }
+        let age = crate::validate::age(fresh).unwrap_or(f64::NAN);
         if numbers.count == 0 || (now as f64 - numbers.max) > age {
             fail(
                 "fresh",
@@ -134,7 +110,6 @@ pub(super) fn whole_column(
             );
         }
     }
-    Ok(())
 }
 
 /// Rules of cells, pairs and order.

@@ -1,5 +1,6 @@
 //! Rules on sets of rows: unique keys, repeated rows, foreign keys, and splits that must not share rows.
 
+use super::schema::wrong_type;
 use crate::error::{Error, Result};
 use crate::findings::{Example, Finding, Severity};
 use crate::rules::Rules;
@@ -118,6 +119,7 @@ impl Sets {
             let wanted = KeySet { columns: to.clone(), skip_nulls: true, single: false };
             let theirs =
                 other_keys(source, &key.columns, &key.references, wanted, reading, options, findings)?;
+            let Some(theirs) = theirs else { continue };
             let found = mine.against(&theirs, false)?;
             if found.keys == 0 && scanned.profile.rows > 0 {
                 findings.push(nothing(Severity::Warn, &key.columns, &source.name));
@@ -139,6 +141,7 @@ impl Sets {
             let Some(mine) = keys.next() else { break };
             let wanted = KeySet { columns: columns.clone(), skip_nulls: !rule.on.is_empty(), single: false };
             let theirs = other_keys(source, columns, &rule.path, wanted, reading, options, findings)?;
+            let Some(theirs) = theirs else { continue };
             let found = mine.against(&theirs, true)?;
             for (keys, name) in [(found.keys, &source.name), (found.others, &rule.path)] {
                 if keys == 0 {
@@ -180,7 +183,7 @@ fn nothing(severity: Severity, columns: &[String], table: &str) -> Finding {
     Finding::new(severity, "not_compared", None, format!("{table} has no row with a key ({columns})"))
 }
 
-/// The keys of another table. What is wrong with its records is a finding here: who reads it half cannot judge by it.
+/// The keys of another table; none if they are of another type, which is a finding. What is wrong with its records is a finding here: who reads it half cannot judge by it.
 fn other_keys(
     source: &Source,
     columns: &[String],
@@ -189,7 +192,7 @@ fn other_keys(
     reading: &source::Options,
     options: &Options,
     findings: &mut Vec<Finding>,
-) -> Result<crate::sets::Keys> {
+) -> Result<Option<crate::sets::Keys>> {
     let to = wanted.columns.clone();
     // A key that is text here is read as text there.
     let mut reading = reading.clone();
@@ -208,9 +211,11 @@ fn other_keys(
         if a.kind != b.kind && !numbers || other_type {
             let (a, b) =
                 if other_type { (a.physical, b.physical) } else { (a.kind.to_string(), b.kind.to_string()) };
-            return Err(Error::usage(format!(
-                "the key {mine:?} is {a}, {theirs:?} of {path} is {b}: they cannot be compared"
-            )));
+            findings.push(wrong_type(
+                mine,
+                format!("is {a}, {theirs:?} of {path} is {b}: as keys they cannot be compared"),
+            ));
+            return Ok(None);
         }
     }
     for defect in super::defects(&other, &scanned) {
@@ -222,5 +227,5 @@ fn other_keys(
             );
         }
     }
-    scanned.keys.pop().ok_or_else(|| Error::usage(format!("{path}: has no keys")))
+    scanned.keys.pop().map(Some).ok_or_else(|| Error::usage(format!("{path}: has no keys")))
 }

@@ -13,7 +13,7 @@ use serde::Serialize;
 use self::baseline::{against_baseline, like_evidently, told};
 use self::columns::{cells, whole_column};
 use self::keys::Sets;
-pub(crate) use self::schema::type_fits;
+pub(crate) use self::schema::misfit;
 use self::schema::{declared, records};
 use crate::drift::{self, ColumnDrift};
 use crate::error::{Error, Result};
@@ -48,8 +48,6 @@ pub fn check(
     now: i64,
 ) -> Result<Check> {
     rules.validate()?;
-    let mut findings = Vec::new();
-    declared(source, rules, &mut findings);
     let present: BTreeSet<&str> = source.fields.iter().map(|f| f.name.as_str()).collect();
     let mut rules = rules.clone();
     // Rules on absent columns: the absence is the finding.
@@ -83,15 +81,18 @@ pub fn check(
     rules.pairs.retain(|p| all_there("a rule on pairs", &[&p.left, &p.right]));
     rules.foreign_keys.retain(|k| all_there("a foreign key", &k.columns.iter().collect::<Vec<_>>()));
     rules.disjoint.retain(|d| all_there("a rule on splits", &d.on.iter().collect::<Vec<_>>()));
-    findings.append(&mut missing);
 
     let sets = Sets::of(&rules, source, reading)?;
     let scanned = scan::scan(source, &rules, baseline, &sets.wanted, options)?;
+    let mut findings = Vec::new();
+    // Only now the columns are all known, and of which type each is.
+    declared(source, &rules, &mut findings);
+    findings.append(&mut missing);
     sets.judge(&rules, source, reading, options, &scanned, &mut findings)?;
     records(source, &rules, &scanned, &mut findings);
     for column in &scanned.profile.columns {
         if let Some(rule) = rules.schema.get(&column.field.name) {
-            whole_column(column, rule, now, &mut findings)?;
+            whole_column(column, rule, now, &mut findings);
         }
     }
     cells(&rules, &scanned, &mut findings);

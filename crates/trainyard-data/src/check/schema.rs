@@ -7,9 +7,17 @@ use crate::schema::{Field, Kind};
 use crate::source::Source;
 use crate::validate::TYPES;
 
-/// Whether a column is of the type that its rule declares.
-pub(crate) fn type_fits(rule: &ColumnRule, field: &Field) -> bool {
-    let Some(want) = rule.kind.as_ref().map(|name| name.to_ascii_lowercase()) else { return true };
+/// Why the rules of a column cannot be asked of it as it is: it is of another type than declared, or than a rule needs.
+pub(crate) fn misfit(rule: &ColumnRule, field: &Field) -> Option<String> {
+    let is = || format!("is {} ({})", field.kind, field.physical);
+    if let Some(declared) = rule.kind.as_ref().filter(|declared| !fits(declared, field)) {
+        return Some(format!("{}, declared as {declared}", is()));
+    }
+    rule.unsuited(field.kind).map(|(name, wants)| format!("{}, and `{name}` wants {wants}", is()))
+}
+
+fn fits(declared: &str, field: &Field) -> bool {
+    let want = declared.to_ascii_lowercase();
     let physical = field.physical.to_ascii_lowercase();
     // A type of Arrow; CSV and JSON have none, so there only the kind counts.
     if !TYPES.contains(&want.as_str()) && !matches!(physical.as_str(), "csv" | "json") {
@@ -37,21 +45,17 @@ pub(super) fn declared(source: &Source, rules: &Rules, findings: &mut Vec<Findin
                     .counted(1, 1),
                 );
             }
-            Some(field) if !type_fits(rule, field) => findings.push(
-                Finding::new(
-                    Severity::Fail,
-                    "type",
-                    Some(name),
-                    format!(
-                        "is {} ({}), declared as {}",
-                        field.kind,
-                        field.physical,
-                        rule.kind.as_deref().unwrap_or_default()
-                    ),
-                )
-                .counted(1, 1),
-            ),
-            Some(_) => {}
+            Some(field) => findings.extend(misfit(rule, field).map(|why| wrong_type(name, why))),
+        }
+    }
+    for pair in &rules.pairs {
+        for column in [&pair.left, &pair.right] {
+            let field = source.fields.iter().find(|f| f.name == *column);
+            if let Some(field) = field.filter(|f| !f.kind.is_numeric()) {
+                let why =
+                    format!("is {} ({}), and `pairs` compares numbers or times", field.kind, field.physical);
+                findings.push(wrong_type(column, why));
+            }
         }
     }
     if rules.strict {
@@ -77,6 +81,10 @@ pub(super) fn declared(source: &Source, rules: &Rules, findings: &mut Vec<Findin
             ));
         }
     }
+}
+
+pub(super) fn wrong_type(column: &str, why: String) -> Finding {
+    Finding::new(Severity::Fail, "type", Some(column), why).counted(1, 1)
 }
 
 /// What is wrong with records as such, and with their number.

@@ -105,12 +105,69 @@ fn each_rule_finds_its_rows() {
     // Wrong use is neither a pass nor a failed check.
     for json in [
         r#"{"schema": {"age": {"type": "int", "regex": "x"}}}"#,
-        r#"{"schema": {"plan": {"min": 1}}}"#,
+        r#"{"schema": {"age": {"type": "int", "max": "2024-01-01"}}}"#,
+        r#"{"schema": {"age": {"type": "text", "mean": {"min": 1}}}}"#,
+        r#"{"schema": {"at": {"min": "yesterday"}}}"#,
+        r#"{"schema": {"age": {"above": true}}}"#,
         r#"{"schema": {"email": {"regex": "("}}}"#,
         r#"{"schema": {"age": {"mostly": 1.5, "min": 0}}}"#,
     ] {
         assert!(matches!(check(&path, &rules(json), None), Err(trainyard_data::Error::Usage(_))), "{json}");
     }
+}
+
+#[test]
+fn a_column_of_another_type_than_its_rules_want_fails_the_check() {
+    let dir = tempfile::tempdir().unwrap();
+    let late = format!("{}n/a,1,1,2024-01-01,\n", "1,1,1,2024-01-01,\n".repeat(10));
+    let csv = write(&dir.path().join("a.csv"), format!("text,n,b,at,empty\nx,1,1,2024-01-01,\n{late}"));
+    let texts = write(&dir.path().join("texts.csv"), "k\na\nb\n");
+    let t = table(50, 1, Change::default());
+    let parquet = write_parquet(&dir.path().join("a.parquet"), &t, 10);
+    let key = format!(r#"{{"foreign_keys": [{{"columns": ["n"], "references": {texts:?}, "to": ["k"]}}]}}"#);
+    let split = format!(r#"{{"disjoint": [{{"path": {texts:?}, "on": ["k"]}}]}}"#);
+    let numbers = write(&dir.path().join("numbers.csv"), "k\n1\n2\n");
+    for (path, json, want, says) in [
+        (&csv, r#"{"schema": {"text": {"min": 0}}}"#, vec!["type:text"], "`min` wants numbers or times"),
+        (&csv, r#"{"schema": {"text": {"std": {"max": 1}, "nulls": 0}}}"#, vec!["type:text"], "`std` wants"),
+        (&csv, r#"{"schema": {"text": {"fresh": "7d"}}}"#, vec!["type:text"], "`fresh` wants times"),
+        (&csv, r#"{"schema": {"text": {"monotonic": "increasing"}}}"#, vec!["type:text"], "`monotonic`"),
+        (&csv, r#"{"schema": {"empty": {"max": 1}}}"#, vec!["type:empty"], "`max` wants numbers or times"),
+        (&csv, r#"{"schema": {"n": {"below": "2024-02-01"}}}"#, vec!["type:n"], "`below` wants times"),
+        (&csv, r#"{"schema": {"n": {"one_of": ["a", "b"]}}}"#, vec!["type:n"], "`one_of` wants text"),
+        (&csv, r#"{"schema": {"n": {"one_of": [true]}}}"#, vec!["type:n"], "wants true and false"),
+        (&csv, r#"{"schema": {"at": {"one_of": ["a"]}}}"#, vec!["type:at"], "`one_of` wants text"),
+        (&csv, r#"{"schema": {"at": {"finite": true}}}"#, vec!["type:at"], "`finite` wants numbers"),
+        (&csv, r#"{"schema": {"n": {"datetime": true}}}"#, vec!["type:n"], "`datetime` wants text or times"),
+        (&csv, r#"{"pairs": [{"left": "n", "is": "<=", "right": "text"}]}"#, vec!["type:text"], "`pairs`"),
+        (&csv, &key, vec!["type:n"], "cannot be compared"),
+        (&numbers, &split, vec!["type:k"], "cannot be compared"),
+        (&parquet, r#"{"schema": {"at": {"regex": "^2"}}}"#, vec!["type:at"], "`regex` wants text"),
+        (&parquet, r#"{"schema": {"id": {"min_length": 3}}}"#, vec!["type:id"], "`min_length` wants text"),
+        // Rules that suit it are kept, and a pair of numbers beside one of texts is compared.
+        (&csv, r#"{"schema": {"at": {"max": "2023-01-01"}, "b": {"max": 0}}}"#, vec!["max:at", "max:b"], ""),
+        (
+            &csv,
+            r#"{"pairs": [{"left": "n", "is": "<", "right": "text"}, {"left": "n", "is": "<", "right": "b"}]}"#,
+            vec!["type:text", "pair:n"],
+            "",
+        ),
+    ] {
+        let c = check(path, &rules(json), None).unwrap();
+        assert_eq!(failed(&c), want, "{json}: {:?}", c.findings);
+        assert!(c.findings[0].message.contains(says), "{json}: {:?}", c.findings);
+    }
+    // Softened as any other finding.
+    let soft = check(&csv, &rules(r#"{"schema": {"text": {"min": 0, "on_fail": "warn"}}}"#), None).unwrap();
+    assert!(soft.passed && soft.findings.iter().any(|f| f.rule == "type"), "{:?}", soft.findings);
+    // What no look at the first lines tells: numbers, and after them texts.
+    let late = format!("n\n{}{}", "12\n".repeat(700_000), "lots\n".repeat(100_000));
+    let late = write(&dir.path().join("late.csv"), late);
+    for json in [r#"{"schema": {"n": {"min": 0}}}"#, r#"{"schema": {"n": {"mean": {"min": 0}}}}"#] {
+        assert_eq!(failed(&check(&late, &rules(json), None).unwrap()), ["type:n"], "{json}");
+    }
+    let few = r#"{"schema": {"n": {"one_of": ["12", "lots"]}}}"#;
+    assert_eq!(failed(&check(&late, &rules(few), None).unwrap()), Vec::<String>::new());
 }
 
 #[test]
