@@ -6,6 +6,7 @@
 //!
 //! Must not: guess. A reversed secret, or one printed a letter a line, is not found; `docs` say so.
 
+mod blocks;
 mod forms;
 #[cfg(test)]
 mod tests;
@@ -13,6 +14,8 @@ mod tests;
 use std::sync::Arc;
 
 use aho_corasick::{AhoCorasick, Input, MatchKind, Span, packed};
+
+use self::blocks::Blocks;
 
 /// What stands in place of a secret.
 pub const MASK: &[u8] = b"***";
@@ -26,6 +29,8 @@ const KEY: usize = 16;
 const GROUP: usize = 64;
 /// Beyond this many groups one automaton is quicker than a pass for each.
 const MAX_GROUPS: usize = 8;
+/// Beginnings from this length on are found block by block, if they are more than a group.
+const LONG: usize = 8;
 
 /// The forms of some secrets, ready to search for. Cheap to clone.
 #[derive(Clone)]
@@ -42,11 +47,17 @@ struct Inner {
     notes: Vec<String>,
 }
 
-enum Finder {
+/// Finds where the beginnings of forms stand. What it tells of each is the number of its key.
+struct Finder {
+    long: Option<Blocks>,
+    short: Short,
+}
+
+enum Short {
     Nothing,
     /// Each searcher with the keys that its pattern numbers stand for.
     Packed(Vec<(packed::Searcher, Vec<u32>)>),
-    Automaton(AhoCorasick),
+    Automaton(AhoCorasick, Vec<u32>),
 }
 
 impl std::fmt::Debug for Masker {
@@ -149,40 +160,87 @@ fn keys_of(patterns: &[Vec<u8>]) -> (Vec<&[u8]>, Vec<Vec<u32>>) {
 
 impl Finder {
     fn of(texts: &[&[u8]]) -> Self {
+        let all = texts.iter().zip(0_u32..).map(|(text, key)| (*text, key));
+        let few = texts.len() <= GROUP;
+        let (long, short): (Vec<_>, Vec<_>) = all.partition(|(text, _)| !few && text.len() >= LONG);
+        Self { long: Blocks::of(&long), short: Short::of(&short) }
+    }
+
+    /// Tells every start before `upto` with the key that stands there, in no order; some twice.
+    fn each(&self, hay: &[u8], upto: usize, mut tell: impl FnMut(usize, u32)) {
+        let hay = &hay[..hay.len().min(upto.saturating_add(KEY))];
+        if let Some(long) = &self.long {
+            long.each(hay, upto, &mut tell);
+        }
+        self.short.each(hay, upto, &mut tell);
+    }
+}
+
+impl Short {
+    fn of(texts: &[(&[u8], u32)]) -> Self {
         if texts.is_empty() {
             return Self::Nothing;
         }
         if texts.len().div_ceil(GROUP) <= MAX_GROUPS {
             let groups: Option<Vec<_>> = texts
                 .chunks(GROUP)
-                .enumerate()
-                .map(|(n, group)| {
+                .map(|group| {
                     let searcher = packed::Config::new()
                         .match_kind(packed::MatchKind::LeftmostLongest)
                         .builder()
-                        .extend(group)
+                        .extend(group.iter().map(|(text, _)| text))
                         .build()?;
-                    let base = (n * GROUP) as u32;
-                    Some((searcher, (base..base + group.len() as u32).collect()))
+                    Some((searcher, group.iter().map(|(_, key)| *key).collect()))
                 })
                 .collect();
             if let Some(groups) = groups {
                 return Self::Packed(groups);
             }
         }
-        AhoCorasick::builder()
+        let automaton = AhoCorasick::builder()
             .match_kind(MatchKind::LeftmostLongest)
-            .build(texts)
-            .map(Self::Automaton)
-            .expect("at most 2^32 states: secrets are limited by the environment's size")
+            .build(texts.iter().map(|(text, _)| text))
+            .expect("at most 2^32 states: secrets are limited by the environment's size");
+        Self::Automaton(automaton, texts.iter().map(|(_, key)| *key).collect())
+    }
+
+    fn each(&self, hay: &[u8], upto: usize, tell: &mut impl FnMut(usize, u32)) {
+        match self {
+            Self::Nothing => {}
+            Self::Packed(groups) => {
+                for (searcher, keys) in groups {
+                    let mut at = 0;
+                    while at < upto {
+                        let Some(m) = searcher.find_in(hay, Span { start: at, end: hay.len() }) else {
+                            break;
+                        };
+                        if m.start() >= upto {
+                            break;
+                        }
+                        tell(m.start(), keys[m.pattern().as_usize()]);
+                        at = m.start() + 1;
+                    }
+                }
+            }
+            Self::Automaton(automaton, keys) => {
+                let mut at = 0;
+                while at < upto {
+                    let Some(m) = automaton.find(Input::new(hay).range(at..)) else { break };
+                    if m.start() >= upto {
+                        break;
+                    }
+                    tell(m.start(), keys[m.pattern().as_usize()]);
+                    at = m.start() + 1;
+                }
+            }
+        }
     }
 }
 
 impl Inner {
     /// Every start before `upto` at which a form is found whole in `hay`, with the end of the longest one.
     fn occurrences(&self, hay: &[u8], upto: usize, found: &mut Vec<(usize, usize)>) {
-        let end = hay.len().min(upto.saturating_add(KEY));
-        let mut check = |start: usize, key: u32| {
+        self.finder.each(hay, upto, |start, key| {
             let longest = self.keys[key as usize]
                 .iter()
                 .map(|i| &self.patterns[*i as usize])
@@ -190,34 +248,7 @@ impl Inner {
             if let Some(pattern) = longest {
                 found.push((start, start + pattern.len()));
             }
-        };
-        match &self.finder {
-            Finder::Nothing => {}
-            Finder::Packed(groups) => {
-                for (searcher, keys) in groups {
-                    let mut at = 0;
-                    while at < upto {
-                        let Some(m) = searcher.find_in(hay, Span { start: at, end }) else { break };
-                        if m.start() >= upto {
-                            break;
-                        }
-                        check(m.start(), keys[m.pattern().as_usize()]);
-                        at = m.start() + 1;
-                    }
-                }
-            }
-            Finder::Automaton(automaton) => {
-                let mut at = 0;
-                while at < upto {
-                    let Some(m) = automaton.find(Input::new(hay).range(at..end)) else { break };
-                    if m.start() >= upto {
-                        break;
-                    }
-                    check(m.start(), m.pattern().as_u32());
-                    at = m.start() + 1;
-                }
-            }
-        }
+        });
         found.sort_unstable();
     }
 

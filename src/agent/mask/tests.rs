@@ -198,6 +198,38 @@ fn blot_keeps_offsets() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
+    /// Few words and many, short and long: each that is there is found, at its own place and no other.
+    #[test]
+    fn every_beginning_is_found(
+        words in prop::collection::btree_set("[ab]{4,16}|[a-d]{8,16}|x[abc]{6}yz", 1..160),
+        text in "[ab]{0,60}|[a-dxyz]{0,200}",
+        planted in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..6),
+        upto in 0_usize..260,
+    ) {
+        let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        let mut text = text.into_bytes();
+        for (word, at) in planted {
+            let at = at.index(text.len() + 1);
+            text.splice(at..at, word.get(&words).iter().copied());
+        }
+        let mut told = std::collections::BTreeSet::new();
+        Finder::of(&words).each(&text, upto, |start, key| {
+            told.insert((start, key));
+        });
+        for start in 0..text.len().min(upto) {
+            let there: Vec<u32> = (0_u32..)
+                .zip(&words)
+                .filter(|(_, word)| text[start..].starts_with(word))
+                .map(|(key, _)| key)
+                .collect();
+            // Of words that begin alike the longest is enough: it knows those that are shorter.
+            let longest = there.iter().max_by_key(|key| words[**key as usize].len());
+            prop_assert!(longest.is_none_or(|key| told.contains(&(start, *key))), "{start} {there:?} {told:?}");
+            prop_assert!(told.iter().filter(|(at, _)| *at == start).all(|(_, key)| there.contains(key)));
+        }
+        prop_assert!(told.iter().all(|(start, _)| *start < upto.min(text.len())));
+    }
+
     /// However the bytes are cut, and whenever it is flushed, the result is that of the whole; and it equals the plain
     /// definition: the union of all occurrences of all forms, each maximal stretch one mask.
     #[test]
