@@ -8,6 +8,7 @@ use futures_util::StreamExt;
 
 use super::App;
 use super::live::Hint;
+use super::log_turns::{Chunk, Turn};
 use crate::agent::mask::Masker;
 use crate::blob::{BlobError, key};
 use crate::model::AttemptRank;
@@ -28,6 +29,32 @@ pub enum LogError {
     Hole { of: AttemptRank, at: i64 },
 }
 
+/// A chunk that is masked and on disk, but in no row yet.
+pub struct Written {
+    blob_key: String,
+    /// See [`Chunk::tail`].
+    tail: Option<Bytes>,
+}
+
+/// Masks and writes a chunk while the one before it is being stored. None: a secret began in that one, which can be
+/// overwritten there when it is stored.
+pub async fn write_ahead(
+    app: &App,
+    masker: Option<&Masker>,
+    of: &AttemptRank,
+    offset: i64,
+    bytes: &Bytes,
+    before: &Chunk,
+) -> Result<Option<Written>, BlobError> {
+    let Some(masker) = masker else { return write(app, of, offset, bytes.clone(), None).await.map(Some) };
+    let Some(before) = &before.tail else { return Ok(None) };
+    let blotted = Blotted::of(masker, before, bytes);
+    if blotted.before != before {
+        return Ok(None);
+    }
+    write(app, of, offset, blotted.chunk, Some(blotted.tail)).await.map(Some)
+}
+
 /// Stores `bytes` at `offset`. The bytes are on disk before the row says so.
 pub async fn append(
     app: &App,
@@ -37,43 +64,96 @@ pub async fn append(
     bytes: Bytes,
 ) -> Result<LogAppend, LogError> {
     let length = bytes.len() as i64;
-    let bytes = match masker {
-        Some(masker) => blotted(app, masker, of, offset, &bytes).await?,
-        None => bytes,
+    let (chunk, tail) = match masker {
+        Some(masker) => {
+            let from = (offset - OVERLAP).max(0);
+            let before = if from < offset {
+                read(app, of, from, (offset - from) as usize).await?
+            } else {
+                Bytes::new()
+            };
+            let blotted = Blotted::of(masker, &before, &bytes);
+            if blotted.before != before {
+                overwrite(app, of, from, &blotted.before).await?;
+            }
+            (blotted.chunk, Some(blotted.tail))
+        }
+        None => (bytes, None),
     };
+    let turn = app.log_turns.take(of, offset + length, tail.clone());
+    let written = write(app, of, offset, chunk, tail).await?;
+    commit(app, of, offset, length, written, turn).await
+}
+
+/// Stores what [`write_ahead`] wrote: the chunk before it is stored.
+pub async fn append_written(
+    app: &App,
+    of: &AttemptRank,
+    offset: i64,
+    length: i64,
+    written: Written,
+) -> Result<LogAppend, LogError> {
+    let turn = app.log_turns.take(of, offset + length, written.tail.clone());
+    commit(app, of, offset, length, written, turn).await
+}
+
+/// Removes what lost its race.
+pub async fn discard(app: &App, of: &AttemptRank, written: Written) {
+    if let Err(error) = app.blobs.delete(&[written.blob_key]).await {
+        tracing::warn!(attempt = %of, %error, "cannot remove a log segment that lost its race");
+    }
+}
+
+async fn write(
+    app: &App,
+    of: &AttemptRank,
+    offset: i64,
+    chunk: Bytes,
+    tail: Option<Bytes>,
+) -> Result<Written, BlobError> {
     let blob_key = key::log(of, offset, rand::random());
-    app.blobs.put(&blob_key, bytes).await?;
+    app.blobs.put(&blob_key, chunk).await?;
+    Ok(Written { blob_key, tail })
+}
+
+async fn commit(
+    app: &App,
+    of: &AttemptRank,
+    offset: i64,
+    length: i64,
+    written: Written,
+    turn: Turn,
+) -> Result<LogAppend, LogError> {
     crate::failpoint::hit("agent.log.before");
-    let appended = app.store.append_log(of, offset, length, &blob_key, app.clock.now_ms()).await?;
+    let appended = app.store.append_log(of, offset, length, &written.blob_key, app.clock.now_ms()).await?;
     if matches!(appended, LogAppend::Committed { .. }) {
+        turn.commit();
         app.telemetry.log_bytes.inc_by(length as u64);
         app.live.tell(Hint::Log(of.clone()));
-    } else if let Err(error) = app.blobs.delete(&[blob_key]).await {
-        tracing::warn!(attempt = %of, %error, "cannot remove a log segment that lost its race");
+    } else {
+        discard(app, of, written).await;
     }
     Ok(appended)
 }
 
-/// The chunk with every secret overwritten. One that began in the bytes before it is overwritten there as well.
-async fn blotted(
-    app: &App,
-    masker: &Masker,
-    of: &AttemptRank,
-    offset: i64,
-    bytes: &[u8],
-) -> Result<Bytes, LogError> {
-    let from = (offset - OVERLAP).max(0);
-    let before =
-        if from < offset { read(app, of, from, (offset - from) as usize).await? } else { Bytes::new() };
-    let mut text = BytesMut::with_capacity(before.len() + bytes.len());
-    text.extend_from_slice(&before);
-    text.extend_from_slice(bytes);
-    masker.blot(&mut text);
-    let chunk = text.split_off(before.len()).freeze();
-    if text != before {
-        overwrite(app, of, from, &text).await?;
+/// A chunk with every secret overwritten. One that began in the bytes before it is overwritten there as well.
+struct Blotted {
+    before: BytesMut,
+    chunk: Bytes,
+    /// The last bytes of both.
+    tail: Bytes,
+}
+
+impl Blotted {
+    fn of(masker: &Masker, before: &[u8], chunk: &[u8]) -> Self {
+        let mut text = BytesMut::with_capacity(before.len() + chunk.len());
+        text.extend_from_slice(before);
+        text.extend_from_slice(chunk);
+        masker.blot(&mut text);
+        let tail = Bytes::copy_from_slice(&text[text.len().saturating_sub(OVERLAP as usize)..]);
+        let chunk = text.split_off(before.len()).freeze();
+        Self { before: text, chunk, tail }
     }
-    Ok(chunk)
 }
 
 /// Replaces stored bytes by as many others. Each blob is replaced whole, so that a reader sees the old or the new one.

@@ -19,6 +19,7 @@ pub mod hooks;
 pub mod last_log;
 pub mod live;
 pub mod log_index;
+mod log_turns;
 pub mod logs;
 pub mod ops;
 pub mod pages;
@@ -42,6 +43,7 @@ use crate::forge::Forges;
 use crate::store::{Instance, Store};
 
 pub use live::{Hint, Live};
+pub use log_turns::LogTurns;
 pub use secrets::Secrets;
 pub use telemetry::Telemetry;
 
@@ -56,6 +58,7 @@ pub struct App {
     pub instance: Arc<Instance>,
     pub telemetry: Arc<Telemetry>,
     pub live: Live,
+    pub log_turns: LogTurns,
     /// Cancelled when the daemon shuts down: `/readyz` says no, listeners drain, followers are sent away.
     pub stopping: CancellationToken,
     pub secrets: Arc<Secrets>,
@@ -84,6 +87,7 @@ impl App {
             instance,
             telemetry: Arc::new(Telemetry::new()),
             live: Live::new(),
+            log_turns: LogTurns::default(),
             stopping: CancellationToken::new(),
             secrets,
         })

@@ -7,17 +7,20 @@ use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use serde::Deserialize;
-use tokio::time::{Duration, Instant, timeout};
+use tokio::sync::broadcast;
+use tokio::time::{Duration, Instant, timeout, timeout_at};
 
+use super::caller::Caller;
 use super::error::CallError;
 use super::{
     Answer, Api, CHUNK_BYTES, Flat, NAME_BYTES, PARAM_BYTES, Version, cut, masker, open, parsed, whole,
 };
 use crate::agent::protocol::{LogCommitted, Metrics, MetricsStored};
 use crate::http::live::Hint;
-use crate::http::logs;
-use crate::model::MetricPoint;
+use crate::http::{App, logs};
+use crate::model::{AttemptRank, MetricPoint};
 use crate::store::attempts::LogAppend;
 
 #[derive(Debug, Deserialize)]
@@ -39,8 +42,8 @@ pub(super) async fn log(
     body: Body,
 ) -> Answer<Response> {
     let rank = query.version.check()?;
-    let mut hints = app.live.follow();
-    let mut caller = open(&app, &uid, &headers, rank).await?;
+    let hints = app.live.follow();
+    let caller = open(&app, &uid, &headers, rank).await?;
     let quota = app.config.limits.log_quota_bytes;
     let answer =
         |status, offset| Ok((status, Json(LogCommitted { offset, full: offset >= quota })).into_response());
@@ -48,31 +51,75 @@ pub(super) async fn log(
         return answer(StatusCode::CONFLICT, caller.log_bytes());
     }
     let mut bytes = whole(body, CHUNK_BYTES).await?;
-    // An agent sends a chunk while the one before it is being stored.
-    let until = Instant::now() + EARLY;
-    while caller.log_bytes() < query.offset && Instant::now() < until {
-        let mine = Hint::Log(caller.of());
-        let stored = async { while hints.recv().await.is_ok_and(|hint| hint != mine) {} };
-        let _ = timeout(LOOK, stored).await; // another daemon may have stored it: looked at anyway
-        caller = open(&app, &uid, &headers, rank).await?;
-    }
-    let stored = caller.log_bytes();
-    if query.offset != stored {
-        return answer(StatusCode::CONFLICT, stored);
-    }
     bytes.truncate(usize::try_from((quota - query.offset).max(0)).unwrap_or(usize::MAX));
-    if bytes.is_empty() {
-        return answer(StatusCode::OK, stored);
-    }
-    let masker = masker(&app, &caller.row).await?;
-    let of = caller.of();
+    let turn = ChunkTurn { app, uid, headers, rank, of: caller.of(), offset: query.offset, hints };
     // In a task of its own: a client that leaves must not leave a blob without its row.
-    let stored =
-        tokio::spawn(async move { logs::append(&app, masker.as_ref(), &of, query.offset, bytes).await });
+    let stored = tokio::spawn(turn.store(caller, bytes));
     match stored.await.map_err(|_| CallError::unavailable())?? {
         LogAppend::Committed { offset } => answer(StatusCode::OK, offset),
         LogAppend::Conflict { committed } => answer(StatusCode::CONFLICT, committed),
         LogAppend::Refused => Err(CallError::gone()),
+    }
+}
+
+/// A chunk of a log that has arrived. An agent sends it while the one before it is being stored.
+struct ChunkTurn {
+    app: App,
+    uid: String,
+    headers: HeaderMap,
+    rank: u32,
+    of: AttemptRank,
+    offset: i64,
+    /// Followed since before it was looked at how much is stored.
+    hints: broadcast::Receiver<Hint>,
+}
+
+impl ChunkTurn {
+    /// Stores it when its turn has come. If the one before it is being stored by this process, it is masked and written
+    /// meanwhile.
+    async fn store(mut self, caller: Caller, bytes: Bytes) -> Answer<LogAppend> {
+        let masker = masker(&self.app, &caller.row).await?;
+        let until = Instant::now() + EARLY;
+        let mut stored = caller.log_bytes();
+        if stored < self.offset
+            && !bytes.is_empty()
+            && let Some(before) = self.app.log_turns.before(&self.of, self.offset)
+        {
+            let written =
+                logs::write_ahead(&self.app, masker.as_ref(), &self.of, self.offset, &bytes, &before).await?;
+            let its_own = timeout_at(until, before.committed()).await.unwrap_or(false);
+            let come = self.come(until, stored).await;
+            if let Some(written) = written {
+                if its_own && matches!(come, Ok(at) if at == self.offset) {
+                    let length = bytes.len() as i64;
+                    return Ok(logs::append_written(&self.app, &self.of, self.offset, length, written).await?);
+                }
+                logs::discard(&self.app, &self.of, written).await;
+            }
+            stored = come?;
+        }
+        stored = self.come(until, stored).await?;
+        if stored != self.offset {
+            return Ok(LogAppend::Conflict { committed: stored });
+        }
+        if bytes.is_empty() {
+            return Ok(LogAppend::Committed { offset: stored });
+        }
+        Ok(logs::append(&self.app, masker.as_ref(), &self.of, self.offset, bytes).await?)
+    }
+
+    /// Waits until all before it is stored, and says how much is. `stored`: as it was last seen.
+    async fn come(&mut self, until: Instant, mut stored: i64) -> Answer<i64> {
+        let (mine, mut looked) = (Hint::Log(self.of.clone()), false);
+        while stored < self.offset && (!looked || Instant::now() < until) {
+            if looked {
+                let hint = async { while self.hints.recv().await.is_ok_and(|hint| hint != mine) {} };
+                let _ = timeout(LOOK, hint).await; // another daemon may have stored it: looked at anyway
+            }
+            stored = open(&self.app, &self.uid, &self.headers, self.rank).await?.log_bytes();
+            looked = true;
+        }
+        Ok(stored)
     }
 }
 
