@@ -90,27 +90,10 @@ fn pool() -> KubernetesPool {
 /// The step that trainyard makes of the pipeline below.
 fn step() -> StepSpec {
     StepSpec {
-        name: "train".into(),
-        base: "train".into(),
-        member: BTreeMap::new(),
-        needs: Vec::new(),
-        setup: Vec::new(),
         commands: vec!["echo first".into()],
-        env: BTreeMap::new(),
-        secrets: Vec::new(),
-        image: None,
         pool: Some("cluster".into()),
-        resources: Resources::default(),
         timeout_ms: 600_000,
-        retry: Retry::default(),
-        checkpoint: None,
-        artifacts: Vec::new(),
-        junit: None,
-        cache: Vec::new(),
-        reuse: Reuse::default(),
-        workers: 1,
-        data: Vec::new(),
-        transforms: Vec::new(),
+        ..StepSpec::named("train")
     }
 }
 

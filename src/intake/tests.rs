@@ -22,27 +22,11 @@ fn sha(digit: char) -> Sha {
 
 fn step(name: &str, pool: Option<&str>) -> StepSpec {
     StepSpec {
-        name: name.into(),
-        base: name.into(),
-        member: BTreeMap::new(),
-        needs: Vec::<Need>::new(),
-        setup: vec![],
         commands: vec!["true".into()],
-        env: BTreeMap::new(),
         secrets: vec![SecretRef { name: "TOKEN".into(), env: "TOKEN".into() }],
-        image: None,
         pool: pool.map(str::to_owned),
-        resources: Resources::default(),
         timeout_ms: 1000,
-        retry: Retry::default(),
-        checkpoint: None,
-        artifacts: vec![],
-        junit: None,
-        cache: vec![],
-        reuse: Reuse::default(),
-        workers: 1,
-        data: Vec::new(),
-        transforms: Vec::new(),
+        ..StepSpec::named(name)
     }
 }
 

@@ -99,6 +99,35 @@ pub struct StepSpec {
     pub transforms: Vec<Transform>,
 }
 
+impl StepSpec {
+    /// One that does nothing, and takes no time: `timeout_ms` is 0.
+    pub fn named(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            base: base_name(name).to_owned(),
+            member: BTreeMap::new(),
+            needs: Vec::new(),
+            setup: Vec::new(),
+            commands: Vec::new(),
+            env: BTreeMap::new(),
+            secrets: Vec::new(),
+            image: None,
+            pool: None,
+            resources: Resources::default(),
+            timeout_ms: 0,
+            retry: Retry::default(),
+            checkpoint: None,
+            artifacts: Vec::new(),
+            junit: None,
+            cache: Vec::new(),
+            reuse: Reuse::default(),
+            workers: 1,
+            data: Vec::new(),
+            transforms: Vec::new(),
+        }
+    }
+}
+
 /// The user's own transform, and what must hold of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Transform {

@@ -142,27 +142,10 @@ fn base(
     secrets: &[SecretRef],
 ) -> StepSpec {
     let mut spec = StepSpec {
-        name: String::new(),
-        base: String::new(),
-        member: BTreeMap::new(),
-        needs: Vec::new(),
-        setup: Vec::new(),
-        commands: Vec::new(),
         env: env.clone(),
         secrets: secrets.to_vec(),
-        image: None,
-        pool: None,
-        resources: Resources::default(),
         timeout_ms: run_timeout_ms,
-        retry: Retry::default(),
-        checkpoint: None,
-        artifacts: Vec::new(),
-        junit: None,
-        cache: Vec::new(),
-        reuse: Reuse::default(),
-        workers: 1,
-        data: Vec::new(),
-        transforms: Vec::new(),
+        ..StepSpec::named("")
     };
     if let Some(node) = defaults {
         let known: Vec<String> = env.keys().cloned().collect();

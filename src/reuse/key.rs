@@ -125,27 +125,13 @@ mod tests {
 
     fn step() -> StepSpec {
         StepSpec {
-            name: "train (seed=1)".into(),
-            base: "train".into(),
             member: BTreeMap::from([("seed".into(), "1".into())]),
-            needs: vec![],
-            setup: vec![],
             commands: vec!["python train.py".into()],
             env: BTreeMap::from([("EPOCHS".into(), "3".into())]),
-            secrets: vec![],
             image: Some("python:3.12".into()),
-            pool: None,
-            resources: Resources::default(),
             timeout_ms: 1,
-            retry: Retry::default(),
-            checkpoint: None,
             artifacts: vec!["out/**".into()],
-            junit: None,
-            cache: vec![],
-            reuse: Reuse::default(),
-            workers: 1,
-            data: Vec::new(),
-            transforms: Vec::new(),
+            ..StepSpec::named("train (seed=1)")
         }
     }
 

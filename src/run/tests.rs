@@ -19,27 +19,10 @@ const T0: Millis = 1_800_000_000_000;
 
 fn spec(name: &str, needs: &[&str]) -> StepSpec {
     StepSpec {
-        name: name.into(),
-        base: name.into(),
-        member: BTreeMap::new(),
         needs: needs.iter().map(|n| Need { step: (*n).into(), into: None }).collect(),
-        setup: vec![],
         commands: vec!["true".into()],
-        env: BTreeMap::new(),
-        secrets: vec![],
-        image: None,
-        pool: None,
-        resources: plan::Resources::default(),
         timeout_ms: 3_600_000,
-        retry: Retry::default(),
-        checkpoint: None,
-        artifacts: vec![],
-        junit: None,
-        cache: vec![],
-        reuse: Reuse::default(),
-        workers: 1,
-        data: Vec::new(),
-        transforms: Vec::new(),
+        ..StepSpec::named(name)
     }
 }
 

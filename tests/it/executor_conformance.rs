@@ -20,29 +20,7 @@ use crate::agent::daemon::{BOOTSTRAP, Daemon, processes_with, sh, spec, uid, unt
 use crate::kubernetes::cluster::{HEALTH, Namespace, cluster, small_pool};
 
 fn step() -> StepSpec {
-    StepSpec {
-        name: "train".into(),
-        base: "train".into(),
-        member: BTreeMap::default(),
-        needs: Vec::new(),
-        setup: Vec::new(),
-        commands: Vec::new(),
-        env: BTreeMap::default(),
-        secrets: Vec::new(),
-        image: None,
-        pool: None,
-        resources: Resources::default(),
-        timeout_ms: 60_000,
-        retry: Retry::default(),
-        checkpoint: None,
-        artifacts: Vec::new(),
-        junit: None,
-        cache: Vec::new(),
-        reuse: Reuse::default(),
-        workers: 1,
-        data: Vec::new(),
-        transforms: Vec::new(),
-    }
+    StepSpec { timeout_ms: 60_000, ..StepSpec::named("train") }
 }
 
 fn launch(daemon: &Daemon) -> Launch {

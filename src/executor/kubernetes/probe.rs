@@ -114,27 +114,11 @@ impl Kubernetes {
     /// A step of our own image; its commands never run.
     fn spec(&self, gpu: u32, patience: Duration) -> StepSpec {
         StepSpec {
-            name: "probe".into(),
-            base: "probe".into(),
-            member: BTreeMap::new(),
-            needs: Vec::new(),
-            setup: Vec::new(),
             commands: vec!["true".into()],
-            env: BTreeMap::new(),
-            secrets: Vec::new(),
             image: Some(self.cluster.config.image.clone()),
-            pool: None,
             resources: Resources { gpu, ..Resources::default() },
             timeout_ms: patience.as_millis() as i64,
-            retry: Retry::default(),
-            checkpoint: None,
-            artifacts: Vec::new(),
-            junit: None,
-            cache: Vec::new(),
-            reuse: Reuse::default(),
-            workers: 1,
-            data: Vec::new(),
-            transforms: Vec::new(),
+            ..StepSpec::named("probe")
         }
     }
 }

@@ -14,27 +14,12 @@ const TOKEN: &str = "bootstrap-token";
 
 pub fn step(name: &str) -> StepSpec {
     StepSpec {
-        name: name.into(),
-        base: trainyard::model::plan::base_name(name).into(),
-        member: BTreeMap::default(),
-        needs: Vec::new(),
-        setup: Vec::new(),
         commands: vec!["python train.py".into()],
         env: BTreeMap::from([("EPOCHS".into(), "10".into())]),
-        secrets: Vec::new(),
         image: Some("python:3.12-slim".into()),
         pool: Some("a100".into()),
-        resources: Resources::default(),
         timeout_ms: 3_600_000,
-        retry: Retry::default(),
-        checkpoint: None,
-        artifacts: Vec::new(),
-        junit: None,
-        cache: Vec::new(),
-        reuse: trainyard::model::plan::Reuse::default(),
-        workers: 1,
-        data: Vec::new(),
-        transforms: Vec::new(),
+        ..StepSpec::named(name)
     }
 }
 

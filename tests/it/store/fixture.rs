@@ -53,29 +53,7 @@ pub fn delivery(id: &str, body: &[u8]) -> NewDelivery {
 }
 
 pub fn step(name: &str) -> StepSpec {
-    StepSpec {
-        name: name.into(),
-        base: name.into(),
-        member: BTreeMap::new(),
-        needs: vec![],
-        setup: vec![],
-        commands: vec!["true".into()],
-        env: BTreeMap::new(),
-        secrets: vec![],
-        image: None,
-        pool: None,
-        resources: Resources::default(),
-        timeout_ms: 1000,
-        retry: Retry::default(),
-        checkpoint: None,
-        artifacts: vec![],
-        junit: None,
-        cache: vec![],
-        reuse: Reuse::default(),
-        workers: 1,
-        data: Vec::new(),
-        transforms: Vec::new(),
-    }
+    StepSpec { commands: vec!["true".into()], timeout_ms: 1000, ..StepSpec::named(name) }
 }
 
 pub fn plan(steps: &[&str]) -> Plan {
