@@ -15,7 +15,6 @@ use tokio::process::Command;
 use trainyard::config::{KubernetesConfig, KubernetesPool};
 use trainyard::executor::kubernetes::{self, manifest};
 use trainyard::executor::{Launch, external_name};
-use trainyard::model::plan::{Resources, Retry, Reuse};
 use trainyard::model::{AttemptUid, RunId, StepSpec};
 
 use crate::runs::Yard;

@@ -80,7 +80,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_chunk_is_known_until_it_is_stored_or_has_failed() {
-        let (turns, of) = (LogTurns::default(), AttemptRank::new(&"a".into(), 0));
+        let (turns, of) =
+            (LogTurns::default(), AttemptRank::new(&crate::model::AttemptUid::from_text("a"), 0));
         let first = turns.take(&of, 10, None);
         assert!(turns.before(&of, 9).is_none());
         let (known, failing) = (turns.before(&of, 10).unwrap(), turns.before(&of, 10).unwrap());

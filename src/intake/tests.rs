@@ -8,9 +8,7 @@ use super::filter::{Fit, fit};
 use super::plan::{IntakePlan, Then, plan, variables};
 use crate::config::ForgeKind;
 use crate::forge::{ChangeWords, Permission};
-use crate::model::plan::{
-    Concurrency, MetricsSpec, Need, Paths, ReportSpec, Resources, Retry, Reuse, SecretRef, When,
-};
+use crate::model::plan::{Concurrency, MetricsSpec, Paths, ReportSpec, SecretRef, When};
 use crate::model::*;
 use crate::store::runs::RunRow;
 

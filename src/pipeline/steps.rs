@@ -8,7 +8,7 @@ use super::check::nearest;
 use super::diagnostic::{code, quoted};
 use super::node::{Kind, Node, first_line};
 use super::{text, values};
-use crate::model::plan::{Cache, Resources, Retry, Reuse, SecretRef, StepSpec};
+use crate::model::plan::{Cache, Retry, SecretRef, StepSpec};
 
 /// One step of the file.
 pub(super) struct Draft<'n> {

@@ -121,7 +121,7 @@ pub fn first_difference(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::plan::{Resources, Retry, Reuse, SecretRef};
+    use crate::model::plan::SecretRef;
 
     fn step() -> StepSpec {
         StepSpec {

@@ -9,7 +9,7 @@ use super::next::*;
 use crate::clock::Millis;
 use crate::config::Limits;
 use crate::executor::Observation;
-use crate::model::plan::{Need, Plan, Retry, Reuse, StepSpec};
+use crate::model::plan::{Need, Plan, Retry, StepSpec};
 use crate::model::*;
 use crate::store::attempts::AttemptRow;
 use crate::store::ranks::RankRow;

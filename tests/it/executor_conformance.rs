@@ -13,7 +13,6 @@ use trainyard::config::UidRange;
 use trainyard::executor::kubernetes::{self, Kubernetes};
 use trainyard::executor::local::{Local, LocalOptions, StepUser, StepUsers, protect_this_process};
 use trainyard::executor::{Executor, ExecutorError, Launch, Observation, external_name};
-use trainyard::model::plan::{Resources, Retry, Reuse};
 use trainyard::model::{AttemptUid, EndClass, RunId, StepSpec};
 
 use crate::agent::daemon::{BOOTSTRAP, Daemon, processes_with, sh, spec, uid, until};

@@ -1,6 +1,5 @@
 //! A pod on a pool that does nothing but call the daemon, made and placed as a step's: for `trainyard doctor --probe`.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -8,7 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use super::Kubernetes;
 use crate::executor::{Executor as _, ExecutorError, Launch, Observation, external_name};
-use crate::model::plan::{Resources, Retry, Reuse};
+use crate::model::plan::Resources;
 use crate::model::{AttemptUid, EndClass, RunId, StepSpec};
 
 const LOOK: Duration = Duration::from_millis(500);

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use trainyard::config::{KubernetesConfig, KubernetesPool, Preset, Toleration};
 use trainyard::executor::Launch;
 use trainyard::executor::kubernetes::manifest::{Cluster, Objects, build};
-use trainyard::model::plan::{Resources, Retry};
+use trainyard::model::plan::Resources;
 use trainyard::model::{AttemptUid, RunId, StepSpec};
 
 const TOKEN: &str = "bootstrap-token";

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use trainyard::clock::Millis;
-use trainyard::model::plan::{MetricsSpec, ReportSpec, Resources, Retry, Reuse};
+use trainyard::model::plan::{MetricsSpec, ReportSpec};
 use trainyard::model::{
     Actor, AttemptState, AttemptUid, DeliveryRowId, DeliveryState, EndClass, Plan, PullRequest, RepoId,
     RepoName, RepoRef, RunId, RunState, Sha, StepSpec, StepState,
