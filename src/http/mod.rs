@@ -19,7 +19,7 @@ pub mod hooks;
 pub mod last_log;
 pub mod live;
 pub mod log_index;
-mod log_turns;
+pub mod log_turns;
 pub mod logs;
 pub mod ops;
 pub mod pages;

@@ -206,7 +206,7 @@ proptest! {
         planted in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..6),
         upto in 0_usize..260,
     ) {
-        let words: Vec<&[u8]> = words.iter().map(std::string::String::as_bytes).collect();
+        let words: Vec<&[u8]> = words.iter().map(String::as_bytes).collect();
         let mut text = text.into_bytes();
         for (word, at) in planted {
             let at = at.index(text.len() + 1);

@@ -85,12 +85,15 @@ impl ChunkTurn {
             && !bytes.is_empty()
             && let Some(before) = self.app.log_turns.before(&self.of, self.offset)
         {
-            let written =
+            let mut written =
                 logs::write_ahead(&self.app, masker.as_ref(), &self.of, self.offset, &bytes, &before).await?;
-            let its_own = timeout_at(until, before.committed()).await.unwrap_or(false);
+            let stored_before = timeout_at(until, before.committed()).await.unwrap_or(false);
+            if let Some(written) = written.take_if(|_| !stored_before) {
+                logs::discard(&self.app, &self.of, written).await;
+            }
             let come = self.come(until, stored).await;
             if let Some(written) = written {
-                if its_own && matches!(come, Ok(at) if at == self.offset) {
+                if matches!(come, Ok(at) if at == self.offset) {
                     let length = bytes.len() as i64;
                     return Ok(logs::append_written(&self.app, &self.of, self.offset, length, written).await?);
                 }

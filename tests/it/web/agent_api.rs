@@ -318,6 +318,100 @@ async fn a_chunk_that_comes_early_waits_for_the_one_before_it() {
     assert_eq!(agent.stored_log().await.len(), end);
 }
 
+/// While a chunk is being stored the next one is masked and written, but never committed before it, nor masked by bytes that
+/// were not stored.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_chunk_is_written_while_one_is_being_stored() {
+    let web = Web::start().await;
+    let agent = Agent::start(&web, &run_of(&web, |_| {}).await, 0).await;
+    let (app, of) = (&web.app, trainyard::model::AttemptRank::from(&agent.uid));
+    let blobs = || async {
+        use futures_util::TryStreamExt as _;
+        let all: Vec<_> = app.blobs.list().try_collect().await.unwrap();
+        all.into_iter().map(|blob| blob.key).filter(|key| key.starts_with("logs/")).collect::<Vec<_>>()
+    };
+    let until = |count: usize| async move {
+        for _ in 0..500 {
+            if blobs().await.len() == count {
+                return true;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+        false
+    };
+    let tail = |text: &str| Some(bytes::Bytes::from(text.to_owned()));
+    let text = format!("first\nsecond {STEP_SECRET}\nthird {STEP_SECRET}\n");
+    let bytes = text.as_bytes();
+    let third = text.find("third").unwrap();
+
+    // The one before it fails: what was written ahead is removed, and the chunk waits for the store.
+    let turn = app.log_turns.take(&of, 6, tail("first\n"));
+    let (early, ()) = tokio::join!(agent.log(6, &bytes[6..third]), async {
+        assert!(until(1).await, "written ahead");
+        assert_eq!(web.place.store.log_segments(&agent.uid, 0, 10).await.unwrap().len(), 0);
+        drop(turn);
+        assert!(until(0).await, "removed");
+        assert_eq!(agent.log(0, &bytes[..6]).await.0, 200);
+    });
+    assert_eq!(early, (200, json!({ "offset": third, "full": false })));
+
+    // It is stored: what was written ahead is taken as it is.
+    let cut = text.rfind(STEP_SECRET).unwrap() + 5;
+    let turn = app.log_turns.take(&of, third as i64 + 1, tail("t"));
+    let (early, ahead) = tokio::join!(agent.log(third + 1, &bytes[third + 1..third + 3]), async {
+        assert!(until(3).await, "written ahead");
+        let known = web.place.store.log_segments(&agent.uid, 0, 10).await.unwrap();
+        let ahead = blobs().await.into_iter().find(|key| known.iter().all(|s| s.blob_key != *key)).unwrap();
+        let append = logs::append(app, None, &of, third as i64, bytes::Bytes::from_static(b"t")).await;
+        append.unwrap();
+        turn.commit();
+        ahead
+    });
+    assert_eq!(early, (200, json!({ "offset": third + 3, "full": false })));
+    let segments = web.place.store.log_segments(&agent.uid, 0, 10).await.unwrap();
+    assert_eq!(segments.last().unwrap().blob_key, ahead);
+
+    // A secret begins in the one before it, which is overwritten in its turn: nothing is written ahead.
+    let turn = app.log_turns.take(&of, cut as i64, tail(&text[third + 3..cut]));
+    let (late, early) = tokio::join!(
+        async {
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            assert_eq!(blobs().await.len(), segments.len(), "not written ahead");
+            drop(turn);
+            agent.log(third + 3, &bytes[third + 3..cut]).await
+        },
+        agent.log(cut, &bytes[cut..])
+    );
+    assert_eq!((late.0, early.0), (200, 200));
+    let masked = text.replace(STEP_SECRET, &"*".repeat(STEP_SECRET.len()));
+    assert_eq!(agent.stored_log().await, masked.as_bytes());
+
+    // As an agent sends it: two chunks under way, cut anywhere.
+    let mut written = masked.clone();
+    let mut sent = text.len();
+    let mut random = rand::random::<u64>() | 1;
+    let mut next = move |below: usize| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        (random % below as u64) as usize
+    };
+    let more = format!("{} {STEP_SECRET}", "x".repeat(37)).repeat(4000);
+    written += &more.replace(STEP_SECRET, &"*".repeat(STEP_SECRET.len()));
+    let (start, more) = (sent, more.as_bytes());
+    while sent < start + more.len() {
+        let one = &more[sent - start..more.len().min(sent - start + 1 + next(20_000))];
+        let two =
+            &more[sent - start + one.len()..more.len().min(sent - start + one.len() + 1 + next(20_000))];
+        let (a, b) = tokio::join!(agent.log(sent, one), agent.log(sent + one.len(), two));
+        assert_eq!((a.0, b.0), (200, 200), "{a:?} {b:?}");
+        sent += one.len() + two.len();
+    }
+    assert!(agent.stored_log().await == written.as_bytes(), "stored is what was written, masked");
+    let rows = web.place.store.log_segments(&agent.uid, 0, 10_000).await.unwrap().len();
+    assert_eq!(blobs().await.len(), rows, "no blob without its row");
+}
+
 /// G9: connections cut at random places of the request; the agent then goes on from what the daemon says it has.
 #[tokio::test(flavor = "multi_thread")]
 async fn stored_equals_written_over_a_hundred_cut_connections() {
