@@ -76,6 +76,16 @@ pub fn signal(target: &Stat, signal: Signal) -> bool {
         && kill(Pid::from_raw(target.pid), signal).is_ok()
 }
 
+/// Whether none of the process's threads runs any more: each is stopped or gone.
+pub fn stands_still(process: &Stat) -> bool {
+    let Some(now) = stat(process.pid).filter(|now| now.started == process.started) else { return true };
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", now.pid)) else { return true };
+    threads.flatten().all(|thread| {
+        let text = std::fs::read(thread.path().join("stat")).unwrap_or_default();
+        parse_stat(&String::from_utf8_lossy(&text)).is_none_or(|s| s.dead() || matches!(s.state, 'T' | 't'))
+    })
+}
+
 /// What a signal does to a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Disposition {

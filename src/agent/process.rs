@@ -3,6 +3,7 @@
 //! The process must be a child subreaper (see [`become_reaper`]) and start nothing else meanwhile: every child that ends
 //! is reaped here.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Duration;
 
@@ -92,9 +93,10 @@ pub struct Limits {
 
 /// How long output is awaited after the command has ended while something else still holds the pipe.
 const DRAIN: Duration = Duration::from_secs(2);
-/// Soon after SIGTERM one looks this often who has died of it, and for this long.
-const LOOK: Duration = Duration::from_millis(5);
-const LOOKING: Duration = Duration::from_millis(250);
+/// How long it is awaited that all stand still before they are asked to end (a write to a disk may not be interrupted).
+const STANDING_STILL: Duration = Duration::from_millis(250);
+/// Times of files are those of the kernel's last tick: up to 10 ms behind the clock (at 100 Hz).
+const TICK: Duration = Duration::from_millis(12);
 /// How long killing may take before we give up on processes that the kernel does not let go (state D).
 const KILLING: Duration = Duration::from_secs(10);
 
@@ -129,7 +131,6 @@ pub async fn supervise(
 
     let (mut eof, mut why, mut killed, mut listening) = (false, None, 0, true);
     let mut dead = Dead::new(main);
-    let mut looking_until = Instant::now();
     // From when on everything is killed: the end of the grace, or of the drain.
     let mut kill_at: Option<Instant> = None;
     loop {
@@ -140,7 +141,6 @@ pub async fn supervise(
             },
             _ = child_ended.recv() => {}
             _ = tick.tick() => output(Output::Tick),
-            () = tokio::time::sleep(LOOK), if !dead.asked.is_empty() && Instant::now() < looking_until => {}
             changed = stop.changed(), if listening && why.is_none() => listening = changed.is_ok(),
         }
         dead.reap();
@@ -151,8 +151,7 @@ pub async fn supervise(
             let asked = *stop.borrow();
             why = asked.or_else(|| (Instant::now() >= deadline).then_some(Stop::TimedOut));
             if why.is_some() {
-                dead.terminate();
-                looking_until = Instant::now() + LOOKING;
+                dead.terminate().await;
                 kill_at = Some(Instant::now() + grace);
             }
         }
@@ -187,20 +186,25 @@ fn alive_below() -> Vec<proc::Stat> {
     proc::descendants(std::process::id() as i32)
 }
 
-/// Kills until nobody is left. All are stopped first, so that none can fork while the others are counted.
-/// Returns how many there were.
+/// Stops all, so that none can fork while the others are counted.
+fn stop_all() -> Vec<proc::Stat> {
+    let (mut all, mut before) = (alive_below(), 0);
+    while all.len() > before {
+        before = all.len();
+        for process in &all {
+            proc::signal(process, Signal::SIGSTOP);
+        }
+        all = alive_below();
+    }
+    all
+}
+
+/// Kills until nobody is left. Returns how many there were.
 async fn kill_all(dead: &mut Dead) -> usize {
     let until = Instant::now() + KILLING;
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     loop {
-        let (mut all, mut before) = (alive_below(), 0);
-        while all.len() > before {
-            before = all.len();
-            for process in &all {
-                proc::signal(process, Signal::SIGSTOP);
-            }
-            all = alive_below();
-        }
+        let all = stop_all();
         for process in &all {
             seen.insert(process.pid);
             proc::signal(process, Signal::SIGKILL);
@@ -222,10 +226,10 @@ struct Dead {
     main_at: Option<Strike>,
     /// Of the others that a signal ended.
     struck: Vec<Strike>,
-    /// Those that were sent SIGTERM and can but die of it. Their parents may reap them, and live on.
-    asked: Vec<proc::Stat>,
-    /// Those that catch the SIGTERM that they were sent, while the first process was the shell yet.
-    catches: Vec<i32>,
+    /// Those that can but die of the SIGTERM that they were sent. When that was is known, whoever reaps them.
+    dying: BTreeSet<i32>,
+    /// Those that catch it, while the first process was the shell yet.
+    catches: BTreeSet<i32>,
     /// One of these has ended by itself.
     outlived: bool,
     /// When the last look began: who is seen dead now lived then.
@@ -240,56 +244,70 @@ impl Dead {
             exit: None,
             main_at: None,
             struck: Vec::new(),
-            asked: Vec::new(),
-            catches: Vec::new(),
+            dying: BTreeSet::new(),
+            catches: BTreeSet::new(),
             outlived: false,
             looked: SystemClock.now_ms(),
         }
     }
 
-    /// Asks everybody to end.
-    fn terminate(&mut self) {
-        self.looked = SystemClock.now_ms();
-        let all = alive_below();
+    /// Asks everybody to end. All stand still meanwhile: what those that die of it wrote is older than that moment, and what
+    /// the others write of their own accord is younger, however busy the machine is.
+    async fn terminate(&mut self) {
+        let after = SystemClock.now_ms();
+        let all = stop_all();
+        let until = Instant::now() + STANDING_STILL;
+        while Instant::now() < until && !all.iter().all(proc::stands_still) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let strike = Strike { after, by: SystemClock.now_ms() };
         let shell = proc::exe(self.main) == self.main_exe;
-        for process in all.iter().filter(|process| process.pid != self.main) {
+        for process in &all {
             match proc::disposition(process.pid, Signal::SIGTERM) {
-                proc::Disposition::Default => self.asked.push(*process),
-                proc::Disposition::Caught if shell => self.catches.push(process.pid),
+                proc::Disposition::Default => drop(self.dying.insert(process.pid)),
+                proc::Disposition::Caught if shell => drop(self.catches.insert(process.pid)),
                 _ => {}
             }
         }
-        for process in &all {
-            proc::signal(process, Signal::SIGTERM);
-            // A stopped process would see the signal only when somebody continues it.
-            proc::signal(process, Signal::SIGCONT);
+        if self.dying.contains(&self.main) {
+            self.main_at = Some(strike);
+        }
+        if self.dying.iter().any(|pid| *pid != self.main) {
+            self.struck.push(strike);
+        }
+        tokio::time::sleep(TICK).await;
+        // Parents first: one that waits for a child hears of its own end before it sees the child's.
+        for signal in [Signal::SIGTERM, Signal::SIGCONT] {
+            for process in &all {
+                proc::signal(process, signal);
+            }
         }
     }
 
-    /// Reaps every child that has ended. Those of a parent that lives on are its own, but that they are dead is seen.
+    /// Reaps every child that has ended. Those of a parent that lives on are its own.
     fn reap(&mut self) {
         let began = SystemClock.now_ms();
-        let mut struck = false;
         loop {
             let ended = waitpid(None, Some(WaitPidFlag::WNOHANG));
             let strike = Strike { after: self.looked, by: SystemClock.now_ms() };
             match ended {
                 Ok(WaitStatus::Exited(pid, code)) if pid.as_raw() == self.main => {
-                    (self.exit, self.main_at) = (Some(Exit::Code(code)), Some(strike));
+                    self.exit = Some(Exit::Code(code));
                 }
                 Ok(WaitStatus::Signaled(pid, signal, _)) if pid.as_raw() == self.main => {
-                    (self.exit, self.main_at) = (Some(Exit::Signal(signal as i32)), Some(strike));
+                    self.exit = Some(Exit::Signal(signal as i32));
+                    self.main_at.get_or_insert(strike);
                 }
                 Ok(WaitStatus::StillAlive) | Err(_) => break,
-                Ok(WaitStatus::Signaled(..)) => struck = true,
+                Ok(WaitStatus::Signaled(pid, ..)) if !self.dying.contains(&pid.as_raw()) => {
+                    match self.struck.last_mut().filter(|last| last.after == strike.after) {
+                        Some(last) => last.by = strike.by,
+                        None => self.struck.push(strike),
+                    }
+                }
                 Ok(WaitStatus::Exited(pid, _)) => self.outlived |= self.catches.contains(&pid.as_raw()),
                 Ok(_) => {}
             }
-        }
-        let asked = self.asked.len();
-        self.asked.retain(|process| proc::alive(process.pid as u32, process.started));
-        if struck || self.asked.len() < asked {
-            self.struck.push(Strike { after: self.looked, by: SystemClock.now_ms() });
         }
         self.looked = began;
     }
