@@ -29,7 +29,7 @@ const KEY: usize = 16;
 const GROUP: usize = 64;
 /// Beyond this many groups one automaton is quicker than a pass for each.
 const MAX_GROUPS: usize = 8;
-/// Beginnings from this length on are found block by block, if they are more than a group.
+/// Of more beginnings than a group, those from this length on are found block by block.
 const LONG: usize = 8;
 
 /// The forms of some secrets, ready to search for. Cheap to clone.

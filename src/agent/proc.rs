@@ -91,36 +91,40 @@ pub fn stands_still(process: &Stat) -> bool {
 pub enum Disposition {
     Default,
     Caught,
-    /// Or blocked, which may pass.
+    /// Or blocked in every thread, which may pass.
     Ignored,
 }
 
 /// That of a process which is gone is the default.
 pub fn disposition(pid: i32, signal: Signal) -> Disposition {
-    let within = |key: &str| {
-        let mask = status(pid, key).and_then(|mask| u64::from_str_radix(&mask, 16).ok()).unwrap_or(0);
+    let within = |of: &str, key| {
+        let mask = status(of, key).and_then(|mask| u64::from_str_radix(&mask, 16).ok()).unwrap_or(0);
         mask >> (signal as i32 - 1) & 1 == 1
     };
-    match () {
-        () if within("SigCgt:") => Disposition::Caught,
-        () if within("SigIgn:") || within("SigBlk:") => Disposition::Ignored,
-        () => Disposition::Default,
+    let process = pid.to_string();
+    if within(&process, "SigCgt:") {
+        return Disposition::Caught;
     }
-}
-
-/// The program that a process runs.
-pub fn exe(pid: i32) -> Option<std::path::PathBuf> {
-    std::fs::read_link(format!("/proc/{pid}/exe")).ok()
+    let mut threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let blocked = |thread: std::fs::DirEntry| {
+        within(&format!("{pid}/task/{}", thread.file_name().to_string_lossy()), "SigBlk:")
+    };
+    let gone = status(&process, "SigIgn:").is_none();
+    if !gone && (within(&process, "SigIgn:") || threads.all(blocked)) {
+        Disposition::Ignored
+    } else {
+        Disposition::Default
+    }
 }
 
 /// The real user id of a process.
 pub fn user_of(pid: i32) -> Option<u32> {
-    status(pid, "Uid:")?.parse().ok()
+    status(&pid.to_string(), "Uid:")?.parse().ok()
 }
 
-/// The first word behind `key` in `/proc/<pid>/status`.
-fn status(pid: i32, key: &str) -> Option<String> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+/// The first word behind `key` in `/proc/<of>/status`: of a process, or of a thread of it.
+fn status(of: &str, key: &str) -> Option<String> {
+    let text = std::fs::read_to_string(format!("/proc/{of}/status")).ok()?;
     Some(text.lines().find_map(|l| l.strip_prefix(key))?.split_ascii_whitespace().next()?.to_owned())
 }
 

@@ -3,7 +3,7 @@
 //! The process must be a child subreaper (see [`become_reaper`]) and start nothing else meanwhile: every child that ends
 //! is reaped here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::time::Duration;
 
@@ -52,9 +52,8 @@ pub struct Ended {
     pub stop: Option<Stop>,
     /// Processes that had to be killed after the command itself was gone, or after the grace.
     pub killed: usize,
-    /// When signals ended processes that may have been at work: what was being written then may be half of it. The shell
-    /// that runs the commands does not count where one that catches SIGTERM lived to its own end below it: that one was
-    /// at work, and the shell waited for it.
+    /// When signals ended processes that may have been at work: what was being written then may be half of it. One that
+    /// catches SIGTERM and then dies of it has done so itself.
     pub struck: Vec<Strike>,
 }
 
@@ -176,9 +175,6 @@ pub async fn supervise(
     }
     output(Output::Tick);
     let exit = dead.exit.unwrap_or(Exit::Signal(Signal::SIGKILL as i32));
-    if matches!(exit, Exit::Signal(_)) && !dead.outlived {
-        dead.struck.extend(dead.main_at);
-    }
     Ok(Ended { exit, stop: why, killed, struck: dead.struck })
 }
 
@@ -188,15 +184,18 @@ fn alive_below() -> Vec<proc::Stat> {
 
 /// Stops all, so that none can fork while the others are counted.
 fn stop_all() -> Vec<proc::Stat> {
-    let (mut all, mut before) = (alive_below(), 0);
-    while all.len() > before {
-        before = all.len();
+    let mut stopped = BTreeSet::new();
+    loop {
+        let (all, before) = (alive_below(), stopped.len());
         for process in &all {
-            proc::signal(process, Signal::SIGSTOP);
+            if stopped.insert((process.pid, process.started)) {
+                proc::signal(process, Signal::SIGSTOP);
+            }
         }
-        all = alive_below();
+        if stopped.len() == before {
+            return all;
+        }
     }
-    all
 }
 
 /// Kills until nobody is left. Returns how many there were.
@@ -220,60 +219,35 @@ async fn kill_all(dead: &mut Dead) -> usize {
 /// Who has died so far, and of what.
 struct Dead {
     main: i32,
-    /// What it ran when it began; a shell may become another program (`exec`).
-    main_exe: Option<std::path::PathBuf>,
     exit: Option<Exit>,
-    main_at: Option<Strike>,
-    /// Of the others that a signal ended.
     struck: Vec<Strike>,
-    /// Those that can but die of the SIGTERM that they were sent. When that was is known, whoever reaps them.
-    dying: BTreeSet<i32>,
-    /// Those that catch it, while the first process was the shell yet.
-    catches: BTreeSet<i32>,
-    /// One of these has ended by itself.
-    outlived: bool,
-    /// When the last look began: who is seen dead now lived then.
+    /// What a SIGTERM did to those to whom it was sent.
+    asked: BTreeMap<i32, proc::Disposition>,
+    /// When the last look began: a child of ours that is reaped now lived then.
     looked: Millis,
 }
 
 impl Dead {
     fn new(main: i32) -> Self {
-        Self {
-            main,
-            main_exe: proc::exe(main),
-            exit: None,
-            main_at: None,
-            struck: Vec::new(),
-            dying: BTreeSet::new(),
-            catches: BTreeSet::new(),
-            outlived: false,
-            looked: SystemClock.now_ms(),
-        }
+        let looked = SystemClock.now_ms();
+        Self { main, exit: None, struck: Vec::new(), asked: BTreeMap::new(), looked }
     }
 
     /// Asks everybody to end. All stand still meanwhile: what those that die of it wrote is older than that moment, and what
     /// the others write of their own accord is younger, however busy the machine is.
     async fn terminate(&mut self) {
         let after = SystemClock.now_ms();
-        let all = stop_all();
         let until = Instant::now() + STANDING_STILL;
+        let mut all = stop_all();
         while Instant::now() < until && !all.iter().all(proc::stands_still) {
             tokio::time::sleep(Duration::from_millis(1)).await;
+            all = stop_all();
         }
-        let strike = Strike { after, by: SystemClock.now_ms() };
-        let shell = proc::exe(self.main) == self.main_exe;
-        for process in &all {
-            match proc::disposition(process.pid, Signal::SIGTERM) {
-                proc::Disposition::Default => drop(self.dying.insert(process.pid)),
-                proc::Disposition::Caught if shell => drop(self.catches.insert(process.pid)),
-                _ => {}
-            }
-        }
-        if self.dying.contains(&self.main) {
-            self.main_at = Some(strike);
-        }
-        if self.dying.iter().any(|pid| *pid != self.main) {
-            self.struck.push(strike);
+        let by = SystemClock.now_ms();
+        self.asked = all.iter().map(|p| (p.pid, proc::disposition(p.pid, Signal::SIGTERM))).collect();
+        // Whoever reaps them, and whenever that is seen.
+        if self.asked.values().any(|what| *what == proc::Disposition::Default) {
+            self.struck.push(Strike { after, by });
         }
         tokio::time::sleep(TICK).await;
         // Parents first: one that waits for a child hears of its own end before it sees the child's.
@@ -288,27 +262,32 @@ impl Dead {
     fn reap(&mut self) {
         let began = SystemClock.now_ms();
         loop {
-            let ended = waitpid(None, Some(WaitPidFlag::WNOHANG));
             let strike = Strike { after: self.looked, by: SystemClock.now_ms() };
-            match ended {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(pid, code)) if pid.as_raw() == self.main => {
                     self.exit = Some(Exit::Code(code));
                 }
-                Ok(WaitStatus::Signaled(pid, signal, _)) if pid.as_raw() == self.main => {
-                    self.exit = Some(Exit::Signal(signal as i32));
-                    self.main_at.get_or_insert(strike);
+                Ok(WaitStatus::Signaled(pid, signal, _)) => {
+                    if pid.as_raw() == self.main {
+                        self.exit = Some(Exit::Signal(signal as i32));
+                    }
+                    self.ended_by(signal, pid.as_raw(), strike);
                 }
                 Ok(WaitStatus::StillAlive) | Err(_) => break,
-                Ok(WaitStatus::Signaled(pid, ..)) if !self.dying.contains(&pid.as_raw()) => {
-                    match self.struck.last_mut().filter(|last| last.after == strike.after) {
-                        Some(last) => last.by = strike.by,
-                        None => self.struck.push(strike),
-                    }
-                }
-                Ok(WaitStatus::Exited(pid, _)) => self.outlived |= self.catches.contains(&pid.as_raw()),
                 Ok(_) => {}
             }
         }
         self.looked = began;
+    }
+
+    fn ended_by(&mut self, signal: Signal, pid: i32, strike: Strike) {
+        match self.asked.get(&pid) {
+            // Known already, or of its own accord after it had caught ours.
+            Some(proc::Disposition::Default | proc::Disposition::Caught) if signal == Signal::SIGTERM => {}
+            _ => match self.struck.last_mut().filter(|last| last.after == strike.after) {
+                Some(last) => last.by = strike.by,
+                None => self.struck.push(strike),
+            },
+        }
     }
 }

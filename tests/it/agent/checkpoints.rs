@@ -81,6 +81,11 @@ async fn half_a_checkpoint_is_never_taken_for_one() {
             false,
         ),
         (
+            "killed as it writes, beside one that saves nothing and ends when it is asked to",
+            "sh -c 'trap \"exit 0\" TERM; while :; do sleep 0.05; done' & while :; do echo half >> ckpt/state; sleep 0.05; done",
+            false,
+        ),
+        (
             "killed as it writes, under a parent that reaps it and ends by itself",
             "sh -c 'trap \"sleep 0.3; exit 0\" TERM; \
              (while :; do echo half >> ckpt/state; sleep 0.05; done) & wait; wait'; true",
@@ -90,6 +95,12 @@ async fn half_a_checkpoint_is_never_taken_for_one() {
         (
             "saves when it is asked to",
             "sh -c 'trap \"sleep 0.2; echo whole > ckpt/state; exit 0\" TERM; while :; do echo half > ckpt/state; sleep 0.05; done'; true",
+            true,
+        ),
+        (
+            "saves when it is asked to, and then dies of the signal after all",
+            "sh -c 'trap \"sleep 0.2; echo whole > ckpt/state; trap - TERM; kill -TERM \\$\\$\" TERM; \
+             while :; do echo half > ckpt/state; sleep 0.05; done'; true",
             true,
         ),
         (

@@ -48,6 +48,7 @@ pub fn check(
     now: i64,
 ) -> Result<Check> {
     rules.validate()?;
+    let (asked, known) = (rules, source.fields.len());
     let present: BTreeSet<&str> = source.fields.iter().map(|f| f.name.as_str()).collect();
     let mut rules = rules.clone();
     // Rules on absent columns: the absence is the finding.
@@ -84,6 +85,10 @@ pub fn check(
 
     let sets = Sets::of(&rules, source, reading)?;
     let scanned = scan::scan(source, &rules, baseline, &sets.wanted, options)?;
+    if source.fields.len() > known {
+        // Of columns that come after the first lines nothing was asked yet that is not answered from profiles and cells.
+        return check(source, asked, baseline, reading, options, now);
+    }
     let mut findings = Vec::new();
     // Only now the columns are all known, and of which type each is.
     declared(source, &rules, &mut findings);

@@ -45,16 +45,18 @@ pub(super) fn declared(source: &Source, rules: &Rules, findings: &mut Vec<Findin
                     .counted(1, 1),
                 );
             }
-            Some(field) => findings.extend(misfit(rule, field).map(|why| wrong_type(name, why))),
+            Some(field) => findings.extend(misfit(rule, field).map(|why| wrong_type(Some(name), why))),
         }
     }
     for pair in &rules.pairs {
         for column in [&pair.left, &pair.right] {
             let field = source.fields.iter().find(|f| f.name == *column);
             if let Some(field) = field.filter(|f| !f.kind.is_numeric()) {
-                let why =
-                    format!("is {} ({}), and `pairs` compares numbers or times", field.kind, field.physical);
-                findings.push(wrong_type(column, why));
+                let why = format!(
+                    "{column:?} is {} ({}), and `pairs` compares numbers or times",
+                    field.kind, field.physical
+                );
+                findings.push(wrong_type(Some(&pair.left), why));
             }
         }
     }
@@ -83,8 +85,9 @@ pub(super) fn declared(source: &Source, rules: &Rules, findings: &mut Vec<Findin
     }
 }
 
-pub(super) fn wrong_type(column: &str, why: String) -> Finding {
-    Finding::new(Severity::Fail, "type", Some(column), why).counted(1, 1)
+/// `column`: whose rules the finding is of, since those may soften it.
+pub(super) fn wrong_type(column: Option<&str>, why: String) -> Finding {
+    Finding::new(Severity::Fail, "type", column, why).counted(1, 1)
 }
 
 /// What is wrong with records as such, and with their number.

@@ -139,9 +139,9 @@ fn a_column_of_another_type_than_its_rules_want_fails_the_check() {
         (&csv, r#"{"schema": {"at": {"one_of": ["a"]}}}"#, vec!["type:at"], "`one_of` wants text"),
         (&csv, r#"{"schema": {"at": {"finite": true}}}"#, vec!["type:at"], "`finite` wants numbers"),
         (&csv, r#"{"schema": {"n": {"datetime": true}}}"#, vec!["type:n"], "`datetime` wants text or times"),
-        (&csv, r#"{"pairs": [{"left": "n", "is": "<=", "right": "text"}]}"#, vec!["type:text"], "`pairs`"),
+        (&csv, r#"{"pairs": [{"left": "n", "is": "<=", "right": "text"}]}"#, vec!["type:n"], "`pairs`"),
         (&csv, &key, vec!["type:n"], "cannot be compared"),
-        (&numbers, &split, vec!["type:k"], "cannot be compared"),
+        (&numbers, &split, vec!["type"], "cannot be compared"),
         (&parquet, r#"{"schema": {"at": {"regex": "^2"}}}"#, vec!["type:at"], "`regex` wants text"),
         (&parquet, r#"{"schema": {"id": {"min_length": 3}}}"#, vec!["type:id"], "`min_length` wants text"),
         // Rules that suit it are kept, and a pair of numbers beside one of texts is compared.
@@ -149,7 +149,7 @@ fn a_column_of_another_type_than_its_rules_want_fails_the_check() {
         (
             &csv,
             r#"{"pairs": [{"left": "n", "is": "<", "right": "text"}, {"left": "n", "is": "<", "right": "b"}]}"#,
-            vec!["type:text", "pair:n"],
+            vec!["type:n", "pair:n"],
             "",
         ),
     ] {
@@ -160,6 +160,17 @@ fn a_column_of_another_type_than_its_rules_want_fails_the_check() {
     // Softened as any other finding.
     let soft = check(&csv, &rules(r#"{"schema": {"text": {"min": 0, "on_fail": "warn"}}}"#), None).unwrap();
     assert!(soft.passed && soft.findings.iter().any(|f| f.rule == "type"), "{:?}", soft.findings);
+    let json = format!(
+        r#"{{"schema": {{"k": {{"on_fail": "warn"}}}}, "disjoint": [{{"path": {texts:?}, "on": ["k"]}}]}}"#
+    );
+    let strict = check(&numbers, &rules(&json), None).unwrap();
+    assert!(!strict.passed, "the rule on splits is not of the column: {:?}", strict.findings);
+    // A column that first comes late.
+    let lines = format!("{}{}", "{\"a\": 1}\n".repeat(600_000), "{\"a\": 1, \"id\": 7}\n".repeat(2));
+    let lines = write(&dir.path().join("late.jsonl"), lines);
+    for json in [r#"{"schema": {"id": {"unique": true}}}"#, r#"{"unique": [["id"]]}"#] {
+        assert_eq!(failed(&check(&lines, &rules(json), None).unwrap()), ["unique:id"], "{json}");
+    }
     // What no look at the first lines tells: numbers, and after them texts.
     let late = format!("n\n{}{}", "12\n".repeat(700_000), "lots\n".repeat(100_000));
     let late = write(&dir.path().join("late.csv"), late);
