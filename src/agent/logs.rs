@@ -15,8 +15,8 @@ use super::spool::Written;
 
 /// Largest chunk. Below the protocol's 4 MiB, to keep the agent small.
 const CHUNK: u64 = 2 << 20;
-/// Chunks on their way at once: the second one travels while the daemon stores the first.
-const LANES: usize = 2;
+/// Chunks on their way at once: the third one travels, while the second is written and the first committed.
+const LANES: usize = 3;
 /// After a failure chunks get smaller down to this, so that even a wire that breaks all the time carries something.
 const SMALLEST: u64 = 64 << 10;
 /// A chunk leaves at the latest after this, however small.

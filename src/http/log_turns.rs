@@ -7,13 +7,20 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, watch};
 
 use crate::model::AttemptRank;
 
 /// Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct LogTurns(Arc<Mutex<HashMap<AttemptRank, Chunk>>>);
+pub struct LogTurns(Arc<Turns>);
+
+#[derive(Debug, Default)]
+struct Turns {
+    chunks: Mutex<HashMap<AttemptRank, Chunk>>,
+    taken: Notify,
+}
 
 /// A chunk that is being stored.
 #[derive(Debug, Clone)]
@@ -45,6 +52,7 @@ impl LogTurns {
     pub fn take(&self, of: &AttemptRank, end: i64, tail: Option<Bytes>) -> Turn {
         let (committed, receiver) = watch::channel(false);
         self.lock().insert(of.clone(), Chunk { end, tail, committed: receiver });
+        self.0.taken.notify_waiters();
         Turn { turns: self.clone(), of: of.clone(), committed }
     }
 
@@ -53,8 +61,13 @@ impl LogTurns {
         self.lock().get(of).filter(|chunk| chunk.end == offset).cloned()
     }
 
+    /// Ready when a chunk of any log is next taken in hand: from the call on, not from when it is first waited for.
+    pub fn taken(&self) -> Notified<'_> {
+        self.0.taken.notified()
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<AttemptRank, Chunk>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.chunks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

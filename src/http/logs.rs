@@ -17,6 +17,7 @@ use crate::store::attempts::LogAppend;
 
 /// How far masking looks back: no form of a secret is longer.
 const OVERLAP: i64 = 16 << 10;
+/// A read takes so many segments at most, unless it is as short as [`OVERLAP`]: that it is answered whole, were they of a byte each.
 const SEGMENTS: i64 = 512;
 
 #[derive(Debug, thiserror::Error)]
@@ -158,7 +159,7 @@ impl Blotted {
 
 /// Replaces stored bytes by as many others. Each blob is replaced whole, so that a reader sees the old or the new one.
 async fn overwrite(app: &App, of: &AttemptRank, from: i64, text: &[u8]) -> Result<(), LogError> {
-    for segment in app.store.log_segments(of, from, SEGMENTS).await? {
+    for segment in app.store.log_segments(of, from, OVERLAP).await? {
         let mut stored = BytesMut::from(&app.blobs.get(&segment.blob_key).await?[..]);
         let skip = (segment.start_byte - from).max(0) as usize;
         let at = (from - segment.start_byte).max(0) as usize;
@@ -187,7 +188,8 @@ pub async fn read(app: &App, of: &AttemptRank, from: i64, limit: usize) -> Resul
 async fn read_once(app: &App, of: &AttemptRank, from: i64, limit: usize) -> Result<Bytes, LogError> {
     let mut bytes = BytesMut::new();
     let mut at = from;
-    for segment in app.store.log_segments(of, from, SEGMENTS).await? {
+    let segments = if limit as i64 <= OVERLAP { SEGMENTS.max(limit as i64) } else { SEGMENTS };
+    for segment in app.store.log_segments(of, from, segments).await? {
         if bytes.len() >= limit {
             break;
         }

@@ -9,17 +9,16 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Deserialize;
-use tokio::sync::broadcast;
-use tokio::time::{Duration, Instant, timeout, timeout_at};
+use tokio::time::{Duration, Instant, sleep, timeout_at};
 
-use super::caller::Caller;
 use super::error::CallError;
 use super::{
     Answer, Api, CHUNK_BYTES, Flat, NAME_BYTES, PARAM_BYTES, Version, cut, masker, open, parsed, whole,
 };
+use crate::agent::mask::Masker;
 use crate::agent::protocol::{LogCommitted, Metrics, MetricsStored};
 use crate::http::live::Hint;
-use crate::http::{App, logs};
+use crate::http::{App, log_turns, logs};
 use crate::model::{AttemptRank, MetricPoint};
 use crate::store::attempts::LogAppend;
 
@@ -42,87 +41,91 @@ pub(super) async fn log(
     body: Body,
 ) -> Answer<Response> {
     let rank = query.version.check()?;
-    let hints = app.live.follow();
+    let mut hints = app.live.follow();
     let caller = open(&app, &uid, &headers, rank).await?;
     let quota = app.config.limits.log_quota_bytes;
-    let answer =
-        |status, offset| Ok((status, Json(LogCommitted { offset, full: offset >= quota })).into_response());
     if !(0..=CHUNK_BYTES as i64).contains(&(query.offset - caller.log_bytes())) {
-        return answer(StatusCode::CONFLICT, caller.log_bytes());
+        return chunk_answer(LogAppend::Conflict { committed: caller.log_bytes() }, quota);
     }
     let mut bytes = whole(body, CHUNK_BYTES).await?;
     bytes.truncate(usize::try_from((quota - query.offset).max(0)).unwrap_or(usize::MAX));
-    let turn = ChunkTurn { app, uid, headers, rank, of: caller.of(), offset: query.offset, hints };
-    // In a task of its own: a client that leaves must not leave a blob without its row.
-    let stored = tokio::spawn(turn.store(caller, bytes));
-    match stored.await.map_err(|_| CallError::unavailable())?? {
-        LogAppend::Committed { offset } => answer(StatusCode::OK, offset),
-        LogAppend::Conflict { committed } => answer(StatusCode::CONFLICT, committed),
-        LogAppend::Refused => Err(CallError::gone()),
+    let chunk = Chunk { of: caller.of(), offset: query.offset, masker: masker(&app, &caller.row).await? };
+    let mut stored = caller.log_bytes();
+    let until = Instant::now() + EARLY;
+    // An agent sends a chunk while the one before it is being stored.
+    while stored < chunk.offset && Instant::now() < until {
+        let taken = app.log_turns.taken();
+        let before = app.log_turns.before(&chunk.of, chunk.offset).filter(|_| !bytes.is_empty());
+        if let Some(before) = before {
+            if let Some(appended) =
+                alone(chunk.clone().follow(app.clone(), bytes.clone(), before, until)).await?
+            {
+                return chunk_answer(appended, quota);
+            }
+        } else {
+            let mine = Hint::Log(chunk.of.clone());
+            let hint = async { while hints.recv().await.is_ok_and(|hint| hint != mine) {} };
+            tokio::select! {
+                () = hint => {}
+                () = taken => continue, // perhaps the one before this one
+                () = sleep(LOOK) => {} // another daemon may have stored it
+            }
+        }
+        stored = open(&app, &uid, &headers, rank).await?.log_bytes();
     }
+    if stored != chunk.offset {
+        return chunk_answer(LogAppend::Conflict { committed: stored }, quota);
+    }
+    if bytes.is_empty() {
+        return chunk_answer(LogAppend::Committed { offset: stored }, quota);
+    }
+    let appended = alone(async move {
+        Ok(logs::append(&app, chunk.masker.as_ref(), &chunk.of, chunk.offset, bytes).await?)
+    });
+    chunk_answer(appended.await?, quota)
 }
 
-/// A chunk of a log that has arrived. An agent sends it while the one before it is being stored.
-struct ChunkTurn {
-    app: App,
-    uid: String,
-    headers: HeaderMap,
-    rank: u32,
+fn chunk_answer(appended: LogAppend, quota: i64) -> Answer<Response> {
+    let (status, offset) = match appended {
+        LogAppend::Committed { offset } => (StatusCode::OK, offset),
+        LogAppend::Conflict { committed } => (StatusCode::CONFLICT, committed),
+        LogAppend::Refused => return Err(CallError::gone()),
+    };
+    Ok((status, Json(LogCommitted { offset, full: offset >= quota })).into_response())
+}
+
+/// In a task of its own: a client that leaves must not leave a blob without its row.
+async fn alone<T: Send + 'static>(work: impl Future<Output = Answer<T>> + Send + 'static) -> Answer<T> {
+    tokio::spawn(work).await.map_err(|_| CallError::unavailable())?
+}
+
+/// Where a chunk of a log belongs.
+#[derive(Clone)]
+struct Chunk {
     of: AttemptRank,
     offset: i64,
-    /// Followed since before it was looked at how much is stored.
-    hints: broadcast::Receiver<Hint>,
+    masker: Option<Masker>,
 }
 
-impl ChunkTurn {
-    /// Stores it when its turn has come. If the one before it is being stored by this process, it is masked and written
-    /// meanwhile.
-    async fn store(mut self, caller: Caller, bytes: Bytes) -> Answer<LogAppend> {
-        let masker = masker(&self.app, &caller.row).await?;
-        let until = Instant::now() + EARLY;
-        let mut stored = caller.log_bytes();
-        if stored < self.offset
-            && !bytes.is_empty()
-            && let Some(before) = self.app.log_turns.before(&self.of, self.offset)
-        {
-            let mut written =
-                logs::write_ahead(&self.app, masker.as_ref(), &self.of, self.offset, &bytes, &before).await?;
-            let stored_before = timeout_at(until, before.committed()).await.unwrap_or(false);
-            if let Some(written) = written.take_if(|_| !stored_before) {
-                logs::discard(&self.app, &self.of, written).await;
-            }
-            let come = self.come(until, stored).await;
-            if let Some(written) = written {
-                if matches!(come, Ok(at) if at == self.offset) {
-                    let length = bytes.len() as i64;
-                    return Ok(logs::append_written(&self.app, &self.of, self.offset, length, written).await?);
-                }
-                logs::discard(&self.app, &self.of, written).await;
-            }
-            stored = come?;
+impl Chunk {
+    /// Masks and writes the chunk while this process stores the one before it, and stores it then. None: that one was not
+    /// stored, or this one has to wait for it.
+    async fn follow(
+        self,
+        app: App,
+        bytes: Bytes,
+        before: log_turns::Chunk,
+        until: Instant,
+    ) -> Answer<Option<LogAppend>> {
+        let Self { of, offset, masker } = self;
+        let written = logs::write_ahead(&app, masker.as_ref(), &of, offset, &bytes, &before).await?;
+        let stored_before = timeout_at(until, before.committed()).await.unwrap_or(false);
+        let Some(written) = written else { return Ok(None) };
+        if !stored_before {
+            logs::discard(&app, &of, written).await;
+            return Ok(None);
         }
-        stored = self.come(until, stored).await?;
-        if stored != self.offset {
-            return Ok(LogAppend::Conflict { committed: stored });
-        }
-        if bytes.is_empty() {
-            return Ok(LogAppend::Committed { offset: stored });
-        }
-        Ok(logs::append(&self.app, masker.as_ref(), &self.of, self.offset, bytes).await?)
-    }
-
-    /// Waits until all before it is stored, and says how much is. `stored`: as it was last seen.
-    async fn come(&mut self, until: Instant, mut stored: i64) -> Answer<i64> {
-        let (mine, mut looked) = (Hint::Log(self.of.clone()), false);
-        while stored < self.offset && (!looked || Instant::now() < until) {
-            if looked {
-                let hint = async { while self.hints.recv().await.is_ok_and(|hint| hint != mine) {} };
-                let _ = timeout(LOOK, hint).await; // another daemon may have stored it: looked at anyway
-            }
-            stored = open(&self.app, &self.uid, &self.headers, self.rank).await?.log_bytes();
-            looked = true;
-        }
-        Ok(stored)
+        Ok(Some(logs::append_written(&app, &of, offset, bytes.len() as i64, written).await?))
     }
 }
 

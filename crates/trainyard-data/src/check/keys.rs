@@ -117,9 +117,8 @@ impl Sets {
             let Some(mine) = keys.next() else { break };
             let to = key.to.as_ref().unwrap_or(&key.columns);
             let wanted = KeySet { columns: to.clone(), skip_nulls: true, single: false };
-            let one = (key.columns.len() == 1).then(|| key.columns[0].as_str());
             let theirs =
-                other_keys(source, one, &key.columns, &key.references, wanted, reading, options, findings)?;
+                other_keys(source, &key.columns, &key.references, wanted, reading, options, findings)?;
             let Some(theirs) = theirs else { continue };
             let found = mine.against(&theirs, false)?;
             if found.keys == 0 && scanned.profile.rows > 0 {
@@ -130,7 +129,7 @@ impl Sets {
                     Finding::new(
                         Severity::Fail,
                         "foreign_key",
-                        one,
+                        (key.columns.len() == 1).then(|| key.columns[0].as_str()),
                         format!("rows whose key ({}) is not in {}", key.columns.join(", "), key.references),
                     )
                     .counted(found.count, found.keys)
@@ -141,7 +140,7 @@ impl Sets {
         for (rule, columns) in rules.disjoint.iter().zip(&self.splits) {
             let Some(mine) = keys.next() else { break };
             let wanted = KeySet { columns: columns.clone(), skip_nulls: !rule.on.is_empty(), single: false };
-            let theirs = other_keys(source, None, columns, &rule.path, wanted, reading, options, findings)?;
+            let theirs = other_keys(source, columns, &rule.path, wanted, reading, options, findings)?;
             let Some(theirs) = theirs else { continue };
             let found = mine.against(&theirs, true)?;
             for (keys, name) in [(found.keys, &source.name), (found.others, &rule.path)] {
@@ -184,10 +183,9 @@ fn nothing(severity: Severity, columns: &[String], table: &str) -> Finding {
     Finding::new(severity, "not_compared", None, format!("{table} has no row with a key ({columns})"))
 }
 
-/// The keys of another table, for a rule of the column `of`; none if they are of another type, which is a finding. What is wrong with its records is a finding here: who reads it half cannot judge by it.
+/// The keys of another table; none if they are of another type, which is a finding. What is wrong with its records is a finding here: who reads it half cannot judge by it.
 fn other_keys(
     source: &Source,
-    of: Option<&str>,
     columns: &[String],
     path: &str,
     wanted: KeySet,
@@ -214,7 +212,7 @@ fn other_keys(
             let (a, b) =
                 if other_type { (a.physical, b.physical) } else { (a.kind.to_string(), b.kind.to_string()) };
             findings.push(wrong_type(
-                of,
+                None,
                 format!("{mine:?} is {a}, {theirs:?} of {path} is {b}: as keys they cannot be compared"),
             ));
             return Ok(None);
