@@ -15,7 +15,8 @@ use super::spool::Written;
 
 /// Largest chunk. Below the protocol's 4 MiB, to keep the agent small.
 const CHUNK: u64 = 2 << 20;
-/// Chunks on their way at once: the third one travels, while the second is written and the first committed.
+/// Chunks on their way at once: the daemon commits one while it writes the next, and the third one travels. It takes none that begins
+/// more than 4 MiB beyond what is committed.
 const LANES: usize = 3;
 /// After a failure chunks get smaller down to this, so that even a wire that breaks all the time carries something.
 const SMALLEST: u64 = 64 << 10;

@@ -1,5 +1,5 @@
-//! Chunks of logs that this process is storing, one of each log. While one is written and committed the next is masked and
-//! written already: it needs the bytes before it, which are here before they are stored.
+//! Chunks of logs that this process is storing. While one is written and committed the next is masked and written already: it
+//! needs the bytes before it, which are here before they are stored.
 //!
 //! Only a help: whoever finds nothing here waits for the store.
 
@@ -18,16 +18,15 @@ pub struct LogTurns(Arc<Turns>);
 
 #[derive(Debug, Default)]
 struct Turns {
-    chunks: Mutex<HashMap<AttemptRank, Chunk>>,
+    /// By the log and its length with the chunk.
+    chunks: Mutex<HashMap<(AttemptRank, i64), Chunk>>,
     taken: Notify,
 }
 
 /// A chunk that is being stored.
 #[derive(Debug, Clone)]
 pub struct Chunk {
-    /// The log's length with it.
-    end: i64,
-    /// The last bytes before `end` as they will be stored; none where they were not masked.
+    /// Its last bytes, with those before it where it is short, as they will be stored; none where they were not masked.
     pub tail: Option<Bytes>,
     committed: watch::Receiver<bool>,
 }
@@ -43,22 +42,23 @@ impl Chunk {
 #[derive(Debug)]
 pub struct Turn {
     turns: LogTurns,
-    of: AttemptRank,
+    of: (AttemptRank, i64),
     committed: watch::Sender<bool>,
 }
 
 impl LogTurns {
-    /// Of two that store chunks of one log at a time, which the store settles, the later one is known.
+    /// Of two that store the same stretch of a log, which the store settles, the later one is known.
     pub fn take(&self, of: &AttemptRank, end: i64, tail: Option<Bytes>) -> Turn {
         let (committed, receiver) = watch::channel(false);
-        self.lock().insert(of.clone(), Chunk { end, tail, committed: receiver });
+        let of = (of.clone(), end);
+        self.lock().insert(of.clone(), Chunk { tail, committed: receiver });
         self.0.taken.notify_waiters();
-        Turn { turns: self.clone(), of: of.clone(), committed }
+        Turn { turns: self.clone(), of, committed }
     }
 
     /// The chunk in hand that ends where one at `offset` begins.
     pub fn before(&self, of: &AttemptRank, offset: i64) -> Option<Chunk> {
-        self.lock().get(of).filter(|chunk| chunk.end == offset).cloned()
+        self.lock().get(&(of.clone(), offset)).cloned()
     }
 
     /// Ready when a chunk of any log is next taken in hand: from the call on, not from when it is first waited for.
@@ -66,7 +66,7 @@ impl LogTurns {
         self.0.taken.notified()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<AttemptRank, Chunk>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(AttemptRank, i64), Chunk>> {
         self.0.chunks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -98,13 +98,15 @@ mod tests {
         let first = turns.take(&of, 10, None);
         assert!(turns.before(&of, 9).is_none());
         let (known, failing) = (turns.before(&of, 10).unwrap(), turns.before(&of, 10).unwrap());
+        let again = turns.take(&of, 10, Some(Bytes::from_static(b"again")));
         let second = turns.take(&of, 20, Some(Bytes::from_static(b"tail")));
         first.commit();
         assert!(known.committed().await, "also where another took its place");
         drop(failing);
+        assert_eq!(turns.before(&of, 10).unwrap().tail.as_deref(), Some(b"again".as_slice()));
         let failing = turns.before(&of, 20).unwrap();
         assert_eq!(failing.tail.as_deref(), Some(b"tail".as_slice()));
-        drop(second);
+        drop((second, again));
         assert!(!failing.committed().await);
         assert!(turns.before(&of, 20).is_none() && turns.lock().is_empty());
     }

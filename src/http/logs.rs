@@ -33,8 +33,7 @@ pub enum LogError {
 /// A chunk that is masked and on disk, but in no row yet.
 pub struct Written {
     blob_key: String,
-    /// See [`Chunk::tail`].
-    tail: Option<Bytes>,
+    turn: Turn,
 }
 
 /// Masks and writes a chunk while the one before it is being stored. None: a secret began in that one, which can be
@@ -81,30 +80,11 @@ pub async fn append(
         }
         None => (bytes, None),
     };
-    let turn = app.log_turns.take(of, offset + length, tail.clone());
     let written = write(app, of, offset, chunk, tail).await?;
-    commit(app, of, offset, length, written, turn).await
+    commit(app, of, offset, length, written).await
 }
 
-/// Stores what [`write_ahead`] wrote: the chunk before it is stored.
-pub async fn append_written(
-    app: &App,
-    of: &AttemptRank,
-    offset: i64,
-    length: i64,
-    written: Written,
-) -> Result<LogAppend, LogError> {
-    let turn = app.log_turns.take(of, offset + length, written.tail.clone());
-    commit(app, of, offset, length, written, turn).await
-}
-
-/// Removes what lost its race.
-pub async fn discard(app: &App, of: &AttemptRank, written: Written) {
-    if let Err(error) = app.blobs.delete(&[written.blob_key]).await {
-        tracing::warn!(attempt = %of, %error, "cannot remove a log segment that lost its race");
-    }
-}
-
+/// `tail`: see [`Chunk::tail`]. From here on the next chunk can be masked.
 async fn write(
     app: &App,
     of: &AttemptRank,
@@ -112,29 +92,38 @@ async fn write(
     chunk: Bytes,
     tail: Option<Bytes>,
 ) -> Result<Written, BlobError> {
+    let turn = app.log_turns.take(of, offset + chunk.len() as i64, tail);
     let blob_key = key::log(of, offset, rand::random());
     app.blobs.put(&blob_key, chunk).await?;
-    Ok(Written { blob_key, tail })
+    Ok(Written { blob_key, turn })
 }
 
-async fn commit(
+/// Stores a chunk that is written: all before it is stored.
+pub async fn commit(
     app: &App,
     of: &AttemptRank,
     offset: i64,
     length: i64,
     written: Written,
-    turn: Turn,
 ) -> Result<LogAppend, LogError> {
     crate::failpoint::hit("agent.log.before");
     let appended = app.store.append_log(of, offset, length, &written.blob_key, app.clock.now_ms()).await?;
     if matches!(appended, LogAppend::Committed { .. }) {
-        turn.commit();
+        written.turn.commit();
         app.telemetry.log_bytes.inc_by(length as u64);
         app.live.tell(Hint::Log(of.clone()));
     } else {
         discard(app, of, written).await;
     }
     Ok(appended)
+}
+
+/// Removes what lost its race.
+pub async fn discard(app: &App, of: &AttemptRank, written: Written) {
+    drop(written.turn);
+    if let Err(error) = app.blobs.delete(&[written.blob_key]).await {
+        tracing::warn!(attempt = %of, %error, "cannot remove a log segment that lost its race");
+    }
 }
 
 /// A chunk with every secret overwritten. One that began in the bytes before it is overwritten there as well.

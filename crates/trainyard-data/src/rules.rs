@@ -417,6 +417,22 @@ impl ColumnRule {
         })
     }
 
+    /// The first rule with a whole number that doubles do not hold.
+    pub(crate) fn beyond_doubles(&self) -> Option<&'static str> {
+        let beyond = |scalar: &Scalar| match scalar {
+            Scalar::Int(x) => (*x as f64).abs() > exact::DOUBLES,
+            Scalar::Unsigned(x) => *x as f64 > exact::DOUBLES,
+            _ => false,
+        };
+        let bound = self.bounds().into_iter().find(|(_, bound)| bound.is_some_and(beyond));
+        let mut lists = [("one_of", &self.one_of), ("not_in", &self.not_in)].into_iter();
+        bound.map(|(name, _)| name).or_else(|| {
+            lists
+                .find(|(_, values)| values.as_ref().is_some_and(|v| v.iter().any(beyond)))
+                .map(|(name, _)| name)
+        })
+    }
+
     /// The bounds of values, by name.
     pub(crate) fn bounds(&self) -> [(&'static str, Option<&Scalar>); 4] {
         [
@@ -490,7 +506,7 @@ impl Units {
 }
 
 impl CellRule {
-    /// The rules of cells of a column of a kind that suits them ([`ColumnRule::unsuited`]).
+    /// The rules of cells of a column that suits them (`check::misfit`).
     pub fn all(field: &Field, rule: &ColumnRule) -> Result<Vec<Self>> {
         let (column, kind) = (field.name.as_str(), field.kind);
         let refused =
@@ -506,22 +522,14 @@ impl CellRule {
                 (other, _) => Ok(other.clone()),
             }
         };
-        // Of digits that doubles do not hold there is no bound of doubles.
         let double = |scalar: &Scalar| -> Result<f64> {
-            let size = match scalar {
-                Scalar::Float(x) => return Ok(*x),
-                Scalar::Bool(x) => return Ok(f64::from(*x)),
-                Scalar::Int(x) => i128::from(*x),
-                Scalar::Unsigned(x) => i128::from(*x),
+            Ok(match scalar {
+                Scalar::Float(x) => *x,
+                Scalar::Bool(x) => f64::from(*x),
+                Scalar::Int(x) => *x as f64,
+                Scalar::Unsigned(x) => *x as f64,
                 Scalar::Text(_) => return Err(refused(scalar)),
-            };
-            let x = size as f64;
-            if kind == Kind::Float && field.is_text() && x.abs() > exact::DOUBLES {
-                return Err(Error::usage(format!(
-                    "rules of {column:?}: {scalar} has more digits than the column, which is read as doubles"
-                )));
-            }
-            Ok(x)
+            })
         };
         let mut out = Vec::new();
         let mut add =

@@ -125,7 +125,7 @@ impl Chunk {
             logs::discard(&app, &of, written).await;
             return Ok(None);
         }
-        Ok(Some(logs::append_written(&app, &of, offset, bytes.len() as i64, written).await?))
+        Ok(Some(logs::commit(&app, &of, offset, bytes.len() as i64, written).await?))
     }
 }
 

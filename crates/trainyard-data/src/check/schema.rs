@@ -13,7 +13,11 @@ pub(crate) fn misfit(rule: &ColumnRule, field: &Field) -> Option<String> {
     if let Some(declared) = rule.kind.as_ref().filter(|declared| !fits(declared, field)) {
         return Some(format!("{}, declared as {declared}", is()));
     }
-    rule.unsuited(field.kind).map(|(name, wants)| format!("{}, and `{name}` wants {wants}", is()))
+    if let Some((name, wants)) = rule.unsuited(field.kind) {
+        return Some(format!("{}, and `{name}` wants {wants}", is()));
+    }
+    let name = rule.beyond_doubles().filter(|_| field.kind == Kind::Float && field.is_text())?;
+    Some(format!("{}, which is read as doubles, and `{name}` has more digits than they hold", is()))
 }
 
 fn fits(declared: &str, field: &Field) -> bool {

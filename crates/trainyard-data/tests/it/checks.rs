@@ -177,6 +177,15 @@ fn a_column_of_another_type_than_its_rules_want_fails_the_check() {
     for json in [r#"{"schema": {"n": {"min": 0}}}"#, r#"{"schema": {"n": {"mean": {"min": 0}}}}"#] {
         assert_eq!(failed(&check(&late, &rules(json), None).unwrap()), ["type:n"], "{json}");
     }
+    let one = write(&dir.path().join("one.csv"), format!("n\n{}0.5\n", "12\n".repeat(50)));
+    for json in [
+        r#"{"schema": {"n": {"max": 9007199254740993}}}"#,
+        r#"{"schema": {"n": {"not_in": [9007199254740993]}}}"#,
+    ] {
+        let c = check(&one, &rules(json), None).unwrap();
+        assert_eq!(failed(&c), ["type:n"], "{json}");
+        assert!(c.findings[0].message.contains("more digits"), "{:?}", c.findings);
+    }
     let few = r#"{"schema": {"n": {"one_of": ["12", "lots"]}}}"#;
     assert_eq!(failed(&check(&late, &rules(few), None).unwrap()), Vec::<String>::new());
 }
