@@ -420,8 +420,8 @@ impl ColumnRule {
     /// The first rule with a whole number that doubles do not hold.
     pub(crate) fn beyond_doubles(&self) -> Option<&'static str> {
         let beyond = |scalar: &Scalar| match scalar {
-            Scalar::Int(x) => (*x as f64).abs() > exact::DOUBLES,
-            Scalar::Unsigned(x) => *x as f64 > exact::DOUBLES,
+            Scalar::Int(x) => x.unsigned_abs() > exact::DOUBLES as u64,
+            Scalar::Unsigned(x) => *x > exact::DOUBLES as u64,
             _ => false,
         };
         let bound = self.bounds().into_iter().find(|(_, bound)| bound.is_some_and(beyond));
