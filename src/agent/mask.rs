@@ -94,6 +94,11 @@ impl Masker {
         &self.0.notes
     }
 
+    /// Length of the longest form, in bytes: an occurrence that ends after a place begins no further before it.
+    pub fn longest(&self) -> usize {
+        self.0.max_len
+    }
+
     pub fn stream(&self) -> MaskStream {
         MaskStream { masker: self.clone(), held: Vec::new(), covered: 0, in_mask: false, found: Vec::new() }
     }

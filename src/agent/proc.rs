@@ -66,7 +66,8 @@ pub fn descendants(of: i32) -> Vec<Stat> {
             found.push(*s);
         }
     }
-    found.retain(|s| !s.dead());
+    // A first thread may be gone before the others.
+    found.retain(|s| !s.dead() || threads(s.pid).iter().any(|thread| !thread.dead()));
     found
 }
 
@@ -78,12 +79,15 @@ pub fn signal(target: &Stat, signal: Signal) -> bool {
 
 /// Whether none of the process's threads runs any more: each is stopped or gone.
 pub fn stands_still(process: &Stat) -> bool {
-    let Some(now) = stat(process.pid).filter(|now| now.started == process.started) else { return true };
-    let Ok(threads) = std::fs::read_dir(format!("/proc/{}/task", now.pid)) else { return true };
-    threads.flatten().all(|thread| {
-        let text = std::fs::read(thread.path().join("stat")).unwrap_or_default();
-        parse_stat(&String::from_utf8_lossy(&text)).is_none_or(|s| s.dead() || matches!(s.state, 'T' | 't'))
-    })
+    let same = stat(process.pid).is_some_and(|now| now.started == process.started);
+    !same || threads(process.pid).iter().all(|s| s.dead() || matches!(s.state, 'T' | 't'))
+}
+
+fn threads(pid: i32) -> Vec<Stat> {
+    let Ok(dir) = std::fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    dir.flatten()
+        .filter_map(|e| parse_stat(&String::from_utf8_lossy(&std::fs::read(e.path().join("stat")).ok()?)))
+        .collect()
 }
 
 /// What a signal does to a process.

@@ -52,12 +52,12 @@ pub struct Ended {
     pub stop: Option<Stop>,
     /// Processes that had to be killed after the command itself was gone, or after the grace.
     pub killed: usize,
-    /// When signals ended processes that may have been at work: what was being written then may be half of it. One that
-    /// catches SIGTERM and then dies of it has done so itself.
+    /// When processes that may have been at work were asked to end, or ended by a signal: what was being written then may be half
+    /// of it. One that catches SIGTERM and then dies of it is taken to have done so itself.
     pub struck: Vec<Strike>,
 }
 
-/// The moment at which a signal ended a process, as far as it is known (by the clock, in milliseconds).
+/// The moment at which a signal ended or interrupted a process, as far as it is known (by the clock, in milliseconds).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Strike {
     /// It still lived then.
@@ -186,13 +186,14 @@ fn alive_below() -> Vec<proc::Stat> {
 fn stop_all() -> Vec<proc::Stat> {
     let mut stopped = BTreeSet::new();
     loop {
-        let (all, before) = (alive_below(), stopped.len());
+        let (all, mut more) = (alive_below(), false);
         for process in &all {
             if stopped.insert((process.pid, process.started)) {
-                proc::signal(process, Signal::SIGSTOP);
+                // Those of another user cannot be stopped, however many come.
+                more |= proc::signal(process, Signal::SIGSTOP);
             }
         }
-        if stopped.len() == before {
+        if !more {
             return all;
         }
     }
@@ -233,8 +234,9 @@ impl Dead {
         Self { main, exit: None, struck: Vec::new(), asked: BTreeMap::new(), looked }
     }
 
-    /// Asks everybody to end. All stand still meanwhile: what those that die of it wrote is older than that moment, and what
-    /// the others write of their own accord is younger, however busy the machine is.
+    /// Asks everybody to end. All stand still meanwhile, but for those whom the kernel does not let go in time: what those that
+    /// die of it wrote is older than that moment, and what the others write of their own accord is younger, however busy
+    /// the machine is.
     async fn terminate(&mut self) {
         let after = SystemClock.now_ms();
         let until = Instant::now() + STANDING_STILL;
@@ -245,10 +247,8 @@ impl Dead {
         }
         let by = SystemClock.now_ms();
         self.asked = all.iter().map(|p| (p.pid, proc::disposition(p.pid, Signal::SIGTERM))).collect();
-        // Whoever reaps them, and whenever that is seen.
-        if self.asked.values().any(|what| *what == proc::Disposition::Default) {
-            self.struck.push(Strike { after, by });
-        }
+        // Whoever reaps those that die of it, and whenever that is seen; who catches it may end in the middle of writing, too.
+        self.struck.push(Strike { after, by });
         tokio::time::sleep(TICK).await;
         // Parents first: one that waits for a child hears of its own end before it sees the child's.
         for signal in [Signal::SIGTERM, Signal::SIGCONT] {

@@ -32,7 +32,7 @@ pub struct Chunk {
 }
 
 impl Chunk {
-    /// Waits until it is known whether its row is committed.
+    /// Waits until its row is committed (true), or it is not, as far as is known.
     pub async fn committed(mut self) -> bool {
         self.committed.wait_for(|committed| *committed).await.is_ok()
     }

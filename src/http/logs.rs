@@ -66,7 +66,7 @@ pub async fn append(
     let length = bytes.len() as i64;
     let (chunk, tail) = match masker {
         Some(masker) => {
-            let from = (offset - OVERLAP).max(0);
+            let from = (offset - OVERLAP.min(masker.longest() as i64)).max(0);
             let before = if from < offset {
                 read(app, of, from, (offset - from) as usize).await?
             } else {

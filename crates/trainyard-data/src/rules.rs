@@ -417,7 +417,7 @@ impl ColumnRule {
         })
     }
 
-    /// The first rule with a whole number that doubles do not hold.
+    /// The first rule with a whole number beyond 2^53, from where on doubles do not hold every one.
     pub(crate) fn beyond_doubles(&self) -> Option<&'static str> {
         let beyond = |scalar: &Scalar| match scalar {
             Scalar::Int(x) => x.unsigned_abs() > exact::DOUBLES as u64,

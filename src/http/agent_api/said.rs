@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Deserialize;
-use tokio::time::{Duration, Instant, sleep, timeout_at};
+use tokio::time::{Duration, Instant, sleep_until, timeout_at};
 
 use super::error::CallError;
 use super::{
@@ -52,6 +52,7 @@ pub(super) async fn log(
     let chunk = Chunk { of: caller.of(), offset: query.offset, masker: masker(&app, &caller.row).await? };
     let mut stored = caller.log_bytes();
     let until = Instant::now() + EARLY;
+    let mut look = Instant::now() + LOOK;
     // An agent sends a chunk while the one before it is being stored.
     while stored < chunk.offset && Instant::now() < until {
         let taken = app.log_turns.taken();
@@ -68,9 +69,10 @@ pub(super) async fn log(
             tokio::select! {
                 () = hint => {}
                 () = taken => continue, // perhaps the one before this one
-                () = sleep(LOOK) => {} // another daemon may have stored it
+                () = sleep_until(look) => {} // another daemon may have stored it
             }
         }
+        look = Instant::now() + LOOK;
         stored = open(&app, &uid, &headers, rank).await?.log_bytes();
     }
     if stored != chunk.offset {

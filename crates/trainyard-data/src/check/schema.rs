@@ -17,7 +17,10 @@ pub(crate) fn misfit(rule: &ColumnRule, field: &Field) -> Option<String> {
         return Some(format!("{}, and `{name}` wants {wants}", is()));
     }
     let name = rule.beyond_doubles().filter(|_| field.kind == Kind::Float && field.is_text())?;
-    Some(format!("{}, which is read as doubles, and `{name}` has more digits than they hold", is()))
+    Some(format!(
+        "{}, which is read as doubles, and `{name}` is beyond 2^53, where not every whole number is one",
+        is()
+    ))
 }
 
 fn fits(declared: &str, field: &Field) -> bool {

@@ -391,7 +391,7 @@ impl Source {
             if self.fields.len() < 10_000 {
                 self.fields.push(crate::schema::Field {
                     name: key.clone(),
-                    kind: Kind::Text,
+                    kind: self.kinds.get(key).copied().unwrap_or(Kind::Text),
                     physical: "json".to_owned(),
                 });
                 changed = true;
