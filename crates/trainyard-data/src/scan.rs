@@ -81,6 +81,7 @@ fn once(
 ) -> Result<Scanned> {
     let edges = edges(source, baseline)?;
     let mut visitor = Pass {
+        name: &source.name,
         edges,
         fields: &source.fields,
         cells: Vec::new(),
@@ -215,6 +216,8 @@ enum Group {
 }
 
 struct Pass<'a> {
+    /// The table's.
+    name: &'a str,
     edges: Vec<Option<Vec<f64>>>,
     fields: &'a [Field],
     cells: Vec<Vec<CellRule>>,
@@ -321,9 +324,12 @@ impl crate::source::Visitor for Pass<'_> {
             (Part::Keys(part), Group::Keys { at, skip_nulls, rounded }) => {
                 for (array, column) in batch.arrays.iter().zip(rounded) {
                     if let Some(column) = column.as_ref().filter(|_| is_rounded(array)) {
-                        return Err(Error::usage(format!(
-                            "the key {column:?} has numbers of more digits than are kept of numbers; write `type: text` for it"
-                        )));
+                        return Err(Error::data(
+                            self.name,
+                            format!(
+                                "the key {column:?} has numbers of more digits than are kept of numbers; write `type: text` for it"
+                            ),
+                        ));
                     }
                 }
                 deal(&self.keys[*at], part, &batch.arrays, *skip_nulls)?;

@@ -79,7 +79,7 @@ fn keys_of_twenty_digits_are_read_as_text_or_not_at_all() {
     let csv = write(&dir.path().join("b.csv"), "id\n12345678901234567890\n12345678901234567891\n");
     let unique = rules(r#"{"schema": {"id": {"unique": true}}}"#);
     let error = check(&csv, &unique, None).unwrap_err();
-    assert!(matches!(&error, Error::Usage(what) if what.contains("`type: text`")), "{error}");
+    assert!(matches!(&error, Error::Data { what, .. } if what.contains("`type: text`")), "{error}");
     let bound = rules(r#"{"schema": {"id": {"max": 12345678901234567890}}}"#);
     assert_eq!(failed(&check(&csv, &bound, None).unwrap()), ["type:id"]);
 }
