@@ -183,7 +183,8 @@ fn nothing(severity: Severity, columns: &[String], table: &str) -> Finding {
     Finding::new(severity, "not_compared", None, format!("{table} has no row with a key ({columns})"))
 }
 
-/// The keys of another table; none if they are of another type, which is a finding. What is wrong with its records is a finding here: who reads it half cannot judge by it.
+/// The keys of another table; none if they are of another type, which is a finding. So is what is wrong with its records: who reads
+/// it half cannot judge by it.
 fn other_keys(
     source: &Source,
     columns: &[String],
