@@ -13,8 +13,9 @@ use kube::{Resource, ResourceExt as _};
 use rand::Rng as _;
 use tokio::sync::watch;
 
+use super::admission;
 use super::manifest::{LABEL_ATTEMPT, run_of};
-use super::observe::ended;
+use super::observe::{self, ended};
 use crate::model::RunId;
 
 /// Objects of one page of a list.
@@ -197,12 +198,14 @@ impl Picture {
             changed.into_iter().for_each(wake);
         }
         let of_jobs = self.follow(jobs, selector, &jobs_version, relist_s, wake, |seen, job, there| {
-            let Some(uid) = job.labels().get(LABEL_ATTEMPT).cloned() else { return };
-            let entry = seen.attempts.entry(uid).or_default();
-            entry.0 = there.then_some(job);
+            let Some(uid) = job.labels().get(LABEL_ATTEMPT).cloned() else { return true };
+            let (known, pods) = seen.attempts.entry(uid).or_default();
+            let news = !there || known.as_ref().is_none_or(|known| is_news(known, &job, pods));
+            *known = there.then_some(job);
+            news
         });
         let of_pods = self.follow(pods, selector, &pods_version, relist_s, wake, |seen, pod, there| {
-            let Some(uid) = pod.labels().get(LABEL_ATTEMPT).cloned() else { return };
+            let Some(uid) = pod.labels().get(LABEL_ATTEMPT).cloned() else { return true };
             let entry = seen.attempts.entry(uid.clone()).or_default();
             if there {
                 entry.1.insert(pod.name_any(), pod);
@@ -210,6 +213,7 @@ impl Picture {
                 entry.1.remove(&pod.name_any());
                 seen.depart(&uid, pod);
             }
+            true
         });
         // Two connections: where one ends, even in good order, the other one's half of the picture must not be believed alone.
         tokio::select! {
@@ -226,7 +230,7 @@ impl Picture {
         version: &str,
         relist_s: u32,
         wake: &(dyn Fn(RunId) + Send + Sync),
-        note: impl Fn(&mut Seen, K, bool),
+        note: impl Fn(&mut Seen, K, bool) -> bool,
     ) -> anyhow::Result<()>
     where
         K: Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
@@ -244,11 +248,33 @@ impl Picture {
                 }
             };
             let run = run_of(Some(object.labels()));
-            note(&mut self.lock(), object, there);
-            run.into_iter().for_each(wake);
+            if note(&mut self.lock(), object, there) {
+                run.into_iter().for_each(wake);
+            }
         }
         Ok(())
     }
+}
+
+/// Does a Job say more than it did? Most of what the watch tells is our own making of it and what its controller counts.
+fn is_news(known: &Job, job: &Job, pods: &BTreeMap<String, Pod>) -> bool {
+    if known.meta().resource_version == job.meta().resource_version {
+        return false;
+    }
+    let pods: Vec<Pod> = pods.values().cloned().collect();
+    let said = |job: &Job| observe::read(Some(job), &pods, &[], 0);
+    let asked = |job: &Job| {
+        let (meta, spec) = (job.meta().clone(), job.spec.as_ref());
+        (
+            meta.annotations,
+            meta.labels,
+            meta.finalizers,
+            meta.deletion_timestamp,
+            spec.and_then(|s| s.suspend),
+        )
+    };
+    // What a queue of the cluster does to a Job is judged by more than is read here.
+    admission::queue_of(job).is_some() || asked(known) != asked(job) || said(known) != said(job)
 }
 
 /// All objects of the selector, page by page, and the version to watch from.
@@ -273,6 +299,46 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
     use super::*;
+
+    #[test]
+    fn what_says_nothing_new_wakes_nobody() {
+        use k8s_openapi::api::batch::v1::{JobCondition, JobSpec, JobStatus};
+        let job = |version: &str| Job {
+            metadata: ObjectMeta { resource_version: Some(version.into()), ..ObjectMeta::default() },
+            spec: Some(JobSpec { suspend: Some(true), ..JobSpec::default() }),
+            status: None,
+        };
+        let condition = |type_: &str, reason: &str| JobCondition {
+            type_: type_.into(),
+            reason: Some(reason.into()),
+            status: "True".into(),
+            ..JobCondition::default()
+        };
+        let none = BTreeMap::new();
+        let with = |condition| JobStatus { conditions: Some(vec![condition]), ..JobStatus::default() };
+        assert!(!is_news(&job("1"), &job("1"), &none), "as it was made");
+        let counted = Job { status: Some(with(condition("Suspended", "JobSuspended"))), ..job("2") };
+        assert!(!is_news(&job("1"), &counted, &none), "what its controller counts");
+        let overdue = Job { status: Some(with(condition("Failed", "DeadlineExceeded"))), ..job("2") };
+        assert!(is_news(&job("1"), &overdue, &none));
+        let mut resumed = job("2");
+        resumed.spec = Some(JobSpec { suspend: Some(false), ..JobSpec::default() });
+        assert!(is_news(&job("1"), &resumed, &none));
+        let mut marked = job("2");
+        marked.metadata.annotations = Some(BTreeMap::from([("a".into(), "b".into())]));
+        assert!(is_news(&job("1"), &marked, &none));
+        let mut queued = job("2");
+        queued.metadata.labels = Some(BTreeMap::from([("kueue.x-k8s.io/queue-name".into(), "team".into())]));
+        assert!(is_news(&job("1"), &queued, &none));
+        assert!(is_news(
+            &queued,
+            &Job {
+                metadata: ObjectMeta { resource_version: Some("3".into()), ..queued.metadata.clone() },
+                ..queued.clone()
+            },
+            &none
+        ));
+    }
 
     #[test]
     fn a_made_job_is_known_before_the_watch_tells_and_never_replaces_what_it_told() {
