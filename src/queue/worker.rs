@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +19,7 @@ const POLL_MS: u64 = 1000;
 const PACE: Duration = Duration::from_millis(3);
 /// The same in a burst: taking in what arrives comes before deciding it, and 1,600 decisions a second are far more than forges send.
 const PACE_IN_BURST: Duration = Duration::from_millis(10);
-/// So many items of one look are a burst.
+/// So many items of one look, or under way, are a burst.
 const BURST: usize = 16;
 /// How long a stopping worker waits for handlers that are at it; what is left is rescued when its lease ends.
 const FAREWELL: Duration = Duration::from_secs(10);
@@ -74,7 +75,7 @@ impl Worker {
             let pause = match self.claim_due().await {
                 Ok(claimed) if claimed.is_empty() => jittered(POLL_MS),
                 Ok(claimed) => {
-                    let pace = if claimed.len() >= BURST { PACE_IN_BURST } else { PACE };
+                    let pace = if claimed.len().max(tasks.len()) >= BURST { PACE_IN_BURST } else { PACE };
                     for one in claimed {
                         let worker = self.clone();
                         tasks.spawn(async move { worker.attend(one).await });
@@ -136,19 +137,24 @@ impl Worker {
         let now = self.clock.now_ms();
         let kinds: Vec<WorkKind> = open.iter().map(|(_, kind)| *kind).collect();
         let due = self.store.next_due_of(&kinds).await?;
-        let mut claimed = Vec::new();
-        for (desk, kind) in
-            open.into_iter().filter(|(_, kind)| due.iter().any(|(k, at)| k == kind && *at <= now))
-        {
-            match self.claim_for(desk, kind, now).await {
+        let is_due = |kind: WorkKind| due.iter().any(|(due, at)| *due == kind && *at <= now);
+        // Side by side they share a commit.
+        let claims = open
+            .into_iter()
+            .filter(|(_, kind)| is_due(*kind))
+            .map(async |(desk, kind)| self.claim_for(desk, kind, now).await.map_err(|error| (kind, error)));
+        let (mut claimed, mut failed) = (Vec::new(), None);
+        for claim in join_all(claims).await {
+            match claim {
                 Ok(more) => claimed.extend(more),
-                Err(error) if claimed.is_empty() => return Err(error),
-                // What is leased already is attended to; the next look meets the error again.
-                Err(error) => {
-                    tracing::warn!(work.kind = %kind, %error, "cannot claim work");
-                    break;
-                }
+                Err(error) => failed = Some(error),
             }
+        }
+        match failed {
+            Some((_, error)) if claimed.is_empty() => return Err(error),
+            // What is leased already is attended to; the next look meets the error again.
+            Some((kind, error)) => tracing::warn!(work.kind = %kind, %error, "cannot claim work"),
+            None => {}
         }
         Ok(claimed)
     }
