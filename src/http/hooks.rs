@@ -3,10 +3,9 @@
 //!
 //! Must not: parse a body, choose a secret by anything but the URL, or answer 2xx to what is not on disk.
 //!
-//! Memory: a body of up to 64 KiB is bounded by the number of connections (1,024 × 64 KiB = 64 MiB); larger ones share
+//! Memory: a body of up to 64 KiB and a read buffer are bounded by the number of connections (1,024 × 96 KiB = 96 MiB); larger ones share
 //! another 64 MiB as their bytes arrive (`hook_room`), so that large or slow bodies cannot keep ordinary deliveries out.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use http_body_util::BodyExt;
 use secrecy::ExposeSecret;
+use serde::Serialize;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
@@ -39,6 +39,8 @@ pub const BODY_BYTES: usize = 25 << 20;
 /// Bodies up to this size need no share of the common budget.
 const FREE_BYTES: usize = 64 << 10;
 const BUDGET_BYTES: usize = 64 << 20;
+/// A connection's read buffer: holds the greatest head, and an ordinary delivery whole.
+const READ_BYTES: usize = 32 << 10;
 /// GitHub Enterprise Server waits 30 s for an answer; the others give up sooner (GitHub and GitLab 10 s, Gitea 5 s).
 const BODY_DEADLINE: Duration = Duration::from_secs(30);
 /// Beyond [`FREE_BYTES`] a body must arrive at [`LEAST_RATE`] bytes a second after this time, by which most senders have given up.
@@ -51,17 +53,17 @@ const SAME_CONTENT_MS: Millis = 24 * 3_600_000;
 /// Serves until `shutdown` is cancelled, then lets requests in progress end.
 pub async fn serve_hooks(listener: TcpListener, app: App, shutdown: CancellationToken) {
     let telemetry = Arc::clone(&app.telemetry);
-    serve(listener, router(app), Limits::of("hooks"), telemetry, shutdown).await;
+    let limits = Limits { read_bytes: READ_BYTES, ..Limits::of("hooks") };
+    serve(listener, router(app), limits, telemetry, shutdown).await;
 }
 
-#[derive(Clone)]
 struct Hooks {
     app: App,
     room: Arc<Room>,
 }
 
 pub fn router(app: App) -> Router {
-    let state = Hooks { app, room: Arc::new(Room::new(BUDGET_BYTES)) };
+    let state = Arc::new(Hooks { app, room: Arc::new(Room::new(BUDGET_BYTES)) });
     Router::new()
         .route("/hooks/{kind}/{hook}", any(receive))
         // For load balancers, which know this port alone. It asks nothing of the database: strangers may call it.
@@ -122,7 +124,7 @@ impl IntoResponse for Refusal {
 }
 
 async fn receive(
-    State(hooks): State<Hooks>,
+    State(hooks): State<Arc<Hooks>>,
     Path((kind, id)): Path<(String, String)>,
     request: Request,
 ) -> Response {
@@ -232,8 +234,12 @@ async fn accept(
     };
     crate::failpoint::hit("hook.deliver.before");
     let store = &hooks.app.store;
-    let delivered =
-        if by_content { store.deliver_within(new, SAME_CONTENT_MS).await } else { store.deliver(new).await };
+    let delivered = if by_content {
+        // The rare way: boxed, as its size would be moved with every request.
+        Box::pin(store.deliver_within(new, SAME_CONTENT_MS)).await
+    } else {
+        store.deliver(new).await
+    };
     let delivered = delivered.map_err(|error| {
         tracing::error!(forge.name = hook.forge, forge.delivery_id = delivery_id, %error, "cannot store a delivery");
         Refusal::unavailable("the delivery could not be stored; send it again")
@@ -266,11 +272,14 @@ async fn accept(
 }
 
 fn reply(status: StatusCode, outcome: &str, delivery: &str, message: &str) -> Response {
-    let mut body = json!({ "outcome": outcome, "delivery": delivery });
-    if !message.is_empty() {
-        body["message"] = message.into();
+    #[derive(Serialize)]
+    struct Reply<'a> {
+        outcome: &'a str,
+        delivery: &'a str,
+        #[serde(skip_serializing_if = "str::is_empty")]
+        message: &'a str,
     }
-    (status, axum::Json(body)).into_response()
+    (status, axum::Json(Reply { outcome, delivery, message })).into_response()
 }
 
 /// All that can be refused without reading on. Returns the declared length.
@@ -349,7 +358,7 @@ async fn read(
 }
 
 /// Headers that help an operator later. None of them is a credential or a signature.
-fn worth_keeping(headers: &HeaderMap) -> BTreeMap<String, String> {
+fn worth_keeping(headers: &HeaderMap) -> Vec<(&'static str, String)> {
     const KEPT: &[&str] = &[
         "user-agent",
         "x-github-hook-id",
@@ -365,6 +374,6 @@ fn worth_keeping(headers: &HeaderMap) -> BTreeMap<String, String> {
         "x-forgejo-event-type",
     ];
     KEPT.iter()
-        .filter_map(|name| single(headers, name).map(|v| ((*name).to_owned(), v.chars().take(256).collect())))
+        .filter_map(|name| single(headers, name).map(|v| (*name, v.chars().take(256).collect())))
         .collect()
 }

@@ -50,6 +50,9 @@ pub struct Limits {
     pub header_timeout: Duration,
     pub header_bytes: usize,
     pub headers: usize,
+    /// The most that is read at once, or waits to be written: each connection keeps a buffer of that size once its bodies fill it.
+    /// At least `header_bytes`, and 8 KiB.
+    pub read_bytes: usize,
     /// How long a body may stand still.
     pub body_idle: Duration,
     /// How long requests in progress may take to end after a shutdown began.
@@ -70,6 +73,7 @@ impl Limits {
             header_timeout: Duration::from_secs(10),
             header_bytes: 32 << 10,
             headers: 64,
+            read_bytes: 400 << 10,
             body_idle: Duration::from_secs(30),
             drain: Duration::from_secs(10),
         }
@@ -236,6 +240,7 @@ impl Connection {
             .header_read_timeout(self.limits.header_timeout)
             .max_header_size(self.limits.header_bytes)
             .max_headers(self.limits.headers)
+            .max_buf_size(self.limits.read_bytes)
             .half_close(false)
             .serve_connection(io, service);
         let mut draining = false;
@@ -553,59 +558,69 @@ impl AsyncWrite for Watched {
 
 /// Follows the framing of the requests on one connection as far as it takes to see every head: bodies of known length are
 /// counted, and after a chunked request the connection ends anyway.
-#[derive(Debug)]
-enum Framing {
-    Head(Vec<u8>),
-    Body(u64),
-    /// Nothing more to see: a chunked request, or a head that hyper refuses.
-    Done,
+#[derive(Debug, Default)]
+struct Framing {
+    within: Within,
+    /// What has been seen of a head.
+    head: Vec<u8>,
 }
 
-impl Default for Framing {
-    fn default() -> Self {
-        Self::Head(Vec::new())
-    }
+#[derive(Debug, Default)]
+enum Within {
+    #[default]
+    Head,
+    Body(u64),
+    /// Nothing more to see: a chunked request, or a head that hyper refuses.
+    Nothing,
 }
 
 impl Framing {
     /// More than hyper takes (`header_bytes`), so that a head which outgrows this is refused there.
     const HEAD_BYTES: usize = 256 << 10;
+    /// Kept for the next head.
+    const KEPT_BYTES: usize = 4 << 10;
 
     /// True when these bytes complete a head with both lengths.
     fn feed(&mut self, mut bytes: &[u8]) -> bool {
         loop {
-            match self {
-                Self::Done => return false,
-                Self::Body(left) => {
+            match &mut self.within {
+                Within::Nothing => return false,
+                Within::Body(left) => {
                     let here = (*left).min(bytes.len() as u64);
                     bytes = &bytes[here as usize..];
                     *left -= here;
                     if *left > 0 {
                         return false;
                     }
-                    *self = Self::default();
+                    self.within = Within::Head;
                 }
-                Self::Head(head) => {
-                    let Some((&byte, rest)) = bytes.split_first() else { return false };
-                    bytes = rest;
-                    if head.is_empty() && matches!(byte, b'\r' | b'\n') {
-                        continue; // empty lines before a request line are skipped by hyper too
+                Within::Head => {
+                    if self.head.is_empty() {
+                        // Empty lines before a request line are skipped by hyper too.
+                        let line = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n'));
+                        bytes = &bytes[line.unwrap_or(bytes.len())..];
                     }
-                    head.push(byte);
-                    if byte == b'\n' && (head.ends_with(b"\n\n") || head.ends_with(b"\n\r\n")) {
-                        let (length, chunked) = lengths(head);
-                        if length.is_some() && chunked {
-                            *self = Self::Done;
+                    if bytes.is_empty() {
+                        return false;
+                    }
+                    let line = memchr::memchr(b'\n', bytes).map_or(bytes.len(), |at| at + 1);
+                    self.head.extend_from_slice(&bytes[..line]);
+                    bytes = &bytes[line..];
+                    if self.head.ends_with(b"\n\n") || self.head.ends_with(b"\n\r\n") {
+                        let (length, chunked) = lengths(&self.head);
+                        let both = length.is_some() && chunked;
+                        self.within = match length {
+                            None if !chunked => Within::Head,
+                            Some(Ok(length)) if !chunked => Within::Body(length),
+                            _ => Within::Nothing,
+                        };
+                        self.head.clear();
+                        self.head.shrink_to(Self::KEPT_BYTES);
+                        if both {
                             return true;
                         }
-                        *self = match length {
-                            _ if chunked => Self::Done,
-                            Some(Ok(length)) => Self::Body(length),
-                            Some(Err(())) => Self::Done,
-                            None => Self::default(),
-                        };
-                    } else if head.len() > Self::HEAD_BYTES {
-                        *self = Self::Done;
+                    } else if self.head.len() > Self::HEAD_BYTES {
+                        *self = Self { within: Within::Nothing, head: Vec::new() };
                     }
                 }
             }

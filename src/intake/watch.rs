@@ -122,7 +122,7 @@ impl DataWatcher {
             delivery_id: format!("{}:{}:{}:{}", repo.id, row.pipeline, row.changes + 1, found.digest),
             event: event.kind.word().into(),
             content_type: "application/json".into(),
-            headers: std::collections::BTreeMap::new(),
+            headers: Vec::new(),
             body: serde_json::to_vec(&event).context("cannot write a note of new data")?,
             received_ms: now,
             ignored: None,

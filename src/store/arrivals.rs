@@ -5,15 +5,15 @@
 //! the outcome of the commit that held its delivery (G1).
 
 use std::collections::HashSet;
-use std::fmt::Write as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use sqlx::AssertSqlSafe;
 use tokio::sync::oneshot;
 
-use super::conn::{Conn, Fields, on, one};
+use super::conn::{Conn, Engine, Fields, execute, one, to_json};
 use super::deliveries::{Delivered, unpack};
-use super::{Store, StoreError};
+use super::writer::Allows;
+use super::{Store, StoreError, dialect};
 use crate::clock::Millis;
 use crate::model::{DeliveryRowId, DeliveryState};
 
@@ -59,38 +59,61 @@ impl Arrivals {
         waiting.rows.push((row, reply));
         !std::mem::replace(&mut waiting.under_way, true)
     }
+}
+
+/// Held by the task that is writing. Should it end before its time, by a panic or with the store, those who wait hear of it, and
+/// the next one to come is seen to.
+struct Turn {
+    arrivals: Arc<Arrivals>,
+    /// Nothing was left to write, so another may have its turn already.
+    over: bool,
+}
+
+impl Turn {
     /// The next group; when there is none the writing is over.
-    fn take(&self) -> Vec<(Arrival, Reply)> {
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn next(&mut self) -> Vec<(Arrival, Reply)> {
+        let mut waiting = self.arrivals.0.lock().unwrap_or_else(PoisonError::into_inner);
         // What is left over is with the next commit.
         let count = of_a_size(waiting.rows.len().min(GROUP));
         waiting.under_way = count > 0;
+        self.over = count == 0;
         waiting.rows.drain(..count).collect()
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if !self.over {
+            *self.arrivals.0.lock().unwrap_or_else(PoisonError::into_inner) = Waiting::default();
+        }
     }
 }
 
 impl Store {
     /// Returns after the commit is on disk.
     pub(super) async fn arrive(&self, row: Arrival) -> Result<Delivered, StoreError> {
+        let thread = self.beside_the_writer()?;
         let (reply, answer) = oneshot::channel();
         if self.arrivals.push(row, reply) {
-            tokio::spawn(self.clone().store_arrivals());
+            let turn = Turn { arrivals: Arc::clone(&self.arrivals), over: false };
+            thread.spawn(self.clone().store_arrivals(turn));
         }
         answer.await.unwrap_or_else(|_| Err(StoreError::Unavailable("the store was closed meanwhile".into())))
     }
 
-    async fn store_arrivals(self) {
+    async fn store_arrivals(self, mut turn: Turn) {
+        let mut kept = None;
         loop {
-            let (rows, replies): (Vec<_>, Vec<_>) = self.arrivals.take().into_iter().unzip();
+            let (rows, replies): (Vec<_>, Vec<_>) = turn.next().into_iter().unzip();
             if rows.is_empty() {
                 return;
             }
+            let rows: Arc<[Arrival]> = rows.into();
             let unheard = rows.iter().all(|row| row.ignored.is_some());
-            let stored = if unheard {
-                self.write_alone(move |tx| Box::pin(insert(tx, rows))).await
-            } else {
-                self.write_again(move |tx| Box::pin(insert(tx, rows))).await
-            };
+            let allows = Allows { twice: true, alone: unheard };
+            let stored = self
+                .write_keeping(&mut kept, allows, move |tx| Box::pin(async move { insert(tx, &rows).await }))
+                .await;
             match stored {
                 Ok(outcomes) => {
                     for (reply, outcome) in replies.into_iter().zip(outcomes) {
@@ -108,20 +131,17 @@ impl Store {
 }
 
 /// Inserts rows and their work items; an outcome for each row, in order.
-async fn insert(tx: &mut Conn, rows: Vec<Arrival>) -> Result<Vec<Delivered>, StoreError> {
-    let inserted = insert_deliveries(tx, &rows).await?;
+async fn insert(tx: &mut Conn, rows: &[Arrival]) -> Result<Vec<Delivered>, StoreError> {
+    let inserted = insert_deliveries(tx, rows).await?;
     // Nearly always all of them are new.
-    let stored = if inserted == rows.len() as u64 { None } else { Some(which_are_there(tx, &rows).await?) };
+    let stored = if inserted == rows.len() as u64 { None } else { Some(which_are_there(tx, rows).await?) };
     let is_new = |row: &Arrival| stored.as_ref().is_none_or(|ids| ids.contains(row.id.as_str()));
     let asked: Vec<&Arrival> = rows.iter().filter(|row| row.ignored.is_none() && is_new(row)).collect();
-    let mut unasked = asked.as_slice();
-    while !unasked.is_empty() {
-        let (some, after) = unasked.split_at(of_a_size(unasked.len()));
-        insert_work(tx, some).await?;
-        unasked = after;
+    if !asked.is_empty() {
+        insert_work(tx, &asked).await?;
     }
     let mut outcomes = Vec::with_capacity(rows.len());
-    for row in &rows {
+    for row in rows {
         outcomes.push(if is_new(row) {
             Delivered::Stored
         } else {
@@ -138,23 +158,63 @@ fn of_a_size(count: usize) -> usize {
 
 /// Inserts those that were not seen before; how many.
 async fn insert_deliveries(tx: &mut Conn, rows: &[Arrival]) -> Result<u64, StoreError> {
-    let sql = format!(
-        "INSERT INTO deliveries (id, forge, hook_id, delivery_id, event, content_type, headers, body, body_bytes, received_ms,
-           state, reason, decided_ms) VALUES {} ON CONFLICT (forge, hook_id, delivery_id) DO NOTHING",
-        tuples::<13>(rows.len(), "")
-    );
+    const INTO: &str = "INSERT INTO deliveries (id, forge, hook_id, delivery_id, event, content_type, headers, body, body_bytes, \
+         received_ms, state, reason, decided_ms)";
+    /// Bare: SQLite looks a numbered argument's name up among all the others.
+    const ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    const NEW: &str = "ON CONFLICT (forge, hook_id, delivery_id) DO NOTHING";
+    let state =
+        |row: &Arrival| if row.ignored.is_some() { DeliveryState::Ignored } else { DeliveryState::Stored };
+    let reason = |row: &Arrival| row.ignored.clone().unwrap_or_default();
+    let decided_ms = |row: &Arrival| row.ignored.as_ref().map(|_| row.received_ms);
     let keep = tx.keeps_statements;
-    on!(tx, c => {
-        let mut query = sqlx::query(AssertSqlSafe(sql)).persistent(keep);
-        for row in rows {
-            query = query.bind(&row.id).bind(&row.forge).bind(&row.hook_id).bind(&row.delivery_id).bind(&row.event)
-                .bind(&row.content_type).bind(&row.headers).bind(&row.body).bind(row.body_bytes).bind(row.received_ms);
-            let state = if row.ignored.is_some() { DeliveryState::Ignored } else { DeliveryState::Stored };
-            query = query.bind(state.word()).bind(row.ignored.as_deref().unwrap_or_default())
-                .bind(row.ignored.as_ref().map(|_| row.received_ms));
+    match &mut tx.engine {
+        Engine::Sqlite(conn) => {
+            let sql = format!("{INTO} VALUES {} {NEW}", vec![ROW; rows.len()].join(", "));
+            let mut query = sqlx::query(AssertSqlSafe(sql)).persistent(keep);
+            for row in rows {
+                query = query
+                    .bind(&row.id)
+                    .bind(&row.forge)
+                    .bind(&row.hook_id)
+                    .bind(&row.delivery_id)
+                    .bind(&row.event)
+                    .bind(&row.content_type)
+                    .bind(&row.headers)
+                    .bind(&row.body)
+                    .bind(row.body_bytes)
+                    .bind(row.received_ms)
+                    .bind(state(row).word())
+                    .bind(reason(row))
+                    .bind(decided_ms(row));
+            }
+            Ok(query.execute(&mut **conn).await?.rows_affected())
         }
-        Ok(query.execute(c).await?.rows_affected())
-    })
+        Engine::Postgres(conn) => {
+            // A column is an array: one statement for groups of any size, with a plan that does not grow with them.
+            let sql = format!(
+                "{INTO} SELECT * FROM UNNEST($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], \
+                 $7::text[], $8::bytea[], $9::bigint[], $10::bigint[], $11::text[], $12::text[], $13::bigint[]) {NEW}"
+            );
+            let column = |value: fn(&Arrival) -> &str| rows.iter().map(value).collect::<Vec<_>>();
+            let query = sqlx::query(AssertSqlSafe(sql))
+                .persistent(keep)
+                .bind(column(|row| row.id.as_str()))
+                .bind(column(|row| &row.forge))
+                .bind(column(|row| &row.hook_id))
+                .bind(column(|row| &row.delivery_id))
+                .bind(column(|row| &row.event))
+                .bind(column(|row| &row.content_type))
+                .bind(column(|row| &row.headers))
+                .bind(rows.iter().map(|row| row.body.as_slice()).collect::<Vec<_>>())
+                .bind(rows.iter().map(|row| row.body_bytes).collect::<Vec<_>>())
+                .bind(rows.iter().map(|row| row.received_ms).collect::<Vec<_>>())
+                .bind(rows.iter().map(|row| state(row).word()).collect::<Vec<_>>())
+                .bind(rows.iter().map(reason).collect::<Vec<_>>())
+                .bind(rows.iter().map(decided_ms).collect::<Vec<_>>());
+            Ok(query.execute(&mut **conn).await?.rows_affected())
+        }
+    }
 }
 
 /// Which of these rows are in the table: their ids are their own, so those that were not seen before.
@@ -170,18 +230,28 @@ async fn which_are_there(tx: &mut Conn, rows: &[Arrival]) -> Result<HashSet<Stri
 
 /// New deliveries' work items. They are there already when this is the second run of a write that was committed after all.
 async fn insert_work(tx: &mut Conn, rows: &[&Arrival]) -> Result<(), StoreError> {
-    let sql = format!(
-        "INSERT INTO work (key, run_at_ms, created_ms, kind, state, wanted) VALUES {} ON CONFLICT (kind, key) DO NOTHING",
-        tuples::<3>(rows.len(), "'delivery', 'ready', 1")
+    macro_rules! insert {
+        ($key:literal, $at:literal, $from:literal) => {
+            concat!(
+                "INSERT INTO work (key, run_at_ms, created_ms, kind, state, wanted) SELECT ",
+                $key,
+                ", ",
+                $at,
+                ", ",
+                $at,
+                ", 'delivery', 'ready', 1 FROM ",
+                $from,
+                " WHERE true ON CONFLICT (kind, key) DO NOTHING"
+            )
+        };
+    }
+    let sql = dialect::by_engine(
+        tx,
+        insert!("json_extract(value, '$[0]')", "json_extract(value, '$[1]')", "json_each($1)"),
+        insert!("value->>0", "(value->>1)::bigint", "json_array_elements($1::json)"),
     );
-    let keep = tx.keeps_statements;
-    on!(tx, c => {
-        let mut query = sqlx::query(AssertSqlSafe(sql)).persistent(keep);
-        for row in rows {
-            query = query.bind(&row.id).bind(row.received_ms).bind(row.received_ms);
-        }
-        query.execute(c).await?;
-    });
+    let asked: Vec<_> = rows.iter().map(|row| (&row.id, row.received_ms)).collect();
+    execute!(tx, sql, to_json(&asked)?)?;
     tx.asked = true;
     Ok(())
 }
@@ -198,30 +268,4 @@ async fn is_same_body(tx: &mut Conn, row: &Arrival) -> Result<bool, StoreError> 
     )?;
     let Some(packed) = seen.flatten() else { return Ok(true) };
     Ok(packed == row.body || unpack(&packed)? == unpack(&row.body)?)
-}
-
-/// `($1, $2, …, rest), (…)`: `count` tuples of `N` arguments each and what is the same in all.
-fn tuples<const N: usize>(count: usize, rest: &str) -> String {
-    let mut sql = String::with_capacity(count * (N * 5 + rest.len() + 4));
-    for row in 0..count {
-        sql.push_str(if row == 0 { "(" } else { ", (" });
-        for column in 1..=N {
-            let comma = if column < N || !rest.is_empty() { ", " } else { "" };
-            let _ = write!(sql, "${}{comma}", row * N + column);
-        }
-        sql.push_str(rest);
-        sql.push(')');
-    }
-    sql
-}
-
-#[cfg(test)]
-mod tests {
-    use super::tuples;
-
-    #[test]
-    fn arguments_are_numbered_through() {
-        assert_eq!(tuples::<2>(2, ""), "($1, $2), ($3, $4)");
-        assert_eq!(tuples::<2>(3, "'x'"), "($1, $2, 'x'), ($3, $4, 'x'), ($5, $6, 'x')");
-    }
 }

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::future::BoxFuture;
 use secrecy::SecretString;
 use sqlx::{PgPool, SqlitePool};
+use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 
 use super::arrivals::Arrivals;
 use super::conn::{Conn, Fields, execute, one};
@@ -113,10 +113,41 @@ enum Db {
     },
 }
 
+/// The one writing task of a SQLite database, on a thread of its own: among the handlers it would wait for each that is verifying or
+/// packing a body before it could commit the next group.
 #[derive(Debug)]
 struct Writer {
     requests: mpsc::Sender<Box<dyn Request>>,
-    task: JoinHandle<()>,
+    /// Spawns beside it.
+    thread: Handle,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Writer {
+    fn start(
+        pool: SqlitePool,
+        signals: Signals,
+        lock: Option<Arc<sqlite::FileLock>>,
+    ) -> Result<Self, StoreError> {
+        let cannot = |err: std::io::Error| StoreError::Unavailable(format!("cannot start a thread: {err}"));
+        let (requests, received) = mpsc::channel(WAITING);
+        let (started, start) = std::sync::mpsc::sync_channel(1);
+        let (end, ended) = oneshot::channel();
+        let write = move || {
+            // Made here: a runtime must not be dropped among the tasks of another, as it would be if there were no thread for it.
+            let runtime = match Builder::new_current_thread().enable_time().build() {
+                Ok(runtime) => runtime,
+                Err(err) => return drop(started.send(Err(err))),
+            };
+            let _ = started.send(Ok(runtime.handle().clone()));
+            runtime.block_on(writer::write_in_groups(pool, received, signals, lock));
+            drop(runtime);
+            let _ = end.send(());
+        };
+        std::thread::Builder::new().name("store-writer".into()).spawn(write).map_err(cannot)?;
+        let thread = start.recv().map_err(|_| closed())?.map_err(cannot)?;
+        Ok(Self { requests, thread, ended })
+    }
 }
 
 impl Store {
@@ -184,9 +215,7 @@ impl Store {
         drop(conn);
         let readers = sqlite::pool(path, options.synchronous, options.connections.max(1), true);
         let signals = Signals::default();
-        let (requests, received) = mpsc::channel(WAITING);
-        let task = tokio::spawn(writer::write_in_groups(pool, received, signals.clone(), lock));
-        let writer = Mutex::new(Some(Writer { requests, task }));
+        let writer = Mutex::new(Some(Writer::start(pool, signals.clone(), lock)?));
         Ok(Self {
             db: Arc::new(Db::Sqlite { readers, writer }),
             signals,
@@ -241,13 +270,13 @@ impl Store {
     /// Runs `work` in a transaction and returns after its commit is on the disk. The transaction belongs to a task of the
     /// store: dropping this future neither breaks it nor leaves it open. An error of `work` undoes all it wrote.
     ///
-    /// On Postgres `work` is run again when another transaction was in its way.
+    /// `work` is run again when another transaction was in its way (Postgres), or one of the same commit failed (SQLite).
     pub(super) async fn write<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T, StoreError>> + Clone + Send + 'static,
     {
-        self.write_by(work, Allows::default()).await
+        self.write_by(Allows::default(), work).await
     }
 
     /// The same for work that may happen twice: on Postgres also run again when its connection broke at the commit.
@@ -256,26 +285,18 @@ impl Store {
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T, StoreError>> + Clone + Send + 'static,
     {
-        self.write_by(work, Allows { twice: true, alone: false }).await
+        self.write_by(Allows { twice: true, alone: false }, work).await
     }
 
-    /// The same for work that writes by one statement; whatever it says beside that only reads.
-    pub(super) async fn write_alone<T, F>(&self, work: F) -> Result<T, StoreError>
-    where
-        T: Send + 'static,
-        F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T, StoreError>> + Clone + Send + 'static,
-    {
-        self.write_by(work, Allows { twice: true, alone: true }).await
-    }
-
-    async fn write_by<T, F>(&self, work: F, allows: Allows) -> Result<T, StoreError>
+    /// The same for work that allows more than the usual.
+    pub(super) async fn write_by<T, F>(&self, allows: Allows, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T, StoreError>> + Clone + Send + 'static,
     {
         let answer = match &*self.db {
             Db::Sqlite { writer, .. } => {
-                let (request, answer) = writer::request(work, allows);
+                let (request, answer) = writer::repeatable(work, allows);
                 let sender = writer
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
@@ -288,11 +309,49 @@ impl Store {
             Db::Postgres { writers, pooled, .. } => {
                 let (request, answer) = writer::repeatable(work, allows);
                 let (pool, signals) = (writers.clone(), self.signals.clone());
-                tokio::spawn(writer::write_on_postgres(pool, *pooled, request, signals));
+                let pooled = *pooled;
+                tokio::spawn(async move {
+                    writer::write_on_postgres(&pool, pooled, &mut None, request, &signals).await;
+                });
                 answer
             }
         };
         received(answer).await
+    }
+
+    /// The same from a task that nothing ends early, for one write after another: on Postgres on one connection, which is `kept`.
+    /// Taking one from the pool and giving it back are trips to the server.
+    pub(super) async fn write_keeping<T, F>(
+        &self,
+        kept: &mut Option<Conn>,
+        allows: Allows,
+        work: F,
+    ) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T, StoreError>> + Clone + Send + 'static,
+    {
+        let Db::Postgres { writers, pooled, .. } = &*self.db else {
+            return self.write_by(allows, work).await;
+        };
+        if writers.is_closed() {
+            return Err(closed());
+        }
+        let (request, answer) = writer::repeatable(work, allows);
+        writer::write_on_postgres(writers, *pooled, kept, request, &self.signals).await;
+        received(answer).await
+    }
+
+    /// Where the groups of arriving deliveries are put together: beside the writer.
+    pub(super) fn beside_the_writer(&self) -> Result<Handle, StoreError> {
+        match &*self.db {
+            Db::Sqlite { writer, .. } => {
+                let writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+                writer.as_ref().map(|writer| writer.thread.clone()).ok_or_else(closed)
+            }
+            Db::Postgres { writers, .. } if writers.is_closed() => Err(closed()),
+            Db::Postgres { .. } => Ok(Handle::current()),
+        }
     }
 
     /// A value of `meta`, made by `make` and stored when it is not there yet.
@@ -336,9 +395,9 @@ impl Store {
             Db::Sqlite { readers, writer } => {
                 let writer = writer.lock().unwrap_or_else(PoisonError::into_inner).take();
                 readers.close().await;
-                if let Some(Writer { requests, task }) = writer {
+                if let Some(Writer { requests, ended, .. }) = writer {
                     drop(requests);
-                    let _ = task.await;
+                    let _ = ended.await;
                 }
             }
             Db::Postgres { readers, writers, .. } => {

@@ -3,6 +3,8 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
+use serde::{Serialize, Serializer};
+
 use super::arrivals::Arrival;
 use super::changes::{insert_run, request_cancel, supersede_held};
 use super::conn::{Fields, all, execute, one, to_json};
@@ -24,8 +26,8 @@ pub struct NewDelivery {
     /// The forge's own event word (`X-GitHub-Event`).
     pub event: String,
     pub content_type: String,
-    /// The headers worth keeping; never an authorization or a signature.
-    pub headers: BTreeMap<String, String>,
+    /// The headers worth keeping, each once; never an authorization or a signature.
+    pub headers: Vec<(&'static str, String)>,
     /// As received; the store compresses it (zstd level 1).
     pub body: Vec<u8>,
     pub received_ms: Millis,
@@ -55,6 +57,15 @@ pub struct DeliveryRow {
     pub state: DeliveryState,
     pub reason: String,
     pub decided_ms: Option<Millis>,
+}
+
+/// As a JSON object.
+struct Headers<'a>(&'a [(&'static str, String)]);
+
+impl Serialize for Headers<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
 }
 
 /// Everything that one delivery decided, committed in one transaction.
@@ -146,7 +157,7 @@ impl Store {
     pub async fn deliver(&self, new: NewDelivery) -> Result<Delivered, StoreError> {
         let body_bytes = new.body.len() as i64;
         let body = pack(new.body).await?;
-        let headers = to_json(&new.headers)?;
+        let headers = to_json(&Headers(&new.headers))?;
         self.arrive(Arrival {
             id: new.id,
             forge: new.forge,

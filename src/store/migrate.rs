@@ -16,6 +16,12 @@ static MIGRATOR: Migrator = sqlx::migrate!();
 /// Names the lock: "trainyard" in ASCII, cut to 63 bits.
 const LOCK: i64 = 0x7472_6169_6e79_6172;
 
+/// Bodies come packed, so the server shall not spend its time on trying to pack them again. Only Postgres knows such a setting, so no
+/// migration can make it.
+const PACKED_BODIES: &str =
+    "DO $$ BEGIN IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'deliveries'::regclass AND attname = 'body' AND attstorage <> 'e')
+     THEN ALTER TABLE deliveries ALTER COLUMN body SET STORAGE EXTERNAL; END IF; END $$";
+
 /// How often one that waits for the lock looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
@@ -57,6 +63,7 @@ async fn migrate_under_lock(conn: &mut PgConnection) -> Result<bool, StoreError>
     // The migrator prepares by name; behind a pooler those names would stay on the server for its next client.
     sqlx::raw_sql("DEALLOCATE ALL").execute(&mut *tx).await?;
     migrator.run(&mut *tx).await.map_err(explain)?;
+    sqlx::raw_sql(PACKED_BODIES).execute(&mut *tx).await?;
     sqlx::raw_sql("DEALLOCATE ALL").execute(&mut *tx).await?;
     tx.commit().await?;
     // What this connection still believes to have prepared is gone.

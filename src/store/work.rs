@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use sqlx::AssertSqlSafe;
 
-use super::conn::{Conn, Fields, all, execute, one};
+use super::conn::{Conn, Fields, all, execute, one, to_json};
 use super::runs::open_run;
+use super::writer::Allows;
 use super::{Store, StoreError, dialect};
 use crate::clock::Millis;
 use crate::model::state::states;
@@ -151,30 +152,117 @@ pub(super) async fn ask_in(tx: &mut Conn, asks: &[WorkAsk], now: Millis) -> Resu
         let at = merged.entry((ask.kind.word(), &ask.key)).or_insert(ask.at_ms);
         *at = ask.at_ms.min(*at);
     }
-    for ((kind, key), at) in merged {
-        execute!(
+    if merged.is_empty() {
+        return Ok(());
+    }
+    macro_rules! insert {
+        ($kind:literal, $key:literal, $at:literal, $machine:literal, $from:literal) => {
+            concat!(
+                "INSERT INTO work (kind, key, run_at_ms, machine, state, wanted, created_ms) SELECT ",
+                $kind, ", ", $key, ", ", $at, ", ", $machine, ", 'ready', 1, $2 FROM ", $from, " WHERE true
+                 ON CONFLICT (kind, key) DO UPDATE SET
+                   wanted = work.wanted + 1,
+                   run_at_ms = CASE WHEN work.state = 'parked' OR excluded.run_at_ms < work.run_at_ms THEN excluded.run_at_ms
+                     ELSE work.run_at_ms END,
+                   tries = CASE work.state WHEN 'parked' THEN 0 ELSE work.tries END,
+                   waits = CASE work.state WHEN 'parked' THEN 0 ELSE work.waits END,
+                   state = CASE work.state WHEN 'parked' THEN 'ready' ELSE work.state END"
+            )
+        };
+    }
+    let sql = dialect::by_engine(
+        tx,
+        insert!(
+            "json_extract(value, '$[0]')",
+            "json_extract(value, '$[1]')",
+            "json_extract(value, '$[2]')",
+            "json_extract(value, '$[3]')",
+            "json_each($1)"
+        ),
+        insert!(
+            "value->>0",
+            "value->>1",
+            "(value->>2)::bigint",
+            "value->>3",
+            "json_array_elements($1::json)"
+        ),
+    );
+    let asked: Vec<_> =
+        merged.into_iter().map(|((kind, key), at)| (kind, key, at, machine_of(kind, key))).collect();
+    execute!(tx, sql, to_json(&asked)?, now)?;
+    tx.asked = true;
+    Ok(())
+}
+
+async fn settle_in(
+    tx: &mut Conn,
+    item: &WorkItem,
+    outcome: &WorkOutcome,
+    now: Millis,
+) -> Result<bool, StoreError> {
+    let (kind, key, epoch) = (item.kind.word(), &item.key, item.epoch);
+    let term = item.kind == WorkKind::Outbox && !matches!(outcome, WorkOutcome::Park { .. });
+    if *outcome == WorkOutcome::Done && !term {
+        let deleted = execute!(
             tx,
-            "INSERT INTO work (kind, key, state, run_at_ms, wanted, created_ms, machine) VALUES ($1, $2, 'ready', $3, 1, $4, $5)
-             ON CONFLICT (kind, key) DO UPDATE SET
-               wanted = work.wanted + 1,
-               run_at_ms = CASE WHEN work.state = 'parked' OR $3 < work.run_at_ms THEN $3 ELSE work.run_at_ms END,
-               tries = CASE work.state WHEN 'parked' THEN 0 ELSE work.tries END,
-               waits = CASE work.state WHEN 'parked' THEN 0 ELSE work.waits END,
-               state = CASE work.state WHEN 'parked' THEN 'ready' ELSE work.state END",
+            "DELETE FROM work WHERE kind = $1 AND key = $2 AND epoch = $3 AND state = 'leased' AND wanted = claimed",
             kind,
             key,
-            at,
-            now,
-            machine_of(kind, key)
+            epoch
         )?;
-        tx.asked = true;
+        if deleted == 1 {
+            return Ok(true);
+        }
     }
-    Ok(())
+    let (state, at, error) = match outcome {
+        WorkOutcome::Done => ("ready", NEVER, ""),
+        WorkOutcome::Again { at_ms } => ("ready", *at_ms, ""),
+        WorkOutcome::Retry { at_ms, error } | WorkOutcome::Wait { at_ms, error } => {
+            ("ready", *at_ms, error.as_str())
+        }
+        WorkOutcome::Park { error } => ("parked", now, error.as_str()),
+    };
+    // Failures and waits are counted apart, and kept while the item goes from one to the other.
+    let failed = i64::from(matches!(outcome, WorkOutcome::Retry { .. } | WorkOutcome::Park { .. }));
+    let waited = i64::from(matches!(outcome, WorkOutcome::Wait { .. }));
+    let keep = failed + waited;
+    // A failure waits out its back-off even when it was asked for again meanwhile.
+    let rows = execute!(
+        tx,
+        "UPDATE work SET state = $4, tries = tries * $5 + $6, waits = waits * $5 + $7, last_error = $8,
+               run_at_ms = CASE WHEN $5 = 0 AND run_at_ms < $9 THEN run_at_ms ELSE $9 END,
+               holder = CASE WHEN $10 THEN holder ELSE '' END,
+               lease_until_ms = CASE WHEN $10 THEN lease_until_ms ELSE 0 END
+             WHERE kind = $1 AND key = $2 AND epoch = $3 AND state = 'leased'",
+        kind,
+        key,
+        epoch,
+        state,
+        keep,
+        failed,
+        waited,
+        error,
+        at,
+        term
+    )?;
+    if rows == 1 && item.kind == WorkKind::Delivery && state == "parked" {
+        execute!(
+            tx,
+            "UPDATE deliveries SET state = 'parked', reason = $2, decided_ms = $3 WHERE id = $1 AND state = 'stored'",
+            key,
+            error,
+            now
+        )?;
+    }
+    // Asked for again while it was being looked at: someone should look at once.
+    tx.asked |= rows == 1 && *outcome == WorkOutcome::Done;
+    Ok(rows == 1)
 }
 
 impl Store {
     pub async fn ask(&self, asks: Vec<WorkAsk>, now: Millis) -> Result<(), StoreError> {
-        self.write(move |tx| Box::pin(async move { ask_in(tx, &asks, now).await })).await
+        let allows = Allows { twice: false, alone: true };
+        self.write_by(allows, move |tx| Box::pin(async move { ask_in(tx, &asks, now).await })).await
     }
 
     /// Asks for every run that is not over, in one statement: for a start. Returns how many.
@@ -214,7 +302,9 @@ impl Store {
         limit: i64,
     ) -> Result<Vec<WorkItem>, StoreError> {
         let (kinds, holder, machine) = (kinds.to_vec(), holder.to_owned(), self.machine.clone());
-        self.write(move |tx| {
+        // One statement for each kind.
+        let allows = Allows { twice: false, alone: kinds.len() == 1 };
+        self.write_by(allows, move |tx| {
             Box::pin(async move {
                 let sql = dialect::by_engine(tx, claim_sql!(""), claim_sql!(" FOR UPDATE SKIP LOCKED"));
                 let mut items = Vec::new();
@@ -277,68 +367,11 @@ impl Store {
         now: Millis,
     ) -> Result<bool, StoreError> {
         let item = item.clone();
-        self.write(move |tx| {
-            Box::pin(async move {
-                let (kind, key, epoch) = (item.kind.word(), &item.key, item.epoch);
-                let term = item.kind == WorkKind::Outbox && !matches!(outcome, WorkOutcome::Park { .. });
-                if outcome == WorkOutcome::Done && !term {
-                    let deleted = execute!(
-                        tx,
-                        "DELETE FROM work WHERE kind = $1 AND key = $2 AND epoch = $3 AND state = 'leased' AND wanted = claimed",
-                        kind,
-                        key,
-                        epoch
-                    )?;
-                    if deleted == 1 {
-                        return Ok(true);
-                    }
-                }
-                let (state, at, error) = match &outcome {
-                    WorkOutcome::Done => ("ready", NEVER, ""),
-                    WorkOutcome::Again { at_ms } => ("ready", *at_ms, ""),
-                    WorkOutcome::Retry { at_ms, error } | WorkOutcome::Wait { at_ms, error } => {
-                        ("ready", *at_ms, error.as_str())
-                    }
-                    WorkOutcome::Park { error } => ("parked", now, error.as_str()),
-                };
-                // Failures and waits are counted apart, and kept while the item goes from one to the other.
-                let failed = i64::from(matches!(outcome, WorkOutcome::Retry { .. } | WorkOutcome::Park { .. }));
-                let waited = i64::from(matches!(outcome, WorkOutcome::Wait { .. }));
-                let keep = failed + waited;
-                // A failure waits out its back-off even when it was asked for again meanwhile.
-                let rows = execute!(
-                    tx,
-                    "UPDATE work SET state = $4, tries = tries * $5 + $6, waits = waits * $5 + $7, last_error = $8,
-                       run_at_ms = CASE WHEN $5 = 0 AND run_at_ms < $9 THEN run_at_ms ELSE $9 END,
-                       holder = CASE WHEN $10 THEN holder ELSE '' END,
-                       lease_until_ms = CASE WHEN $10 THEN lease_until_ms ELSE 0 END
-                     WHERE kind = $1 AND key = $2 AND epoch = $3 AND state = 'leased'",
-                    kind,
-                    key,
-                    epoch,
-                    state,
-                    keep,
-                    failed,
-                    waited,
-                    error,
-                    at,
-                    term
-                )?;
-                if rows == 1 && item.kind == WorkKind::Delivery && state == "parked" {
-                    execute!(
-                        tx,
-                        "UPDATE deliveries SET state = 'parked', reason = $2, decided_ms = $3 WHERE id = $1 AND state = 'stored'",
-                        key,
-                        error,
-                        now
-                    )?;
-                }
-                // Asked for again while it was being looked at: someone should look at once.
-                tx.asked |= rows == 1 && outcome == WorkOutcome::Done;
-                Ok(rows == 1)
-            })
-        })
-        .await
+        // Only a parked delivery is written by two statements.
+        let alone = item.kind != WorkKind::Delivery || !matches!(outcome, WorkOutcome::Park { .. });
+        let allows = Allows { twice: false, alone };
+        self.write_by(allows, move |tx| Box::pin(async move { settle_in(tx, &item, &outcome, now).await }))
+            .await
     }
 
     /// Makes due at once what a dead process of this machine held: called when a daemon starts. The lock files (of the database,

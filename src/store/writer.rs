@@ -65,7 +65,9 @@ impl Signals {
 pub(super) struct Allows {
     /// It may happen twice: on Postgres it is also run again when its commit may have happened.
     pub(super) twice: bool,
-    /// It writes by one statement, which is a transaction of its own: begin and commit are trips that it can be spared.
+    /// It writes by one statement, which happens whole or not at all: begin and commit are trips that it can be spared, on Postgres
+    /// if it may happen `twice` and no pooler stands between. Whatever it says beside that only reads, and an error in it undoes
+    /// nothing.
     pub(super) alone: bool,
 }
 
@@ -159,8 +161,8 @@ where
     }
 }
 
-/// The one writer of a SQLite database: takes what is waiting (alone, a request never waits for company), runs each
-/// request under a savepoint, commits once, and only then answers. Ends when the last sender is gone.
+/// The one writer of a SQLite database: takes what is waiting (alone, a request never waits for company), commits once, and only
+/// then answers. A request that fails is undone alone. Ends when the last sender is gone.
 pub(super) async fn write_in_groups(
     pool: SqlitePool,
     mut requests: mpsc::Receiver<Box<dyn Request>>,
@@ -223,21 +225,40 @@ async fn commit_group(conn: &mut Conn, group: &mut [Box<dyn Request>]) -> Result
             return execute!(conn, "COMMIT").map(|_| ());
         }
         if request.is_unavailable() {
-            return Err(StoreError::Unavailable("the disk refused the write".into()));
+            return Err(refused());
         }
         return execute!(conn, "ROLLBACK").map(|_| ());
     }
-    for request in group {
-        execute!(conn, "SAVEPOINT request")?;
-        if !request.run(conn, true).await {
-            if request.is_unavailable() {
-                return Err(StoreError::Unavailable("the disk refused a write of the same group".into()));
+    // Nearly always all of them go well, and a savepoint costs as much as a statement. Else all is undone and run again with them.
+    if !run_all(conn, group).await? {
+        execute!(conn, "ROLLBACK")?;
+        execute!(conn, dialect::BEGIN_SQLITE)?;
+        for request in group {
+            execute!(conn, "SAVEPOINT request")?;
+            if !request.run(conn, true).await {
+                if request.is_unavailable() {
+                    return Err(refused());
+                }
+                execute!(conn, "ROLLBACK TO request")?;
             }
-            execute!(conn, "ROLLBACK TO request")?;
+            execute!(conn, "RELEASE request")?;
         }
-        execute!(conn, "RELEASE request")?;
     }
     execute!(conn, "COMMIT").map(|_| ())
+}
+
+/// Runs one after the other until one fails. False: that one's fault.
+async fn run_all(conn: &mut Conn, group: &mut [Box<dyn Request>]) -> Result<bool, StoreError> {
+    for request in group {
+        if !request.run(conn, false).await {
+            return if request.is_unavailable() { Err(refused()) } else { Ok(false) };
+        }
+    }
+    Ok(true)
+}
+
+fn refused() -> StoreError {
+    StoreError::Unavailable("the disk refused a write, or one of the same group".into())
 }
 
 /// Reads in a transaction of their own, to the end, whether or not their caller still waits.
@@ -270,16 +291,18 @@ enum Round {
 }
 
 /// One write on Postgres in a transaction of its own, to the end, whether or not its caller still waits. It is run again when
-/// other transactions or a lost connection undid it.
+/// other transactions or a lost connection undid it. Goes by the connection that is `kept`, if there is one, and keeps the one that
+/// served it well.
 pub(super) async fn write_on_postgres(
-    pool: PgPool,
+    pool: &PgPool,
     pooled: bool,
+    kept: &mut Option<Conn>,
     mut request: Box<dyn Request>,
-    signals: Signals,
+    signals: &Signals,
 ) {
     for round in 1..=ROUNDS {
         let last = round == ROUNDS;
-        match one_round(&pool, pooled, request.as_mut(), last).await {
+        match one_round(pool, pooled, kept, request.as_mut(), last).await {
             Ok(Round::Over { asked }) => {
                 signals.counters.committed(1);
                 if asked {
@@ -306,19 +329,27 @@ pub(super) async fn write_on_postgres(
 async fn one_round(
     pool: &PgPool,
     pooled: bool,
+    kept: &mut Option<Conn>,
     request: &mut dyn Request,
     last: bool,
 ) -> Result<Round, StoreError> {
-    let mut conn = Conn::postgres(pool.acquire().await?, pooled);
+    let mut conn = match kept.take() {
+        Some(conn) => conn,
+        None => Conn::postgres(pool.acquire().await?, pooled),
+    };
     let Allows { twice, alone } = request.allows();
     // Behind a pooler a statement needs a transaction of its own all the same.
     if alone && twice && !pooled {
         let good = request.run(&mut conn, last).await;
-        if good || last || !(request.is_conflict() || request.is_unavailable()) {
-            return Ok(Round::Over { asked: good && conn.asked });
-        }
-        if request.is_unavailable() {
+        let asked = std::mem::take(&mut conn.asked) && good;
+        let away = request.is_unavailable();
+        if good {
+            *kept = Some(conn);
+        } else if away {
             conn.discard();
+        }
+        if good || last || !(request.is_conflict() || away) {
+            return Ok(Round::Over { asked });
         }
         return Ok(Round::Undone(StoreError::Unavailable("the server did not take a write".into())));
     }
@@ -329,9 +360,11 @@ async fn one_round(
     let good = request.run(&mut conn, last).await;
     let again = !last && (request.is_conflict() || request.is_unavailable());
     let ended = conn.plain(if good { "COMMIT" } else { "ROLLBACK" }).await;
-    let asked = good && conn.asked;
-    if ended.is_err() {
+    let asked = std::mem::take(&mut conn.asked) && good;
+    if ended.is_err() || request.is_unavailable() {
         conn.discard();
+    } else if good {
+        *kept = Some(conn);
     }
     Ok(match ended {
         Ok(()) if good || !again => Round::Over { asked },

@@ -101,7 +101,7 @@ impl Heart {
             delivery_id: id.into(),
             event: sent.event.clone(),
             content_type: "application/json".into(),
-            headers: BTreeMap::new(),
+            headers: Vec::new(),
             body: serde_json::to_vec(&sent.payload).unwrap(),
             received_ms: T0,
             ignored: None,

@@ -45,7 +45,7 @@ pub fn delivery(id: &str, body: &[u8]) -> NewDelivery {
         delivery_id: id.into(),
         event: "push".into(),
         content_type: "application/json".into(),
-        headers: BTreeMap::from([("x-github-event".into(), "push".into())]),
+        headers: vec![("x-github-event", "push".into())],
         body: body.to_vec(),
         received_ms: T0,
         ignored: None,

@@ -74,17 +74,51 @@ async fn a_bad_write_spoils_only_itself() {
         revoked_ms: None,
     };
     let before = at.store.write_counts().commits;
-    // On one thread all three are waiting before the writer first runs: one group.
-    let (first, twin, second) = tokio::join!(
+    // The writer is held up with another write, so that all three are waiting when it goes on: one group.
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&at.path);
+    let mut other = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+    let store = at.store.clone();
+    let held_up = tokio::spawn(async move { store.check().await });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let (first, twin, second, ()) = tokio::join!(
         at.store.insert_token(token("t1"), "same"),
         at.store.insert_token(token("t2"), "same"),
         at.store.insert_token(token("t3"), "other"),
+        async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
+        }
     );
+    held_up.await.unwrap().unwrap();
     assert!(first.is_ok() && second.is_ok());
     assert!(matches!(twin, Err(StoreError::Sql(_))), "{twin:?}");
-    assert_eq!(at.store.write_counts().commits, before + 1);
+    let commits = at.store.write_counts().commits - before;
+    assert!(commits <= 2, "{commits} commits: they were not one group");
     let ids: Vec<_> = at.store.tokens().await.unwrap().into_iter().map(|row| row.id).collect();
     assert_eq!(ids, ["t1", "t3"]);
+}
+
+/// Whoever waits for a store that is closed meanwhile hears of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_for_a_closed_store() {
+    let at = sqlite().await;
+    let mut callers = tokio::task::JoinSet::new();
+    for n in 0..400 {
+        let store = at.store.clone();
+        callers.spawn(async move { store.deliver(delivery(&format!("d{n}"), b"{}")).await });
+        if n == 200 {
+            at.store.close().await;
+        }
+    }
+    let outcomes = tokio::time::timeout(Duration::from_secs(20), callers.join_all()).await.unwrap();
+    let stored = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+    assert!(outcomes.iter().all(|outcome| matches!(outcome, Ok(_) | Err(StoreError::Unavailable(_)))));
+    assert!(matches!(at.store.deliver(delivery("late", b"{}")).await, Err(StoreError::Unavailable(_))));
+    let again = Store::open(&OpenOptions::sqlite(&at.path)).await.unwrap();
+    let rows = again.list_deliveries(None, 1000).await.unwrap().len();
+    assert!(rows >= stored && rows < 400, "{rows} rows, {stored} heard of");
+    again.close().await;
 }
 
 #[tokio::test]
