@@ -1,11 +1,13 @@
 //! Migrations, with data in every table: running them again keeps it, and a database of another version is refused.
 
-use sqlx::{Connection, Row, SqliteConnection};
+use sqlx::migrate::Migrator;
+use sqlx::{Connection, PgConnection, Row, SqliteConnection};
 use trainyard::model::{MetricPoint, RunState};
 use trainyard::store::attempts::ArtifactRow;
 use trainyard::store::{OpenOptions, Store, StoreError};
 
 use super::fixture::{Place, T0, new_run, sha, sqlite};
+use super::postgres::Server;
 use super::{deliveries, queue, ranks, reports, results, watches, work};
 
 /// The file itself, for looking behind the store.
@@ -51,6 +53,51 @@ async fn one_reporting_attempt(at: &Place) {
     };
     assert!(at.store.put_artifact(artifact, T0).await.unwrap());
     assert!(at.store.agent_finish(&of, reports::finish(), T0).await.unwrap());
+}
+
+/// G1 while daemons are upgraded one after the other: what an older one is storing as the new one makes a table anew stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn deliveries_of_an_older_daemon_outlive_a_table_made_anew() {
+    async fn deliver(conn: &mut PgConnection, id: &'static str) {
+        let sql = "INSERT INTO deliveries (id, forge, hook_id, delivery_id, event, content_type, headers, body_bytes, received_ms, state)
+             VALUES ($1, 'github', 'main', $1, 'push', 'application/json', '{}', 0, 0, 'stored')";
+        sqlx::query(sql).bind(id).execute(conn).await.unwrap();
+    }
+    async fn until_blocked(watcher: &mut PgConnection, sessions: i64) {
+        let sql = "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        for _ in 0..2000 {
+            let blocked: i64 = sqlx::query_scalar(sql).fetch_one(&mut *watcher).await.unwrap();
+            if blocked >= sessions {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("{sessions} sessions do not wait for a lock within 20 s");
+    }
+    let server = Server::start();
+    let options = server.create("rolling").await;
+    let mut older = PgConnection::connect(&options.url).await.unwrap();
+    let mut other = PgConnection::connect(&options.url).await.unwrap();
+    let mut watcher = PgConnection::connect(&options.url).await.unwrap();
+    let known = sqlx::migrate!();
+    let tables: Vec<_> = known.iter().filter(|migration| migration.version < 16).cloned().collect();
+    Migrator { migrations: tables.into(), ..Migrator::DEFAULT }.run(&mut older).await.unwrap();
+    deliver(&mut older, "before").await;
+    deliver(&mut other, "before too").await;
+    sqlx::raw_sql("BEGIN").execute(&mut older).await.unwrap();
+    deliver(&mut older, "meanwhile").await;
+    let (store, ()) = tokio::join!(async { Store::open(&options).await.unwrap() }, async {
+        until_blocked(&mut watcher, 1).await;
+        // The statement is prepared on this connection, for the table as it was.
+        let behind = tokio::spawn(async move { deliver(&mut other, "behind it").await });
+        until_blocked(&mut watcher, 2).await;
+        sqlx::raw_sql("COMMIT").execute(&mut older).await.unwrap();
+        behind.await.unwrap();
+    });
+    for id in ["before", "before too", "meanwhile", "behind it"] {
+        assert!(store.find_delivery(id).await.unwrap().is_some(), "{id:?} is lost");
+    }
+    store.close().await;
 }
 
 #[tokio::test]
