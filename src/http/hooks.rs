@@ -3,8 +3,8 @@
 //!
 //! Must not: parse a body, choose a secret by anything but the URL, or answer 2xx to what is not on disk.
 //!
-//! Memory: a body of up to 64 KiB and a read buffer are bounded by the number of connections (1,024 × 96 KiB = 96 MiB); larger ones share
-//! another 64 MiB as their bytes arrive (`hook_room`), so that large or slow bodies cannot keep ordinary deliveries out.
+//! Memory: a body of up to 64 KiB and a read buffer are bounded by the number of connections (1,024 × 96 KiB = 96 MiB); larger
+//! bodies share another 64 MiB as their bytes arrive (`hook_room`), so that large or slow ones cannot keep ordinary deliveries out.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -274,12 +274,12 @@ async fn accept(
 fn reply(status: StatusCode, outcome: &str, delivery: &str, message: &str) -> Response {
     #[derive(Serialize)]
     struct Reply<'a> {
-        outcome: &'a str,
         delivery: &'a str,
+        outcome: &'a str,
         #[serde(skip_serializing_if = "str::is_empty")]
         message: &'a str,
     }
-    (status, axum::Json(Reply { outcome, delivery, message })).into_response()
+    (status, axum::Json(Reply { delivery, outcome, message })).into_response()
 }
 
 /// All that can be refused without reading on. Returns the declared length.

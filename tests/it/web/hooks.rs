@@ -34,7 +34,7 @@ async fn githubs_own_vector_is_accepted() {
     let web = Web::start().await;
     let right = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
     let answer = send(&web, "vector", &[(SIGNATURE, right)], b"Hello, World!").await;
-    assert_eq!((answer.status, answer.body.as_str()), (202, r#"{"outcome":"stored","delivery":"vector"}"#));
+    assert_eq!((answer.status, answer.body.as_str()), (202, r#"{"delivery":"vector","outcome":"stored"}"#));
     assert!(web.is_stored("vector").await);
     let next = sign(NEXT_SECRET.as_bytes(), BODY);
     assert_eq!(send(&web, "next-secret", &[(SIGNATURE, &next)], BODY).await.status, 202);
