@@ -102,6 +102,7 @@ const log = {
     this.lines.addEventListener("scroll", () => {
       const atEnd = this.lines.scrollHeight - this.lines.scrollTop - this.lines.clientHeight < 24;
       if (atEnd !== this.following) this.follow(atEnd, false);
+      if (atEnd) this.end = this.lines.scrollTop;
     }, { passive: true });
     document.getElementById("pick")?.addEventListener("change", (event) => event.target.form.submit());
     this.follow(true);
@@ -125,7 +126,7 @@ const log = {
     if (this.button) this.button.hidden = true;
   },
 
-  // Where the end was when the log last went there.
+  // Where the end was when the log, or its reader, was last there.
   end: 0,
 
   toEnd() {
