@@ -59,8 +59,9 @@ impl Daemon {
     pub fn on_postgres(options: &OpenOptions, url: &str, forge_token: &str, keys: &str, more: &str) -> Self {
         let pooler = if options.pooled { "database_pooler = \"transaction\"\n" } else { "" };
         let keys = format!("database = {:?}\n{pooler}{keys}", options.url);
-        let daemon = Self::configured("github", url, forge_token, &keys, more);
-        Self { postgres: Some(options.clone()), ..daemon }
+        let mut daemon = Self::configured("github", url, forge_token, &keys, more);
+        daemon.postgres = Some(options.clone());
+        daemon
     }
 
     fn configured(kind: &str, url: &str, forge_token: &str, keys: &str, more: &str) -> Self {
@@ -242,6 +243,26 @@ impl Daemon {
     /// Posts a signed delivery of a kind that needs no call to the forge. None: no answer.
     pub async fn deliver(&self, id: &str) -> Option<u16> {
         post(&self.http, self.hooks, id).await
+    }
+}
+
+/// Agents outlive a daemon that is killed and go on asking for it; with its files it is gone for good.
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let Some(dir) = self.dir.path().to_str() else { return };
+        for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let command = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let mut words = command.split(|byte| *byte == 0);
+            if words.next().is_some_and(|program| program.starts_with(dir.as_bytes()))
+                && words.next() == Some(b"agent")
+            {
+                let _ = nix::sys::signal::kill(
+                    nix::unistd::Pid::from_raw(pid),
+                    nix::sys::signal::Signal::SIGKILL,
+                );
+            }
+        }
     }
 }
 
