@@ -230,10 +230,10 @@ async fn settle_in(
     let rows = execute!(
         tx,
         "UPDATE work SET state = $4, tries = tries * $5 + $6, waits = waits * $5 + $7, last_error = $8,
-               run_at_ms = CASE WHEN $5 = 0 AND run_at_ms < $9 THEN run_at_ms ELSE $9 END,
-               holder = CASE WHEN $10 THEN holder ELSE '' END,
-               lease_until_ms = CASE WHEN $10 THEN lease_until_ms ELSE 0 END
-             WHERE kind = $1 AND key = $2 AND epoch = $3 AND state = 'leased'",
+           run_at_ms = CASE WHEN $5 = 0 AND run_at_ms < $9 THEN run_at_ms ELSE $9 END,
+           holder = CASE WHEN $10 THEN holder ELSE '' END,
+           lease_until_ms = CASE WHEN $10 THEN lease_until_ms ELSE 0 END
+         WHERE kind = $1 AND key = $2 AND epoch = $3 AND state = 'leased'",
         kind,
         key,
         epoch,
