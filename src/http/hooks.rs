@@ -9,12 +9,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::Request;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get};
 use http_body_util::BodyExt;
 use secrecy::ExposeSecret;
 use serde::Serialize;
@@ -27,7 +26,7 @@ use super::App;
 use super::hook_claims::{self, Identity, single};
 use super::hook_room::{Room, Share};
 use super::secrets::Hook;
-use super::serve::{Limits, serve};
+use super::serve::{Answers, Limits, serve};
 use super::telemetry::WebhookLabels;
 use crate::clock::Millis;
 use crate::forge::webhook::{self, SignatureError};
@@ -54,7 +53,7 @@ const SAME_CONTENT_MS: Millis = 24 * 3_600_000;
 pub async fn serve_hooks(listener: TcpListener, app: App, shutdown: CancellationToken) {
     let telemetry = Arc::clone(&app.telemetry);
     let limits = Limits { read_bytes: READ_BYTES, ..Limits::of("hooks") };
-    serve(listener, router(app), limits, telemetry, shutdown).await;
+    serve(listener, service(app), limits, telemetry, shutdown).await;
 }
 
 struct Hooks {
@@ -62,14 +61,26 @@ struct Hooks {
     room: Arc<Room>,
 }
 
-pub fn router(app: App) -> Router {
-    let state = Arc::new(Hooks { app, room: Arc::new(Room::new(BUDGET_BYTES)) });
-    Router::new()
-        .route("/hooks/{kind}/{hook}", any(receive))
+/// No router: what one does to a request costs more than to verify its signature.
+fn service(app: App) -> impl Answers {
+    let hooks = Arc::new(Hooks { app, room: Arc::new(Room::new(BUDGET_BYTES)) });
+    tower::service_fn(move |request| {
+        let hooks = Arc::clone(&hooks);
+        async move { Ok(answer(&hooks, request).await) }
+    })
+}
+
+async fn answer(hooks: &Hooks, request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    let path = head.uri.path();
+    if let Some((kind, id)) = path.strip_prefix("/hooks/").and_then(|rest| rest.split_once('/')) {
+        return receive(hooks, kind, id, &head, body).await;
+    }
+    match path {
         // For load balancers, which know this port alone. It asks nothing of the database: strangers may call it.
-        .route("/healthz", get(|| async { "ok\n" }))
-        .fallback(|| async { Refusal::unknown() })
-        .with_state(state)
+        "/healthz" if [Method::GET, Method::HEAD].contains(&head.method) => "ok\n".into_response(),
+        _ => Refusal::unknown().into_response(),
+    }
 }
 
 /// A request that is not accepted: the status, the word for the metric and the sentence for the sender.
@@ -123,26 +134,22 @@ impl IntoResponse for Refusal {
     }
 }
 
-async fn receive(
-    State(hooks): State<Arc<Hooks>>,
-    Path((kind, id)): Path<(String, String)>,
-    request: Request,
-) -> Response {
+async fn receive(hooks: &Hooks, kind: &str, id: &str, head: &Parts, body: Body) -> Response {
     let app = &hooks.app;
     let count = |forge: &str, event: &str, outcome| {
         let labels = WebhookLabels { forge: forge.to_owned(), event: label(event).to_owned(), outcome };
         app.telemetry.webhooks.get_or_create(&labels).inc();
     };
-    if request.method() != Method::POST {
+    if head.method != Method::POST {
         return Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "bad_request", "a webhook is sent with POST")
             .into_response();
     }
-    let Some(hook) = app.secrets.hook(&kind, &id) else {
+    let Some(hook) = app.secrets.hook(kind, id) else {
         count("", "", "not_found");
         return Refusal::unknown().into_response();
     };
-    let event = hook_claims::event(hook.kind, request.headers()).unwrap_or_default();
-    match accept(&hooks, hook, &id, request).await {
+    let event = hook_claims::event(hook.kind, &head.headers).unwrap_or_default();
+    match accept(hooks, hook, id, &head.headers, body).await {
         Ok((outcome, response)) => {
             count(&hook.forge, &event, outcome);
             response
@@ -185,10 +192,9 @@ async fn accept(
     hooks: &Hooks,
     hook: &Hook,
     hook_id: &str,
-    request: Request,
+    headers: &HeaderMap,
+    body: Body,
 ) -> Result<(&'static str, Response), Refusal> {
-    let (parts, body) = request.into_parts();
-    let headers = &parts.headers;
     if hook.secrets.is_empty() {
         tracing::warn!(
             forge.name = hook.forge,

@@ -16,16 +16,17 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::ConnectInfo;
 use axum::http::{HeaderValue, Request, Response, StatusCode, header};
+use futures_util::FutureExt;
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -37,7 +38,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt;
+use tower::{Service, ServiceExt};
 
 use super::telemetry::{ListenerLabels, Telemetry};
 
@@ -80,28 +81,47 @@ impl Limits {
     }
 }
 
-/// Serves until `shutdown` is cancelled, then lets requests in progress end.
+/// What answers the requests of a listener: a router, or less where that is enough.
+pub trait Answers:
+    Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + Sync
+    + Unpin
+    + 'static
+{
+}
+impl<S> Answers for S where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + Unpin
+        + 'static
+{
+}
+
+/// Serves until `shutdown` is cancelled, then lets requests in progress end. A request whose answer panics is answered with 500.
 pub async fn serve(
     listener: TcpListener,
-    router: Router,
+    service: impl Answers,
     limits: Limits,
     telemetry: Arc<Telemetry>,
     shutdown: CancellationToken,
 ) {
-    serve_tls(listener, None, router, limits, telemetry, shutdown).await;
+    serve_tls(listener, None, service, limits, telemetry, shutdown).await;
 }
 
 /// As [`serve`], with TLS when a configuration is given. A handshake must be done within `header_timeout`.
 pub async fn serve_tls(
     listener: TcpListener,
     tls: Option<Arc<rustls::ServerConfig>>,
-    router: Router,
+    service: impl Answers,
     limits: Limits,
     telemetry: Arc<Telemetry>,
     shutdown: CancellationToken,
 ) {
     let tls = tls.map(TlsAcceptor::from);
-    let router = router.layer(tower_http::catch_panic::CatchPanicLayer::new());
     let room = Arc::new(Semaphore::new(limits.connections));
     let idle = Arc::new(Mutex::new(Idle::default()));
     let tasks = TaskTracker::new();
@@ -135,7 +155,7 @@ pub async fn serve_tls(
         let Ok(permit) = permit else { break };
         let gauge = telemetry.connections.get_or_create(&ListenerLabels { listener: limits.name }).clone();
         let connection = Connection {
-            router: router.clone(),
+            service: service.clone(),
             limits,
             tls: tls.clone(),
             idle: Arc::clone(&idle),
@@ -179,8 +199,8 @@ pub fn raise_file_limit() {
     }
 }
 
-struct Connection {
-    router: Router,
+struct Connection<S> {
+    service: S,
     limits: Limits,
     tls: Option<TlsAcceptor>,
     idle: Arc<Mutex<Idle>>,
@@ -188,7 +208,7 @@ struct Connection {
     force: CancellationToken,
 }
 
-impl Connection {
+impl<S: Answers> Connection<S> {
     async fn run(self, stream: TcpStream, peer: SocketAddr) {
         let _ = stream.set_nodelay(true);
         let ticket = Ticket::new(self.idle);
@@ -215,18 +235,18 @@ impl Connection {
         let refused = Arc::new(AtomicBool::new(false));
         let io =
             TokioIo::new(Watched { stream, framing: Framing::default(), ambiguous: Arc::clone(&ambiguous) });
-        let (router, limits) = (self.router, self.limits);
+        let (answers, limits) = (self.service, self.limits);
         let refused_by_service = Arc::clone(&refused);
         let service = service_fn(move |request: Request<Incoming>| {
             ticket.busy();
             let ticket = Arc::clone(&ticket);
-            let router = router.clone();
+            let answers = answers.clone();
             let ambiguous = ambiguous.load(Ordering::Acquire);
             let refused = Arc::clone(&refused_by_service);
             let arriving = Arriving::of(&ticket, limits.body_idle);
             let answer = async move {
                 let response =
-                    if ambiguous { both_lengths() } else { answer(router, request, arriving, peer).await };
+                    if ambiguous { both_lengths() } else { answer(answers, request, arriving, peer).await };
                 if response.status().is_client_error() || response.status().is_server_error() {
                     refused.store(true, Ordering::Release);
                 }
@@ -268,20 +288,32 @@ impl Connection {
 }
 
 async fn answer(
-    router: Router,
+    service: impl Answers,
     mut request: Request<Incoming>,
     arriving: Arriving,
     peer: SocketAddr,
 ) -> Response<Body> {
     request.extensions_mut().insert(ConnectInfo(peer));
     let chunked = request.headers().contains_key(header::TRANSFER_ENCODING);
-    let mut response = match router.oneshot(request.map(|body| Body::new(Arrives { body, arriving }))).await {
-        Ok(response) => response,
-        Err(never) => match never {},
+    let answer = service.oneshot(request.map(|body| Body::new(Arrives { body, arriving })));
+    let mut response = match AssertUnwindSafe(answer).catch_unwind().await {
+        Ok(Ok(response)) => response,
+        Ok(Err(never)) => match never {},
+        // What it said is on stderr, where panics go.
+        Err(_) => internal_error(),
     };
     if chunked {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    response
+}
+
+fn internal_error() -> Response<Body> {
+    let mut response = Response::new(Body::from(
+        r#"{"error":"this request met a fault of trainyard; its log on stderr says where"}"#,
+    ));
+    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 

@@ -170,6 +170,17 @@ macro_rules! select_attempt {
         )
     };
 }
+pub(super) use select_attempt;
+
+/// Those of the run `$1`, by (step position, number).
+macro_rules! attempts_of_run {
+    () => {
+        $crate::store::attempts::select_attempt!(
+            "JOIN steps s ON s.id = a.step_id WHERE a.run_id = $1 ORDER BY s.position, a.number"
+        )
+    };
+}
+pub(super) use attempts_of_run;
 
 impl AttemptRow {
     /// The one line of the daemon's log about an attempt's end, which was stored just now.
@@ -209,7 +220,7 @@ impl AttemptRow {
         (known_ms > 0.0).then(|| idle_ms / known_ms)
     }
 
-    fn read(row: &impl Fields) -> Result<Self, StoreError> {
+    pub(super) fn read(row: &impl Fields) -> Result<Self, StoreError> {
         Ok(Self {
             uid: row.get("uid")?,
             run_id: row.get("run_id")?,
@@ -247,16 +258,6 @@ impl AttemptRow {
             gpu_busy: row.get("gpu_busy")?,
         })
     }
-}
-
-/// By (step position, number).
-pub(super) async fn attempts_of_run(conn: &mut Conn, run: &RunId) -> Result<Vec<AttemptRow>, StoreError> {
-    all!(
-        conn,
-        AttemptRow::read,
-        select_attempt!("JOIN steps s ON s.id = a.step_id WHERE a.run_id = $1 ORDER BY s.position, a.number"),
-        run
-    )
 }
 
 /// What a move of an attempt brought about.

@@ -32,13 +32,13 @@ pub async fn copy_sqlite(from: &Path, to: &Path) -> Result<Copied, StoreError> {
     if to.symlink_metadata().is_ok() {
         return Err(refused("write", to, &"it exists already"));
     }
-    let pool = sqlite::pool(from, Synchronous::Full, 1, false);
-    let mut conn = Conn::sqlite(pool.acquire().await?);
+    let connections = sqlite::connections(from, Synchronous::Full, 1, false);
+    let mut conn = Conn::sqlite(connections.lend().await?);
     let text = to.to_str().ok_or_else(|| refused("write", to, &"its path is not UTF-8"))?;
     // SQLite's documentation, "VACUUM with an INTO clause": a consistent snapshot, of the WAL too.
     let done = execute!(conn, "VACUUM INTO $1", text);
     drop(conn);
-    pool.close().await;
+    connections.close().await;
     done?;
     protect(to).map_err(|why| refused("write", to, &why))?;
     check_sqlite(to).await
@@ -50,16 +50,16 @@ pub async fn copy_sqlite(from: &Path, to: &Path) -> Result<Copied, StoreError> {
 /// `Refused` when it is damaged or not a database of trainyard.
 pub async fn check_sqlite(path: &Path) -> Result<Copied, StoreError> {
     let bytes = std::fs::metadata(path).map_err(|why| refused("read", path, &why))?.len();
-    let pool = sqlite::reader_of_copy(path);
+    let connections = sqlite::reader_of_copy(path);
     let found = async {
-        let mut conn = Conn::sqlite(pool.acquire().await?);
+        let mut conn = Conn::sqlite(connections.lend().await?);
         let wrong: Vec<String> = all!(conn, |row| row.get("integrity_check"), "PRAGMA integrity_check(3)")?;
         let newest: Option<Option<i64>> =
             one!(conn, |row| row.get("version"), "SELECT MAX(version) AS version FROM _sqlx_migrations")?;
         Ok::<_, StoreError>((wrong, newest.flatten()))
     }
     .await;
-    pool.close().await;
+    connections.close().await;
     match found {
         Ok((wrong, Some(migration))) if wrong == ["ok"] => Ok(Copied { bytes, migration }),
         Ok((wrong, _)) => Err(refused("use", path, &format_args!("it is damaged: {}", wrong.join("; ")))),

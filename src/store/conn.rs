@@ -3,10 +3,14 @@
 //! `sqlx::Any` is not used: it knows no typed NULLs and rewrites no placeholders. Both drivers take `$N`, `RETURNING` and
 //! `ON CONFLICT`, so a query is written once and compiled twice.
 
+use futures_util::TryStreamExt;
 use sqlx::pool::PoolConnection;
-use sqlx::{Decode, Postgres, Row, Sqlite, Type};
+use sqlx::postgres::PgRow;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Decode, Either, Executor, Postgres, Row, Sqlite, Type};
 
-use super::StoreError;
+use super::connections::Lent;
+use super::{StoreError, dialect};
 use crate::model::Invalid;
 
 /// A connection of either engine; inside a write it is inside that write's transaction.
@@ -21,12 +25,12 @@ pub(super) struct Conn {
 }
 
 pub(super) enum Engine {
-    Sqlite(PoolConnection<Sqlite>),
+    Sqlite(Lent),
     Postgres(PoolConnection<Postgres>),
 }
 
 impl Conn {
-    pub(super) fn sqlite(conn: PoolConnection<Sqlite>) -> Self {
+    pub(super) fn sqlite(conn: Lent) -> Self {
         Self { engine: Engine::Sqlite(conn), asked: false, alone: false, keeps_statements: true }
     }
     /// `pooled`: the server behind this connection may be another one after each transaction. The driver sends a statement's
@@ -37,7 +41,7 @@ impl Conn {
     /// Never hand this connection on: nobody knows which transaction it is in.
     pub(super) fn discard(self) {
         match self.engine {
-            Engine::Sqlite(mut conn) => conn.close_on_drop(),
+            Engine::Sqlite(mut conn) => conn.set_sound(false),
             Engine::Postgres(mut conn) => conn.close_on_drop(),
         }
     }
@@ -147,7 +151,83 @@ macro_rules! one {
         }
     };
 }
-pub(super) use {all, execute, on, one};
+
+/// `moment![SQL, …]`: selects to be read as of one moment. Each takes `$1`.
+macro_rules! moment {
+    [$($sql:expr),+ $(,)?] => {
+        $crate::store::conn::Moment { each: [$($sql),+], whole: concat!("BEGIN; ", $($sql, "; "),+, "COMMIT") }
+    };
+}
+
+/// `read_all!(rows, read)`: all of these [`Rows`], as `read` makes them.
+macro_rules! read_all {
+    ($rows:expr, $read:expr) => {
+        match $rows {
+            $crate::store::conn::Rows::Sqlite(rows) => rows.iter().map($read).collect::<Result<Vec<_>, _>>(),
+            $crate::store::conn::Rows::Postgres(rows) => {
+                rows.iter().map($read).collect::<Result<Vec<_>, _>>()
+            }
+        }
+    };
+}
+pub(super) use {all, execute, moment, on, one, read_all};
+
+/// Selects that are read as of one moment; see [`moment`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment<const N: usize> {
+    pub(super) each: [&'static str; N],
+    /// All of them in a transaction, which the driver of SQLite takes as one text: a trip to its thread instead of N + 2.
+    pub(super) whole: &'static str,
+}
+
+/// Rows of either engine.
+pub(super) enum Rows {
+    Sqlite(Vec<SqliteRow>),
+    Postgres(Vec<PgRow>),
+}
+
+impl<const N: usize> Moment<N> {
+    /// A caller that is dropped may leave the transaction open: then the connection is closed.
+    pub(super) async fn on_sqlite(self, conn: &mut Lent, id: &str) -> Result<[Rows; N], StoreError> {
+        conn.set_sound(false);
+        let mut found = [const { Vec::new() }; N];
+        {
+            let mut said = conn.fetch_many(sqlx::query(self.whole).bind(id));
+            let mut ended = 0; // of the statements, the first of which begins
+            while let Some(next) = said.try_next().await? {
+                match next {
+                    Either::Left(_) => ended += 1,
+                    Either::Right(row) => found[ended - 1].push(row),
+                }
+            }
+        }
+        conn.set_sound(true);
+        Ok(found.map(Rows::Sqlite))
+    }
+
+    /// To the end, in a task that nothing drops.
+    pub(super) async fn on_postgres(
+        self,
+        mut conn: PoolConnection<Postgres>,
+        keeps_statements: bool,
+        id: &str,
+    ) -> Result<[Rows; N], StoreError> {
+        let found = async {
+            conn.execute(sqlx::raw_sql(dialect::BEGIN_MOMENT_POSTGRES)).await?;
+            let mut found = [const { Vec::new() }; N];
+            for (sql, rows) in self.each.into_iter().zip(&mut found) {
+                *rows = conn.fetch_all(sqlx::query(sql).persistent(keeps_statements).bind(id)).await?;
+            }
+            conn.execute(sqlx::raw_sql("COMMIT")).await?;
+            Ok(found.map(Rows::Postgres))
+        };
+        let found: Result<_, StoreError> = found.await;
+        if found.is_err() {
+            conn.close_on_drop();
+        }
+        found
+    }
+}
 
 /// What both engines can decode.
 pub(super) trait Plain:

@@ -1,18 +1,19 @@
-//! The handle: opening, and the three ways in (`read`, `snapshot`, `write`).
+//! The handle: opening, and the three ways in (`read`, `moment`, `write`).
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
 use secrecy::SecretString;
-use sqlx::{PgPool, SqlitePool};
+use sqlx::PgPool;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, oneshot};
 
 use super::arrivals::Arrivals;
-use super::conn::{Conn, Fields, execute, one};
+use super::conn::{Conn, Engine, Fields, Moment, Rows, execute, one};
+use super::connections::Connections;
 use super::writer::{self, Allows, Request, Signals, WriteCounts};
-use super::{dialect, migrate, postgres, sqlite};
+use super::{migrate, postgres, sqlite};
 
 /// How many writes may wait for the SQLite writer before callers wait to hand theirs over.
 const WAITING: usize = 1024;
@@ -101,7 +102,7 @@ pub struct Store {
 #[derive(Debug)]
 enum Db {
     Sqlite {
-        readers: SqlitePool,
+        readers: Connections,
         /// None once closed.
         writer: Mutex<Option<Writer>>,
     },
@@ -125,7 +126,7 @@ struct Writer {
 
 impl Writer {
     fn start(
-        pool: SqlitePool,
+        connections: Connections,
         signals: Signals,
         lock: Option<Arc<sqlite::FileLock>>,
     ) -> Result<Self, StoreError> {
@@ -140,7 +141,7 @@ impl Writer {
                 Err(err) => return drop(started.send(Err(err))),
             };
             let _ = started.send(Ok(runtime.handle().clone()));
-            runtime.block_on(writer::write_in_groups(pool, received, signals, lock));
+            runtime.block_on(writer::write_in_groups(connections, received, signals, lock));
             drop(runtime);
             let _ = end.send(());
         };
@@ -198,24 +199,24 @@ impl Store {
         options: &OpenOptions,
         lock: Option<Arc<sqlite::FileLock>>,
     ) -> Result<Self, StoreError> {
-        let pool = sqlite::pool(path, options.synchronous, 1, false);
-        let unusable = |err: sqlx::Error| match StoreError::from(err) {
+        let writing = sqlite::connections(path, options.synchronous, 1, false);
+        let unusable = |err: StoreError| match err {
             StoreError::Sql(err) => StoreError::Damaged(format!(
                 "{} cannot be used as a database: {err}; name another file, or restore a backup",
                 path.display()
             )),
             other => other,
         };
-        let mut conn = Conn::sqlite(pool.acquire().await.map_err(unusable)?);
+        let mut conn = Conn::sqlite(writing.lend().await.map_err(unusable)?);
         sqlite::assert_durable(&mut conn, options.synchronous).await?;
         match lock {
             Some(_) => migrate::migrate(&mut conn).await?,
             None => migrate::check(&mut conn).await?,
         }
         drop(conn);
-        let readers = sqlite::pool(path, options.synchronous, options.connections.max(1), true);
+        let readers = sqlite::connections(path, options.synchronous, options.connections.max(1), true);
         let signals = Signals::default();
-        let writer = Mutex::new(Some(Writer::start(pool, signals.clone(), lock)?));
+        let writer = Mutex::new(Some(Writer::start(writing, signals.clone(), lock)?));
         Ok(Self {
             db: Arc::new(Db::Sqlite { readers, writer }),
             signals,
@@ -249,22 +250,27 @@ impl Store {
     /// A connection for single statements that only read.
     pub(super) async fn read(&self) -> Result<Conn, StoreError> {
         Ok(match &*self.db {
-            Db::Sqlite { readers, .. } => Conn::sqlite(readers.acquire().await?),
+            Db::Sqlite { readers, .. } => Conn::sqlite(readers.lend().await?),
             Db::Postgres { readers, pooled, .. } => Conn::postgres(readers.acquire().await?, *pooled),
         })
     }
 
-    /// Several reads as of one moment.
-    pub(super) async fn snapshot<T, F>(&self, work: F) -> Result<T, StoreError>
-    where
-        T: Send + 'static,
-        F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T, StoreError>> + Send + 'static,
-    {
-        let conn = self.read().await?;
-        let (request, answer) = writer::request(work, Allows::default());
-        let begin = dialect::begin_read(&conn);
-        tokio::spawn(writer::read_alone(conn, begin, request));
-        received(answer).await
+    /// What these selects find, all as of one moment; `id` is the argument of each.
+    pub(super) async fn moment<const N: usize>(
+        &self,
+        selects: Moment<N>,
+        id: &str,
+    ) -> Result<[Rows; N], StoreError> {
+        let Conn { engine, keeps_statements, .. } = self.read().await?;
+        match engine {
+            Engine::Sqlite(mut conn) => selects.on_sqlite(&mut conn, id).await,
+            Engine::Postgres(conn) => {
+                let id = id.to_owned();
+                let reading =
+                    tokio::spawn(async move { selects.on_postgres(conn, keeps_statements, &id).await });
+                reading.await.unwrap_or_else(|_| Err(StoreError::Unavailable("a read was stopped".into())))
+            }
+        }
     }
 
     /// Runs `work` in a transaction and returns after its commit is on the disk. The transaction belongs to a task of the
@@ -296,7 +302,7 @@ impl Store {
     {
         let answer = match &*self.db {
             Db::Sqlite { writer, .. } => {
-                let (request, answer) = writer::repeatable(work, allows);
+                let (request, answer) = writer::request(work, allows);
                 let sender = writer
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
@@ -307,7 +313,7 @@ impl Store {
                 answer
             }
             Db::Postgres { writers, pooled, .. } => {
-                let (request, answer) = writer::repeatable(work, allows);
+                let (request, answer) = writer::request(work, allows);
                 let (pool, signals) = (writers.clone(), self.signals.clone());
                 let pooled = *pooled;
                 tokio::spawn(async move {
@@ -337,7 +343,7 @@ impl Store {
         if writers.is_closed() {
             return Err(closed());
         }
-        let (request, answer) = writer::repeatable(work, allows);
+        let (request, answer) = writer::request(work, allows);
         writer::write_on_postgres(writers, *pooled, kept, request, &self.signals).await;
         received(answer).await
     }

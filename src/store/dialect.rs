@@ -13,13 +13,8 @@ pub(super) const BEGIN_SQLITE: &str = "BEGIN IMMEDIATE";
 pub(super) const BEGIN_POSTGRES: &str =
     "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '15s'; SET LOCAL lock_timeout = '10s'";
 
-/// Begins a transaction that reads several tables as of one moment.
-pub(super) fn begin_read(conn: &Conn) -> &'static str {
-    match conn.engine {
-        Engine::Sqlite(_) => "BEGIN",
-        Engine::Postgres(_) => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
-    }
-}
+/// Begins a Postgres transaction that reads several tables as of one moment.
+pub(super) const BEGIN_MOMENT_POSTGRES: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 /// Picks the engine's own text where no single one serves both: passing over locked rows where several replicas claim at
 /// once (SQLite has one writer), and lists as one JSON argument.

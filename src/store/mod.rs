@@ -15,6 +15,7 @@ pub mod caches;
 mod changes;
 pub mod comparisons;
 mod conn;
+mod connections;
 pub mod daemons;
 mod db;
 pub mod deliveries;

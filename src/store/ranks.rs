@@ -55,28 +55,34 @@ macro_rules! select_rank {
         )
     };
 }
+pub(super) use select_rank;
 
-fn read(row: &impl Fields) -> Result<RankRow, StoreError> {
-    let rank: i64 = row.get("rank")?;
-    Ok(RankRow {
-        of: AttemptRank { uid: row.get("attempt_uid")?, rank: rank.try_into().unwrap_or(u32::MAX) },
-        nonce: row.get("nonce")?,
-        sealed: row.get("sealed")?,
-        log_bytes: row.get("log_bytes")?,
-        log_lost_bytes: row.get("log_lost_bytes")?,
-        metrics_seq: row.get("metrics_seq")?,
-        class: row.word_or_null("class")?,
-        exit_code: row.get("exit_code")?,
-        reason: row.get("reason")?,
-        heard_ms: row.get("heard_ms")?,
-        started_ms: row.get("started_ms")?,
-        ended_ms: row.get("ended_ms")?,
-    })
+/// Those of the attempts of the run `$1`, by (attempt, rank).
+macro_rules! ranks_of_run {
+    () => {
+        $crate::store::ranks::select_rank!("WHERE run_id = $1 ORDER BY attempt_uid, rank")
+    };
 }
+pub(super) use ranks_of_run;
 
-/// By (attempt, rank).
-pub(super) async fn ranks_of_run(conn: &mut Conn, run: &RunId) -> Result<Vec<RankRow>, StoreError> {
-    all!(conn, read, select_rank!("WHERE run_id = $1 ORDER BY attempt_uid, rank"), run)
+impl RankRow {
+    pub(super) fn read(row: &impl Fields) -> Result<Self, StoreError> {
+        let rank: i64 = row.get("rank")?;
+        Ok(Self {
+            of: AttemptRank { uid: row.get("attempt_uid")?, rank: rank.try_into().unwrap_or(u32::MAX) },
+            nonce: row.get("nonce")?,
+            sealed: row.get("sealed")?,
+            log_bytes: row.get("log_bytes")?,
+            log_lost_bytes: row.get("log_lost_bytes")?,
+            metrics_seq: row.get("metrics_seq")?,
+            class: row.word_or_null("class")?,
+            exit_code: row.get("exit_code")?,
+            reason: row.get("reason")?,
+            heard_ms: row.get("heard_ms")?,
+            started_ms: row.get("started_ms")?,
+            ended_ms: row.get("ended_ms")?,
+        })
+    }
 }
 
 /// As `hear` of the leader, of another rank.
@@ -199,7 +205,7 @@ impl Store {
     pub async fn rank(&self, of: &AttemptRank) -> Result<Option<RankRow>, StoreError> {
         let mut conn = self.read().await?;
         let rank = i64::from(of.rank);
-        one!(conn, read, select_rank!("WHERE attempt_uid = $1 AND rank = $2"), &of.uid, rank)
+        one!(conn, RankRow::read, select_rank!("WHERE attempt_uid = $1 AND rank = $2"), &of.uid, rank)
     }
 
     /// Notes the end of a rank beside the leader and asks for its run, where the rest is decided. False: it or its attempt had

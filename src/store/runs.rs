@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 
 use super::attempts::{AttemptMove, AttemptRow, attempts_of_run};
-use super::conn::{Fields, all, one};
+use super::conn::{Fields, all, moment, one, read_all};
 use super::ranks::{RankRow, ranks_of_run};
 use super::work::WorkAsk;
 use super::{Store, StoreError};
 use crate::clock::Millis;
 use crate::model::plan::Need;
 use crate::model::{
-    AttemptRank, AttemptState, AttemptUid, EndClass, Plan, RepoId, RunId, RunState, Sha, StepId, StepSpec,
-    StepState,
+    AttemptRank, AttemptUid, EndClass, Plan, RepoId, RunId, RunState, Sha, StepId, StepSpec, StepState,
 };
 
 /// A run to insert, with its steps. Its generation is part of its identity.
@@ -267,25 +266,18 @@ impl Store {
 
     /// The run, its steps and their attempts as of one moment.
     pub async fn run_view(&self, id: &RunId) -> Result<Option<RunView>, StoreError> {
-        let id = id.clone();
-        self.snapshot(move |tx| {
-            Box::pin(async move {
-                let Some(run) = one!(tx, RunRow::read, select_run!("WHERE r.id = $1"), &id)? else {
-                    return Ok(None);
-                };
-                let steps =
-                    all!(tx, StepRow::read, select_step!("WHERE run_id = $1 ORDER BY position"), &id)?;
-                let attempts = attempts_of_run(tx, &id).await?;
-                // Most runs have none: one look at an index.
-                let ranks = if attempts.iter().any(|a| a.ranks > 1 || a.state == AttemptState::Finishing) {
-                    ranks_of_run(tx, &id).await?
-                } else {
-                    Vec::new()
-                };
-                Ok(Some(RunView { run, steps, attempts, ranks }))
-            })
-        })
-        .await
+        let selects = moment![
+            select_run!("WHERE r.id = $1"),
+            select_step!("WHERE run_id = $1 ORDER BY position"),
+            attempts_of_run!(),
+            ranks_of_run!(),
+        ];
+        let [run, steps, attempts, ranks] = self.moment(selects, id.as_str()).await?;
+        let Some(run) = read_all!(&run, RunRow::read)?.pop() else { return Ok(None) };
+        let steps = read_all!(&steps, StepRow::read)?;
+        let attempts = read_all!(&attempts, AttemptRow::read)?;
+        let ranks = read_all!(&ranks, RankRow::read)?;
+        Ok(Some(RunView { run, steps, attempts, ranks }))
     }
 
     /// Open (not terminal) runs of a concurrency group, oldest first.

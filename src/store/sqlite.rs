@@ -7,10 +7,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, SqlitePool};
+use sqlx::ConnectOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 
 use super::conn::{Conn, Fields, one};
+use super::connections::Connections;
 use super::{StoreError, Synchronous};
 
 /// Held for life: one daemon for each file.
@@ -63,8 +64,8 @@ pub(super) fn lock(path: &Path) -> Result<FileLock, StoreError> {
     Ok(lock)
 }
 
-/// A pool on the file. Its connections are kept: there is nothing to gain from closing one.
-pub(super) fn pool(path: &Path, synchronous: Synchronous, connections: u32, read_only: bool) -> SqlitePool {
+/// Connections to the file.
+pub(super) fn connections(path: &Path, synchronous: Synchronous, most: u32, read_only: bool) -> Connections {
     let mut options = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(false)
@@ -80,19 +81,13 @@ pub(super) fn pool(path: &Path, synchronous: Synchronous, connections: u32, read
     if read_only {
         options = options.pragma("query_only", "ON");
     }
-    SqlitePoolOptions::new()
-        .max_connections(connections)
-        .acquire_timeout(Duration::from_secs(10))
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .test_before_acquire(false)
-        .connect_lazy_with(options)
+    Connections::new(options, most)
 }
 
 /// A connection to a copy that nobody writes: leaves no file beside it.
-pub(super) fn reader_of_copy(path: &Path) -> SqlitePool {
+pub(super) fn reader_of_copy(path: &Path) -> Connections {
     let options = SqliteConnectOptions::new().filename(path).immutable(true).disable_statement_logging();
-    SqlitePoolOptions::new().max_connections(1).connect_lazy_with(options)
+    Connections::new(options, 1)
 }
 
 /// Reads back what decides over durability. A pragma that is misspelt or not possible here is silently passed over by

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use sqlx::{PgPool, SqlitePool};
+use sqlx::PgPool;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::conn::{Conn, execute};
+use super::connections::Connections;
 use super::sqlite::FileLock;
 use super::{StoreError, dialect};
 
@@ -86,8 +87,6 @@ pub(super) trait Request: Send {
 
 struct Typed<T, F> {
     work: Option<F>,
-    /// How to keep the work for another run.
-    copy: Option<fn(&F) -> F>,
     allows: Allows,
     outcome: Option<Result<T, StoreError>>,
     reply: oneshot::Sender<Result<T, StoreError>>,
@@ -100,38 +99,22 @@ pub(super) fn request<T, F>(
 ) -> (Box<dyn Request>, oneshot::Receiver<Result<T, StoreError>>)
 where
     T: Send + 'static,
-    F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T, StoreError>> + Send + 'static,
-{
-    let (reply, answer) = oneshot::channel();
-    (Box::new(Typed { work: Some(work), copy: None, allows, outcome: None, reply }), answer)
-}
-
-/// The same for a closure that may be run more than once.
-pub(super) fn repeatable<T, F>(
-    work: F,
-    allows: Allows,
-) -> (Box<dyn Request>, oneshot::Receiver<Result<T, StoreError>>)
-where
-    T: Send + 'static,
     F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T, StoreError>> + Clone + Send + 'static,
 {
     let (reply, answer) = oneshot::channel();
-    (Box::new(Typed { work: Some(work), copy: Some(F::clone), allows, outcome: None, reply }), answer)
+    (Box::new(Typed { work: Some(work), allows, outcome: None, reply }), answer)
 }
 
 impl<T, F> Request for Typed<T, F>
 where
     T: Send + 'static,
-    F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T, StoreError>> + Send + 'static,
+    F: for<'c> FnOnce(&'c mut Conn) -> BoxFuture<'c, Result<T, StoreError>> + Clone + Send + 'static,
 {
     fn allows(&self) -> Allows {
         self.allows
     }
     fn run<'c>(&'c mut self, conn: &'c mut Conn, last: bool) -> BoxFuture<'c, bool> {
-        let work = match self.copy {
-            Some(copy) if !last => self.work.as_ref().map(copy),
-            _ => self.work.take(),
-        };
+        let work = if last { self.work.take() } else { self.work.clone() };
         async move {
             let Some(work) = work else { return false };
             // A panic in one request must not take the writer, and with it everyone's writes, down.
@@ -164,7 +147,7 @@ where
 /// The one writer of a SQLite database: takes what is waiting (alone, a request never waits for company), commits once, and only
 /// then answers. A request that fails is undone alone. Ends when the last sender is gone.
 pub(super) async fn write_in_groups(
-    pool: SqlitePool,
+    connections: Connections,
     mut requests: mpsc::Receiver<Box<dyn Request>>,
     signals: Signals,
     lock: Option<Arc<FileLock>>,
@@ -172,7 +155,7 @@ pub(super) async fn write_in_groups(
     let mut kept: Option<Conn> = None;
     let mut group = Vec::with_capacity(GROUP);
     while requests.recv_many(&mut group, GROUP).await > 0 {
-        let commit = match reuse(&pool, kept.take()).await {
+        let commit = match reuse(&connections, kept.take()).await {
             Ok(mut conn) => match commit_group(&mut conn, &mut group).await {
                 Ok(()) => {
                     signals.counters.committed(group.len() as u64);
@@ -196,14 +179,14 @@ pub(super) async fn write_in_groups(
         }
     }
     drop(kept);
-    pool.close().await;
+    connections.close().await;
     drop(lock);
 }
 
-async fn reuse(pool: &SqlitePool, kept: Option<Conn>) -> Result<Conn, StoreError> {
+async fn reuse(connections: &Connections, kept: Option<Conn>) -> Result<Conn, StoreError> {
     match kept {
         Some(conn) => Ok(conn),
-        None => Ok(Conn::sqlite(pool.acquire().await?)),
+        None => Ok(Conn::sqlite(connections.lend().await?)),
     }
 }
 
@@ -259,22 +242,6 @@ async fn run_all(conn: &mut Conn, group: &mut [Box<dyn Request>]) -> Result<bool
 
 fn refused() -> StoreError {
     StoreError::Unavailable("the disk refused a write, or one of the same group".into())
-}
-
-/// Reads in a transaction of their own, to the end, whether or not their caller still waits.
-pub(super) async fn read_alone(mut conn: Conn, begin: &'static str, mut request: Box<dyn Request>) {
-    let done = async {
-        conn.begin(begin).await?;
-        let good = request.run(&mut conn, true).await;
-        conn.plain(if good { "COMMIT" } else { "ROLLBACK" }).await
-    };
-    match done.await {
-        Ok(()) => request.answer(Ok(())),
-        Err(err) => {
-            conn.discard();
-            request.answer(Err(err.to_string()));
-        }
-    }
 }
 
 /// How often a write is begun in all, while others are in its way or the server goes away before it was committed.
