@@ -209,14 +209,10 @@ fn origin_of(url: &str) -> String {
 
 pub fn router(app: App) -> Router {
     let web = Web::new(app);
-    let api = api::openapi::openapi();
-    let described = api::openapi::query_keys(&api);
     let mut router = Router::new();
     for route in routes() {
         let Route { method, path, need, face, whole, handler } = route;
-        let keys =
-            (face == Face::Api).then(|| described.get(&(method, path)).cloned().unwrap_or_default().into());
-        let check = Guard { web: web.clone(), need, face, whole, keys };
+        let check = Guard { web: web.clone(), need, face, whole, call: (method, path) };
         router = router.route(path, handler.route_layer(from_fn_with_state(check, guard)));
     }
     router

@@ -5,7 +5,6 @@
 //! a token; revoking the token ends it.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
@@ -14,6 +13,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use super::api::openapi::query_keys;
 use super::app::{Face, Need, Web};
 use super::extract::Form;
 use super::problem::Problem;
@@ -229,8 +229,8 @@ pub struct Guard {
     pub face: Face,
     /// Shows more than one repository's things: not for tokens that are bound to one.
     pub whole: bool,
-    /// The query's keys that a call of the API takes: another one may be a filter with a slip, and would be answered with everything.
-    pub keys: Option<Arc<[String]>>,
+    /// Its method and path, as the description has them.
+    pub call: (&'static str, &'static str),
 }
 
 /// The one place where a request is let in or turned away.
@@ -291,8 +291,9 @@ async fn admit(guard: &Guard, request: &mut Request) -> Result<(), Problem> {
             ));
         }
     }
-    if let Some(keys) = &guard.keys {
-        check_keys(keys, request.uri())?;
+    if guard.face == Face::Api && request.uri().query().is_some_and(|query| !query.is_empty()) {
+        let (method, path) = guard.call;
+        check_keys(query_keys(method, path), request.uri())?;
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         check_origin(&guard.web, request, &who, guard.face)?;

@@ -678,7 +678,46 @@ fn lengths(head: &[u8]) -> (Option<Result<u64, ()>>, bool) {
 
 #[cfg(test)]
 mod tests {
-    use super::Framing;
+    use std::convert::Infallible;
+    use std::sync::Arc;
+
+    use axum::body::Body;
+    use axum::http::{Request, Response};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio_util::sync::CancellationToken;
+
+    use super::{Framing, Limits, serve};
+    use crate::http::telemetry::Telemetry;
+
+    /// A fault of one handler is its request's alone: the connection goes on.
+    #[tokio::test]
+    async fn a_panic_is_answered() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let service = tower::service_fn(async |request: Request<Body>| {
+            assert_ne!(request.uri().path(), "/fault", "asked for by the test");
+            Ok::<_, Infallible>(Response::new(Body::from("fine")))
+        });
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(serve(
+            listener,
+            service,
+            Limits::of("test"),
+            Arc::new(Telemetry::new()),
+            stop.clone(),
+        ));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let requests =
+            b"GET /fault HTTP/1.1\r\nhost: a\r\n\r\nGET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+        stream.write_all(requests).await.unwrap();
+        let mut answers = String::new();
+        stream.read_to_string(&mut answers).await.unwrap();
+        assert!(answers.starts_with("HTTP/1.1 500 "), "{answers}");
+        assert!(answers.contains("HTTP/1.1 200 ") && answers.ends_with("fine"), "{answers}");
+        stop.cancel();
+        serving.await.unwrap();
+    }
 
     const BOTH: &[u8] = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n";
     const PLAIN: &[u8] = b"POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\nhello";

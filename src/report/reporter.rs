@@ -145,7 +145,7 @@ impl Reporter {
         run: &RunRow,
         pools: &BTreeMap<String, PoolConfig>,
     ) -> anyhow::Result<Option<StartWait>> {
-        if !matches!(run.state, RunState::Queued | RunState::Running) {
+        if run.state != RunState::Running {
             return Ok(None);
         }
         let wait = self.store.run_waits(&run.id).await?;
@@ -155,6 +155,9 @@ impl Reporter {
     /// The comparisons that count now: of the open pull requests, else of the branch. When one of a run that succeeded is
     /// missing (a pull request was opened just now), it is asked for, and its end asks for this report again.
     async fn comparisons(&self, run: &RunRow, pulls: &[PullRow]) -> anyhow::Result<Vec<ComparisonRow>> {
+        if !run.state.is_terminal() {
+            return Ok(Vec::new());
+        }
         let mut rows = self.store.comparisons_of(&run.id).await?;
         let wanted: Vec<String> = if pulls.is_empty() {
             vec![format!("branch:{}", run.branch)]
@@ -225,7 +228,12 @@ impl Reporter {
         last: bool,
     ) -> anyhow::Result<()> {
         let now = self.clock.now_ms();
-        let first = self.store.outbox_row(&repo.id, kind, &target).await?.is_none_or(|row| row.writes == 0);
+        let known = self.store.outbox_row(&repo.id, kind, &target).await?;
+        // Nobody else writes what is desired.
+        if known.as_ref().is_some_and(|row| row.desired == desired) {
+            return Ok(());
+        }
+        let first = known.is_none_or(|row| row.writes == 0);
         let desire = Desire {
             credential: repo.forge.clone(),
             repo_id: repo.id.clone(),

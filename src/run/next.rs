@@ -590,7 +590,8 @@ impl<'a> Deciding<'a> {
         }
         let terminal = to.as_ref().is_some_and(|(state, _)| state.is_terminal());
         let mut asks = Vec::new();
-        if to.is_some() || !moves.is_empty() || self.waits {
+        // A step that becomes ready changes nothing that a forge is told.
+        if to.is_some() || ended || !self.ended.is_empty() || self.waits {
             asks.push(WorkAsk::report_commit(&run.repo_id, &run.head_sha, now));
         }
         if readied || ended || terminal || !self.ended.is_empty() {

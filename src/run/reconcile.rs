@@ -20,6 +20,8 @@ use crate::store::runs::{Applied, RunChange, RunRow, RunView};
 use crate::store::work::{WorkAsk, WorkItem, WorkKind, WorkOutcome};
 use crate::store::{Instance, Store};
 
+/// For so long what was read of a run is good for another decision.
+const FRESH_MS: Millis = 1000;
 /// Decisions in one visit; more means that something flaps, and the next visit goes on.
 const MOST_ROUNDS: usize = 64;
 
@@ -107,10 +109,14 @@ impl Reconciler {
         let mut wrote = false;
         let mut acted: BTreeSet<Effect> = BTreeSet::new();
         let mut trouble = None;
+        // What was read still holds: since then executors were asked, and nothing was written.
+        let mut read: Option<RunView> = None;
         for _ in 0..MOST_ROUNDS {
-            let Some(view) = self.store.run_view(id).await.context("cannot read the run")? else {
-                return Ok(WorkOutcome::Done);
+            let view = match read.take() {
+                Some(view) => Some(view),
+                None => self.store.run_view(id).await.context("cannot read the run")?,
             };
+            let Some(view) = view else { return Ok(WorkOutcome::Done) };
             let ahead = self.store.run_ahead(&view.run).await.context("cannot read the concurrency group")?;
             let now = self.clock.now_ms();
             let answering = self.answering();
@@ -125,7 +131,7 @@ impl Reconciler {
                 ahead: ahead.as_ref(),
             };
             let decision = next(&situation);
-            let mut changed = false;
+            let (mut changed, mut only_asked) = (false, decision.change.is_none());
             if let Some(change) = decision.change {
                 let ends = change.to.as_ref().is_some_and(|(state, _)| state.is_terminal());
                 if let Err(error) = self.end_logs(&view, &change).await {
@@ -156,7 +162,9 @@ impl Reconciler {
                 }
                 if let Some(machine) = self.elsewhere(&view, &effect) {
                     if !ours_only {
-                        changed |= self.act_elsewhere(&view, &effect, machine, &mut observed).await?;
+                        let known = self.act_elsewhere(&view, &effect, machine, &mut observed).await?;
+                        changed |= known;
+                        only_asked &= !known;
                         if asked.insert(machine.to_owned()) {
                             let ask = WorkAsk::run_at(id, machine, now);
                             self.store.ask(vec![ask], now).await.context("cannot ask another machine")?;
@@ -173,6 +181,7 @@ impl Reconciler {
                     continue;
                 }
                 let done = self.act(&view, &effect, &mut observed).await;
+                only_asked &= matches!(effect, Effect::Observe(_)) && done.is_ok();
                 if let Some(why) = self.note_answer(&executor, &done) {
                     away.insert(executor, why);
                 }
@@ -193,6 +202,10 @@ impl Reconciler {
             if !changed {
                 return Ok(self.outcome(id, trouble, decision.look_again_ms, tries));
             }
+            // Who takes an attempt for gone, or was long in asking, reads first what its agent may have said meanwhile.
+            let gone = |seen: &Observed| matches!(seen.what, Observation::Gone { .. } | Observation::Unknown);
+            let fresh = only_asked && self.clock.now_ms() - now < FRESH_MS;
+            read = (fresh && !observed.values().any(gone)).then_some(view);
         }
         Ok(WorkOutcome::Again { at_ms: self.clock.now_ms() + 1000 })
     }

@@ -1,6 +1,7 @@
 //! The description of this API as OpenAPI 3.1, made from the handlers. `docs/openapi.json` is its committed form.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use axum::http::HeaderMap;
 use axum::response::Response;
@@ -90,17 +91,23 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
     Api::openapi()
 }
 
-/// The query's keys of every call, by method and path.
-pub(in crate::http) fn query_keys(api: &utoipa::openapi::OpenApi) -> BTreeMap<(&str, &str), Vec<String>> {
+/// The query's keys of a call. They are read from the description when the first call comes: a daemon that nobody asks is spared it.
+pub(in crate::http) fn query_keys(method: &str, path: &str) -> &'static [String] {
+    static KEYS: LazyLock<BTreeMap<(&str, String), Vec<String>>> = LazyLock::new(|| keys_of_calls(openapi()));
+    // A route that is not described takes none.
+    KEYS.iter().find(|((m, p), _)| *m == method && p == path).map_or(&[], |(_, keys)| keys)
+}
+
+fn keys_of_calls(api: utoipa::openapi::OpenApi) -> BTreeMap<(&'static str, String), Vec<String>> {
     let mut keys = BTreeMap::new();
-    for (path, item) in &api.paths.paths {
+    for (path, item) in api.paths.paths {
         for (method, call) in [("GET", &item.get), ("POST", &item.post), ("DELETE", &item.delete)] {
             let Some(call) = call else { continue };
             let query = call.parameters.iter().flatten().filter_map(|parameter| match parameter {
                 RefOr::T(p) if p.parameter_in == ParameterIn::Query => Some(p.name.clone()),
                 _ => None,
             });
-            keys.insert((method, path.as_str()), query.collect());
+            keys.insert((method, path.clone()), query.collect());
         }
     }
     keys

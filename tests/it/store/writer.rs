@@ -4,13 +4,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use sqlx::Connection;
-use trainyard::model::DeliveryRowId;
+use trainyard::model::{DeliveryRowId, RunState};
 use trainyard::store::deliveries::Delivered;
 use trainyard::store::tokens::{Scope, TokenRow};
 use trainyard::store::work::WorkKind;
 use trainyard::store::{OpenOptions, Store, StoreError};
 
-use super::fixture::{T0, delivery, sqlite};
+use super::fixture::{T0, delivery, new_run, sha, sqlite};
 
 #[tokio::test]
 async fn concurrent_deliveries_share_commits() {
@@ -60,6 +60,41 @@ async fn callers_that_leave_leave_no_transaction_open() {
     let open = u32::from(sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.is_err());
     println!("FAULT F14 n=500 finished={finished} stored={rows} open_transactions={open}");
     assert_eq!(open, 0);
+}
+
+/// A run is read in a transaction, on a connection that others use after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_that_leave_leave_no_old_moment_behind() {
+    let at = sqlite().await;
+    let repo = at.repo().await;
+    let runs = at.runs(vec![new_run(&repo, &sha('a'), RunState::Queued)]).await;
+    let mut finished = 0;
+    for n in 0..400_u64 {
+        let reading = at.store.run_view(&runs[0]);
+        // Every tenth stays; the others leave at their first to third wait.
+        if n % 10 == 9 {
+            finished += usize::from(reading.await.unwrap().is_some());
+            continue;
+        }
+        let mut reading = std::pin::pin!(reading);
+        for _ in 0..=n % 3 {
+            if futures_util::poll!(reading.as_mut()).is_ready() {
+                finished += 1;
+                break;
+            }
+            tokio::time::sleep(Duration::from_micros(20 * (n % 7))).await;
+        }
+    }
+    assert!((40..400).contains(&finished), "{finished} of 400 waited for the answer");
+    // What is written now is seen by all of them, and none keeps the log from being emptied.
+    assert!(at.store.request_cancel(&runs[0], "enough", T0 + 1).await.unwrap());
+    let views = futures_util::future::join_all((0..16).map(|_| at.view(&runs[0]))).await;
+    assert!(views.iter().all(|view| view.run.cancel_request.as_deref() == Some("enough")));
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&at.path);
+    let mut other = sqlx::SqliteConnection::connect_with(&options).await.unwrap();
+    let (held, left, _): (i64, i64, i64) =
+        sqlx::query_as("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut other).await.unwrap();
+    assert_eq!((held, left), (0, 0), "a reader still stands at an older moment");
 }
 
 #[tokio::test]
