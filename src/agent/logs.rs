@@ -2,7 +2,6 @@
 //! again by sending, so a byte is stored once however often the connection is cut (promise G9).
 
 use std::fs::File;
-use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -105,16 +104,34 @@ pub async fn ship(
             }
         }
         let end = written.borrow().len.min(sent + size);
-        let mut bytes = vec![0; (end - sent) as usize];
-        if let Err(error) = spool.read_exact_at(&mut bytes, sent) {
-            tracing::error!(%error, "cannot read the log spool");
-            backoff.wait().await;
-            continue;
-        }
+        let bytes = match read(&spool, sent, end) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                tracing::error!(%error, "cannot read the log spool");
+                backoff.wait().await;
+                continue;
+            }
+        };
         last_sent = Instant::now();
         let offset = std::mem::replace(&mut sent, end);
         flights.push_back(async move { (end, client.log(offset, bytes).await) });
     }
+}
+
+/// The spool's bytes from `from` to `to`, which are there.
+fn read(spool: &File, from: u64, to: u64) -> std::io::Result<Vec<u8>> {
+    let len = (to - from) as usize;
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        let at = from + bytes.len() as u64;
+        match rustix::io::pread(spool, rustix::buffer::spare_capacity(&mut bytes), at) {
+            Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    bytes.truncate(len);
+    Ok(bytes)
 }
 
 /// Waits until `at`, or until a whole chunk is there, or the log is done.

@@ -98,6 +98,8 @@ const STANDING_STILL: Duration = Duration::from_millis(250);
 const TICK: Duration = Duration::from_millis(12);
 /// How long killing may take before we give up on processes that the kernel does not let go (state D).
 const KILLING: Duration = Duration::from_secs(10);
+/// Output that the command can be ahead of us.
+const PIPE_BYTES: i32 = 256 << 10;
 
 /// Makes this process the one to which orphaned descendants fall.
 pub fn become_reaper() -> anyhow::Result<()> {
@@ -119,12 +121,14 @@ pub async fn supervise(
     let Limits { deadline, grace, mut stop } = limits;
     let mut child_ended = signal(SignalKind::child())?;
     let (reader, writer) = std::io::pipe()?;
+    // As it is, where the system allows no larger one.
+    let _ = nix::fcntl::fcntl(&reader, nix::fcntl::FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
     command.stdin(std::process::Stdio::null()).stdout(writer.try_clone()?).stderr(writer).process_group(0);
     let main = command.spawn()?.id() as i32;
     // The command holds the writing end; end of file must mean that no process has it.
     drop(command);
     let mut pipe = pipe::Receiver::from_owned_fd(reader.into())?;
-    let mut buffer = vec![0; 64 * 1024];
+    let mut buffer = vec![0; PIPE_BYTES as usize];
     let mut tick = interval(Duration::from_millis(100));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
 

@@ -61,7 +61,7 @@ async fn end_one(
             break;
         }
         piece.truncate(got);
-        match logs::append(app, masker, of, at, piece.into()).await? {
+        match logs::append(app, masker, of, at, &[piece.into()]).await? {
             LogAppend::Committed { offset } => at = offset,
             LogAppend::Conflict { committed } => at = committed,
             LogAppend::Refused => return Ok(()),
@@ -71,7 +71,7 @@ async fn end_one(
         let last = logs::read(app, of, (at - 1).max(0), 1).await?;
         let start = if last.is_empty() || last == "\n" { "" } else { "\n" };
         let line = Bytes::from(format!("{start}{marker}"));
-        match logs::append(app, None, of, at, line).await? {
+        match logs::append(app, None, of, at, &[line]).await? {
             LogAppend::Conflict { committed } => at = committed,
             LogAppend::Committed { .. } | LogAppend::Refused => return Ok(()),
         }

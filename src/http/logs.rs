@@ -43,10 +43,12 @@ pub async fn write_ahead(
     masker: Option<&Masker>,
     of: &AttemptRank,
     offset: i64,
-    bytes: &Bytes,
+    bytes: &[Bytes],
     before: &Chunk,
 ) -> Result<Option<Written>, BlobError> {
-    let Some(masker) = masker else { return write(app, of, offset, bytes.clone(), None).await.map(Some) };
+    let Some(masker) = masker else {
+        return write(app, of, offset, bytes.concat().into(), None).await.map(Some);
+    };
     let Some(before) = &before.tail else { return Ok(None) };
     let blotted = Blotted::of(masker, before, bytes);
     if blotted.before != before {
@@ -55,15 +57,20 @@ pub async fn write_ahead(
     write(app, of, offset, blotted.chunk, Some(blotted.tail)).await.map(Some)
 }
 
+/// Bytes of a chunk, which comes in pieces.
+pub fn length(pieces: &[Bytes]) -> i64 {
+    pieces.iter().map(|piece| piece.len() as i64).sum()
+}
+
 /// Stores `bytes` at `offset`. The bytes are on disk before the row says so.
 pub async fn append(
     app: &App,
     masker: Option<&Masker>,
     of: &AttemptRank,
     offset: i64,
-    bytes: Bytes,
+    bytes: &[Bytes],
 ) -> Result<LogAppend, LogError> {
-    let length = bytes.len() as i64;
+    let length = length(bytes);
     let (chunk, tail) = match masker {
         Some(masker) => {
             let from = (offset - OVERLAP.min(masker.longest() as i64)).max(0);
@@ -72,13 +79,13 @@ pub async fn append(
             } else {
                 Bytes::new()
             };
-            let blotted = Blotted::of(masker, &before, &bytes);
+            let blotted = Blotted::of(masker, &before, bytes);
             if blotted.before != before {
                 overwrite(app, of, from, &blotted.before).await?;
             }
             (blotted.chunk, Some(blotted.tail))
         }
-        None => (bytes, None),
+        None => (bytes.concat().into(), None),
     };
     let written = write(app, of, offset, chunk, tail).await?;
     commit(app, of, offset, length, written).await
@@ -135,10 +142,10 @@ struct Blotted {
 }
 
 impl Blotted {
-    fn of(masker: &Masker, before: &[u8], chunk: &[u8]) -> Self {
-        let mut text = BytesMut::with_capacity(before.len() + chunk.len());
+    fn of(masker: &Masker, before: &[u8], chunk: &[Bytes]) -> Self {
+        let mut text = BytesMut::with_capacity(before.len() + length(chunk) as usize);
         text.extend_from_slice(before);
-        text.extend_from_slice(chunk);
+        chunk.iter().for_each(|piece| text.extend_from_slice(piece));
         masker.blot(&mut text);
         let tail = Bytes::copy_from_slice(&text[text.len().saturating_sub(OVERLAP as usize)..]);
         let chunk = text.split_off(before.len()).freeze();

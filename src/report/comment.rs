@@ -101,9 +101,7 @@ fn verdict_line(section: &Section) -> String {
     let name = escape::text(&section.pipeline, NAME);
     let (icon, words) = match section.state {
         RunState::Held => ("✋", "waits for a release".to_owned()),
-        RunState::Queued | RunState::Running if section.waits.is_some() => {
-            ("⏳", "waits for its place".to_owned())
-        }
+        RunState::Running if section.waits.is_some() => ("⏳", "waits for its place".to_owned()),
         RunState::Queued => ("⏳", "is queued".to_owned()),
         RunState::Running => ("⏳", "is running".to_owned()),
         RunState::Failed if section.data.iter().any(|r| !r.passed) => {
@@ -232,7 +230,7 @@ fn explanation(section: &Section) -> Option<String> {
             text.push_str(&looked_at(section));
             Some(text)
         }
-        RunState::Queued | RunState::Running => section.waits.as_ref().map(|why| escape::text(why, SENTENCE)),
+        RunState::Running => section.waits.as_ref().map(|why| escape::text(why, SENTENCE)),
         RunState::Failed if section.failed.is_some() => None, // the step says more
         _ if section.reason.is_empty() => None,
         // Messages about the pipeline file come with the lines of the file and a marker under the place.

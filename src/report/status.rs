@@ -28,7 +28,7 @@ pub fn status(section: &Section, limit: usize) -> Option<Status> {
         RunState::Held => pending(
             "waiting for release: an untrusted head, someone with a trainyard token of scope run must release it".to_owned(),
         ),
-        RunState::Queued | RunState::Running if section.waits.is_some() => {
+        RunState::Running if section.waits.is_some() => {
             pending(section.waits.clone().unwrap_or_default())
         }
         // After a release the forge has heard of it already: queued and running are one word there, to save a write.

@@ -590,7 +590,7 @@ impl<'a> Deciding<'a> {
         }
         let terminal = to.as_ref().is_some_and(|(state, _)| state.is_terminal());
         let mut asks = Vec::new();
-        // A step that becomes ready changes nothing that a forge is told.
+        // A forge is told how a run stands, what it waits for and what ended, not which steps are next.
         if to.is_some() || ended || !self.ended.is_empty() || self.waits {
             asks.push(WorkAsk::report_commit(&run.repo_id, &run.head_sha, now));
         }

@@ -109,14 +109,20 @@ impl Reconciler {
         let mut wrote = false;
         let mut acted: BTreeSet<Effect> = BTreeSet::new();
         let mut trouble = None;
-        // What was read still holds: since then executors were asked, and nothing was written.
-        let mut read: Option<RunView> = None;
+        // What was read, and when, if it still holds: since then executors were asked, and nothing was written here.
+        let mut kept: Option<(RunView, Millis)> = None;
         for _ in 0..MOST_ROUNDS {
-            let view = match read.take() {
-                Some(view) => Some(view),
-                None => self.store.run_view(id).await.context("cannot read the run")?,
+            let reused = kept.is_some();
+            let (view, read_ms) = match kept.take() {
+                Some(kept) => kept,
+                None => {
+                    let read_ms = self.clock.now_ms();
+                    match self.store.run_view(id).await.context("cannot read the run")? {
+                        Some(view) => (view, read_ms),
+                        None => return Ok(WorkOutcome::Done),
+                    }
+                }
             };
-            let Some(view) = view else { return Ok(WorkOutcome::Done) };
             let ahead = self.store.run_ahead(&view.run).await.context("cannot read the concurrency group")?;
             let now = self.clock.now_ms();
             let answering = self.answering();
@@ -131,6 +137,11 @@ impl Reconciler {
                 ahead: ahead.as_ref(),
             };
             let decision = next(&situation);
+            // Before an attempt is ended it is read what its agent said meanwhile.
+            let ends_one = |change: &RunChange| change.attempts.iter().any(|a| a.to == AttemptState::Ended);
+            if reused && decision.change.as_ref().is_some_and(ends_one) {
+                continue;
+            }
             let (mut changed, mut only_asked) = (false, decision.change.is_none());
             if let Some(change) = decision.change {
                 let ends = change.to.as_ref().is_some_and(|(state, _)| state.is_terminal());
@@ -202,10 +213,8 @@ impl Reconciler {
             if !changed {
                 return Ok(self.outcome(id, trouble, decision.look_again_ms, tries));
             }
-            // Who takes an attempt for gone, or was long in asking, reads first what its agent may have said meanwhile.
-            let gone = |seen: &Observed| matches!(seen.what, Observation::Gone { .. } | Observation::Unknown);
-            let fresh = only_asked && self.clock.now_ms() - now < FRESH_MS;
-            read = (fresh && !observed.values().any(gone)).then_some(view);
+            let fresh = only_asked && self.clock.now_ms() - read_ms < FRESH_MS;
+            kept = fresh.then_some((view, read_ms));
         }
         Ok(WorkOutcome::Again { at_ms: self.clock.now_ms() + 1000 })
     }

@@ -41,18 +41,21 @@ impl Conn {
     /// Never hand this connection on: nobody knows which transaction it is in.
     pub(super) fn discard(self) {
         match self.engine {
-            Engine::Sqlite(mut conn) => conn.set_sound(false),
+            Engine::Sqlite(mut conn) => conn.set_at_rest(false),
             Engine::Postgres(mut conn) => conn.close_on_drop(),
         }
     }
 
     /// A statement without arguments, unprepared: one trip to the server.
     pub(super) async fn plain(&mut self, sql: &'static str) -> Result<(), StoreError> {
-        match &mut self.engine {
+        self.set_at_rest(false);
+        let done = match &mut self.engine {
             Engine::Sqlite(conn) => sqlx::raw_sql(sql).execute(&mut **conn).await.map(|_| ()),
             Engine::Postgres(conn) => sqlx::raw_sql(sql).execute(&mut **conn).await.map(|_| ()),
         }
-        .map_err(StoreError::from)
+        .map_err(StoreError::from);
+        self.set_at_rest(!matches!(done, Err(StoreError::Unavailable(_))));
+        done
     }
 
     /// Begins a transaction that the caller ends by [`Conn::plain`].
@@ -64,15 +67,27 @@ impl Conn {
 
     /// Before each statement.
     pub(super) async fn enter(&mut self) -> Result<(), StoreError> {
-        if self.alone { self.plain("BEGIN").await } else { Ok(()) }
+        if self.alone {
+            self.plain("BEGIN").await?;
+        }
+        self.set_at_rest(false);
+        Ok(())
     }
 
     /// After each statement.
     pub(super) async fn leave<T>(&mut self, done: Result<T, StoreError>) -> Result<T, StoreError> {
+        self.set_at_rest(!matches!(done, Err(StoreError::Unavailable(_))));
         if self.alone {
             self.plain(if done.is_ok() { "COMMIT" } else { "ROLLBACK" }).await?;
         }
         done
+    }
+
+    /// See [`Lent::set_at_rest`]; the driver's pool of Postgres asks by itself.
+    fn set_at_rest(&mut self, at_rest: bool) {
+        if let Engine::Sqlite(conn) = &mut self.engine {
+            conn.set_at_rest(at_rest);
+        }
     }
 }
 
@@ -189,19 +204,23 @@ pub(super) enum Rows {
 impl<const N: usize> Moment<N> {
     /// A caller that is dropped may leave the transaction open: then the connection is closed.
     pub(super) async fn on_sqlite(self, conn: &mut Lent, id: &str) -> Result<[Rows; N], StoreError> {
-        conn.set_sound(false);
+        conn.set_at_rest(false);
         let mut found = [const { Vec::new() }; N];
         {
             let mut said = conn.fetch_many(sqlx::query(self.whole).bind(id));
-            let mut ended = 0; // of the statements, the first of which begins
+            let mut ended = 0; // of the statements, the first of which begins and the last commits
             while let Some(next) = said.try_next().await? {
                 match next {
                     Either::Left(_) => ended += 1,
                     Either::Right(row) => found[ended - 1].push(row),
                 }
             }
+            // Of a thread that is gone the driver tells no error.
+            if ended != N + 2 {
+                return Err(StoreError::Unavailable("the database's connection broke off".into()));
+            }
         }
-        conn.set_sound(true);
+        conn.set_at_rest(true);
         Ok(found.map(Rows::Sqlite))
     }
 

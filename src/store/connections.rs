@@ -1,7 +1,8 @@
 //! Connections to one SQLite file, each lent to one at a time.
 //!
-//! `sqlx::Pool` asks a connection whether it is alive whenever it is given back, by a task that it spawns for that. A file does not
-//! go away, and that question costs as much as most of our statements: a trip to the connection's thread and back.
+//! `sqlx::Pool` asks a connection whether it is alive whenever it is given back, by a task that it spawns for that: a trip to the
+//! connection's thread and back, as long as most of our statements. A file does not go away. What that question finds out beside is
+//! known here: whether a statement is still under way, because whoever waited for it has left.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,10 +35,11 @@ struct Shared {
 pub(super) struct Lent {
     /// None only while it is dropped.
     conn: Option<SqliteConnection>,
-    /// Whoever has it next may use it.
-    sound: bool,
+    /// No statement is under way, and none left anything behind.
+    at_rest: bool,
     home: Arc<Shared>,
-    _place: OwnedSemaphorePermit,
+    /// None only while it is dropped.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl Connections {
@@ -60,26 +62,25 @@ impl Connections {
             Some(conn) => conn,
             None => self.0.options.connect().await?,
         };
-        Ok(Lent { conn: Some(conn), sound: true, home: Arc::clone(&self.0), _place: place })
+        Ok(Lent { conn: Some(conn), at_rest: true, home: Arc::clone(&self.0), place: Some(place) })
     }
 
-    /// Waits until all are back and closes them. Nothing is lent from now on.
+    /// Waits until all are back or closed, and closes those that are back. Nothing is lent from now on.
     pub(super) async fn close(&self) {
         let _all = self.0.places.acquire_many(self.0.most).await;
         self.0.places.close();
         let idle = std::mem::take(&mut *self.0.idle.lock().unwrap_or_else(PoisonError::into_inner));
         for conn in idle {
-            if let Err(error) = conn.close().await {
-                tracing::debug!(%error, "a connection to the database did not close well");
-            }
+            closed(conn).await;
         }
     }
 }
 
 impl Lent {
-    /// Whether somebody else may have it after this. One that is not sound is closed instead.
-    pub(super) fn set_sound(&mut self, sound: bool) {
-        self.sound = sound;
+    /// False before each statement and true after it. One that is not at rest when it comes back is closed, once its thread is
+    /// done with what it is at; its place stays taken until then.
+    pub(super) fn set_at_rest(&mut self, at_rest: bool) {
+        self.at_rest = at_rest;
     }
 }
 
@@ -98,8 +99,59 @@ impl DerefMut for Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        if let Some(conn) = self.conn.take().filter(|_| self.sound) {
+        let Some(conn) = self.conn.take() else { return };
+        if self.at_rest {
             self.home.idle.lock().unwrap_or_else(PoisonError::into_inner).push(conn);
+            return;
         }
+        let place = self.place.take();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                closed(conn).await;
+                drop(place);
+            });
+        }
+    }
+}
+
+async fn closed(conn: SqliteConnection) {
+    if let Err(error) = conn.close().await {
+        tracing::debug!(%error, "a connection to the database did not close well");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::conn::{Conn, Fields as _, all};
+
+    #[tokio::test]
+    async fn a_connection_at_work_for_nobody_is_lent_to_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = SqliteConnectOptions::new().filename(dir.path().join("db")).create_if_missing(true);
+        let connections = Connections::new(options, 2);
+        let now = || {
+            let idle = connections.0.idle.lock().unwrap().len();
+            (idle, connections.0.places.available_permits())
+        };
+        let read = async |sql: &'static str| {
+            let mut conn = Conn::sqlite(connections.lend().await.unwrap());
+            all!(conn, |row| row.get::<i64>("n"), sql).unwrap()
+        };
+        assert_eq!((read("SELECT 1 AS n").await, now()), (vec![1], (1, 2)));
+        let long = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c LIMIT 10000000) SELECT SUM(n) AS n FROM c";
+        tokio::time::timeout(Duration::from_millis(20), read(long)).await.unwrap_err();
+        assert_eq!(now(), (0, 1), "it is at work, and keeps its place");
+        assert_eq!((read("SELECT 2 AS n").await, now()), (vec![2], (1, 1)));
+        // Once it is done its place is free.
+        let both = [connections.lend().await.unwrap(), connections.lend().await.unwrap()];
+        assert_eq!(now(), (0, 0));
+        drop(both);
+        assert_eq!(now(), (2, 2));
+        // Closing waits for such a one as well.
+        tokio::time::timeout(Duration::from_millis(20), read(long)).await.unwrap_err();
+        connections.close().await;
+        assert_eq!(now().0, 0);
+        assert!(matches!(connections.lend().await, Err(StoreError::Unavailable(_))));
     }
 }

@@ -3,7 +3,7 @@
 //! Must not: decide what a rank's end means for its attempt. That is `run::ranks`, from these rows.
 
 use super::conn::{Conn, Fields, all, execute, on, one};
-use super::reports::{Live, hear};
+use super::reports::{Live, hear, wait_over};
 use super::work::{WorkAsk, ask_in};
 use super::{Store, StoreError};
 use crate::clock::Millis;
@@ -194,7 +194,9 @@ impl Store {
                 }
                 if !preparing {
                     run_if_all(tx, &of.uid, now).await?;
-                    ask_in(tx, &[WorkAsk::run(&run, now)], now).await?;
+                    let mut asks = vec![WorkAsk::run(&run, now)];
+                    asks.extend(wait_over(tx, &run, &of.uid, now).await?);
+                    ask_in(tx, &asks, now).await?;
                 }
                 Ok(true)
             })

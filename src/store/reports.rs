@@ -62,16 +62,25 @@ fn artifact(row: &impl Fields) -> Result<ArtifactRow, StoreError> {
     })
 }
 
-/// Asks for a report on a run's commit.
-async fn report_of(tx: &mut Conn, run: &RunId, now: Millis) -> Result<Option<WorkAsk>, StoreError> {
+/// Asks for a report when the forge may have been told what the run waits for, now that an attempt of it begins to run.
+pub(super) async fn wait_over(
+    tx: &mut Conn,
+    run: &RunId,
+    begun: &AttemptUid,
+    now: Millis,
+) -> Result<Option<WorkAsk>, StoreError> {
     one!(
         tx,
         |row| {
             let (repo, sha): (RepoId, Sha) = (row.get("repo_id")?, row.get("head_sha")?);
             Ok(WorkAsk::report_commit(&repo, &sha, now))
         },
-        "SELECT repo_id, head_sha FROM runs WHERE id = $1",
-        run
+        "SELECT r.repo_id, r.head_sha FROM runs r
+         WHERE r.id = $1
+           AND EXISTS (SELECT 1 FROM attempts a WHERE a.run_id = $1 AND a.submitted_ms < $2 AND (a.state = 'pending' OR a.uid = $3))",
+        run,
+        now - PATIENCE_MS,
+        begun
     )
 }
 
@@ -89,31 +98,28 @@ impl Store {
         let (uid, hash, nonce) = (uid.clone(), bootstrap_hash.to_owned(), nonce.to_owned());
         self.write(move |tx| {
             Box::pin(async move {
-                let found: Option<(RunId, i64, Option<Millis>)> = one!(
+                let found: Option<(RunId, i64)> = one!(
                     tx,
-                    |row| Ok((row.get("run_id")?, row.get("ranks")?, row.get("submitted_ms")?)),
+                    |row| Ok((row.get("run_id")?, row.get("ranks")?)),
                     "UPDATE attempts SET bootstrap_nonce = $3, heartbeat_ms = $4,
                        started_ms = CASE WHEN ranks = 1 THEN COALESCE(started_ms, $4) ELSE started_ms END,
                        reason = CASE WHEN ranks = 1 THEN '' ELSE reason END,
                        state = CASE WHEN state IN ('running', 'finishing') THEN state WHEN ranks = 1 THEN 'running' ELSE 'pending' END
                      WHERE uid = $1 AND bootstrap_hash = $2 AND $3 <> '' AND (bootstrap_nonce = '' OR bootstrap_nonce = $3)
                        AND sealed = FALSE AND state <> 'ended'
-                     RETURNING run_id, ranks, submitted_ms",
+                     RETURNING run_id, ranks",
                     &uid,
                     &hash,
                     &nonce,
                     now
                 )?;
-                let Some((run, pods, submitted)) = found else { return Ok(false) };
+                let Some((run, pods)) = found else { return Ok(false) };
                 if pods > 1 {
                     ranks::begin(tx, &(&uid).into(), &run, &nonce, false, now).await?;
                     ranks::run_if_all(tx, &uid, now).await?;
                 }
                 let mut asks = vec![WorkAsk::run(&run, now)];
-                // The forge may have been told that it waits.
-                if submitted.is_some_and(|at| now - at > PATIENCE_MS) {
-                    asks.extend(report_of(tx, &run, now).await?);
-                }
+                asks.extend(wait_over(tx, &run, &uid, now).await?);
                 ask_in(tx, &asks, now).await?;
                 Ok(true)
             })

@@ -22,6 +22,8 @@ pub enum Act {
     Hang,
     /// Says `start`; then its process is gone without a word.
     Vanish(EndClass),
+    /// The same; but what it said last comes in while its executor is asked, ten seconds after that was asked first.
+    LastWords(EndClass),
     /// Is not accepted.
     Refuse(&'static str),
     /// Cannot be started now.
@@ -37,6 +39,7 @@ struct Process {
     hash: String,
     started: bool,
     gone: Option<EndClass>,
+    gone_seen_ms: Option<i64>,
     removed: bool,
 }
 
@@ -84,38 +87,42 @@ impl Scripted {
             living.map(|(uid, p)| (uid.clone(), p.act.clone(), p.hash.clone(), p.started)).collect()
         };
         for (uid, act, hash, started) in &due {
-            let now = self.clock.now_ms();
             if !started {
+                let now = self.clock.now_ms();
                 assert!(self.store.agent_start(uid, hash, "nonce", now).await.unwrap(), "start is refused");
                 self.processes.lock().unwrap().get_mut(uid).unwrap().started = true;
                 continue;
             }
             let gone = match act {
                 Act::Finish(class) => {
-                    self.store.agent_heartbeat(uid, now).await.unwrap();
-                    let outputs = BTreeMap::from([("done".to_owned(), "yes".to_owned())]);
-                    let (reason, notes) = (String::new(), vec![]);
-                    let finish = Finish {
-                        class: *class,
-                        exit_code: None,
-                        reason,
-                        outputs,
-                        notes,
-                        sources: vec![],
-                        log_lost_bytes: 0,
-                        ended_ms: None,
-                        data: Vec::new(),
-                        judged: false,
-                    };
-                    self.store.agent_finish(uid, finish, now).await.unwrap();
+                    self.finish(uid, *class).await;
                     *class
                 }
                 Act::Vanish(class) => *class,
+                Act::LastWords(_) => EndClass::NodeLost,
                 Act::Hang | Act::Refuse(_) | Act::Busy | Act::Away => continue,
             };
             self.processes.lock().unwrap().get_mut(uid).unwrap().gone = Some(gone);
         }
         due.len()
+    }
+
+    async fn finish(&self, uid: &AttemptUid, class: EndClass) {
+        let now = self.clock.now_ms();
+        self.store.agent_heartbeat(uid, now).await.unwrap();
+        let finish = Finish {
+            class,
+            exit_code: None,
+            reason: String::new(),
+            outputs: BTreeMap::from([("done".to_owned(), "yes".to_owned())]),
+            notes: vec![],
+            sources: vec![],
+            log_lost_bytes: 0,
+            ended_ms: None,
+            data: Vec::new(),
+            judged: false,
+        };
+        self.store.agent_finish(uid, finish, now).await.unwrap();
     }
 
     pub fn started(&self) -> Vec<String> {
@@ -168,12 +175,23 @@ impl Executor for Scripted {
         let step = launch.spec.name.clone();
         processes.insert(
             launch.uid.clone(),
-            Process { step, act, hash, started: false, gone: None, removed: false },
+            Process { step, act, hash, started: false, gone: None, gone_seen_ms: None, removed: false },
         );
         Ok(handle)
     }
 
     async fn observe(&self, uid: &AttemptUid, _: &serde_json::Value) -> Result<Observation, ExecutorError> {
+        let now = self.clock.now_ms();
+        let said = self.processes.lock().unwrap().get_mut(uid).and_then(|process| match process.act {
+            Act::LastWords(class) if process.gone.is_some() => {
+                let since = *process.gone_seen_ms.get_or_insert(now);
+                (now >= since + 10_000).then_some(class)
+            }
+            _ => None,
+        });
+        if let Some(class) = said {
+            self.finish(uid, class).await;
+        }
         let processes = self.processes.lock().unwrap();
         Ok(match processes.get(uid) {
             None => Observation::Unknown,

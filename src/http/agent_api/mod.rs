@@ -30,7 +30,8 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post, put};
 use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use futures_util::TryStreamExt as _;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
@@ -165,8 +166,15 @@ async fn masker(app: &App, attempt: &AttemptRow) -> Answer<Option<Masker>> {
 }
 
 async fn whole(body: Body, limit: usize) -> Answer<Bytes> {
-    match tokio::time::timeout(BODY_DEADLINE, Limited::new(body, limit).collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+    Ok(pieces(body, limit).await?.concat().into())
+}
+
+/// A body in the pieces in which it came, none of them empty.
+async fn pieces(body: Body, limit: usize) -> Answer<Vec<Bytes>> {
+    let data = Limited::new(body, limit).into_data_stream();
+    let data = data.try_filter(|piece| std::future::ready(!piece.is_empty())).try_collect();
+    match tokio::time::timeout(BODY_DEADLINE, data).await {
+        Ok(Ok(pieces)) => Ok(pieces),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(CallError::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             format!("the body is larger than {limit} bytes"),

@@ -13,7 +13,7 @@ use tokio::time::{Duration, Instant, sleep_until, timeout_at};
 
 use super::error::CallError;
 use super::{
-    Answer, Api, CHUNK_BYTES, Flat, NAME_BYTES, PARAM_BYTES, Version, cut, masker, open, parsed, whole,
+    Answer, Api, CHUNK_BYTES, Flat, NAME_BYTES, PARAM_BYTES, Version, cut, masker, open, parsed, pieces,
 };
 use crate::agent::mask::Masker;
 use crate::agent::protocol::{LogCommitted, Metrics, MetricsStored};
@@ -47,8 +47,8 @@ pub(super) async fn log(
     if !(0..=CHUNK_BYTES as i64).contains(&(query.offset - caller.log_bytes())) {
         return chunk_answer(LogAppend::Conflict { committed: caller.log_bytes() }, quota);
     }
-    let mut bytes = whole(body, CHUNK_BYTES).await?;
-    bytes.truncate(usize::try_from((quota - query.offset).max(0)).unwrap_or(usize::MAX));
+    let mut bytes = pieces(body, CHUNK_BYTES).await?;
+    truncate(&mut bytes, usize::try_from((quota - query.offset).max(0)).unwrap_or(usize::MAX));
     let chunk = Chunk { of: caller.of(), offset: query.offset, masker: masker(&app, &caller.row).await? };
     let mut stored = caller.log_bytes();
     let until = Instant::now() + EARLY;
@@ -82,9 +82,18 @@ pub(super) async fn log(
         return chunk_answer(LogAppend::Committed { offset: stored }, quota);
     }
     let appended = alone(async move {
-        Ok(logs::append(&app, chunk.masker.as_ref(), &chunk.of, chunk.offset, bytes).await?)
+        Ok(logs::append(&app, chunk.masker.as_ref(), &chunk.of, chunk.offset, &bytes).await?)
     });
     chunk_answer(appended.await?, quota)
+}
+
+/// Leaves the first `len` bytes, and no empty piece.
+fn truncate(pieces: &mut Vec<Bytes>, mut len: usize) {
+    pieces.retain_mut(|piece| {
+        piece.truncate(len);
+        len -= piece.len();
+        !piece.is_empty()
+    });
 }
 
 fn chunk_answer(appended: LogAppend, quota: i64) -> Answer<Response> {
@@ -115,7 +124,7 @@ impl Chunk {
     async fn follow(
         self,
         app: App,
-        bytes: Bytes,
+        bytes: Vec<Bytes>,
         before: log_turns::Chunk,
         until: Instant,
     ) -> Answer<Option<LogAppend>> {
@@ -127,7 +136,7 @@ impl Chunk {
             logs::discard(&app, &of, written).await;
             return Ok(None);
         }
-        Ok(Some(logs::commit(&app, &of, offset, bytes.len() as i64, written).await?))
+        Ok(Some(logs::commit(&app, &of, offset, logs::length(&bytes), written).await?))
     }
 }
 

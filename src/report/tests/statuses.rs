@@ -72,8 +72,8 @@ fn every_state_has_its_word_for_the_forge() {
     let mut uncompared = churn();
     uncompared.comparison = None;
     assert!(status::status(&uncompared, 140).is_none());
-    let mut queued = with(RunState::Running, "");
-    queued.waits = Some("waiting for quota of 2 more a100 in team-vision".into());
+    let mut placeless = with(RunState::Running, "");
+    placeless.waits = Some("waiting for quota of 2 more a100 in team-vision".into());
     let mut released = with(RunState::Queued, "");
     released.trusted = false;
     let lines: Vec<String> = [
@@ -81,7 +81,7 @@ fn every_state_has_its_word_for_the_forge() {
         released,
         with(RunState::Queued, ""),
         with(RunState::Running, ""),
-        queued.clone(),
+        placeless.clone(),
         waiting,
         with(RunState::Failed, "step train failed with exit code 1"),
         with(RunState::Errored, ".trainyard.yaml:7:3 unknown key `step`; did you mean `steps`?"),
@@ -108,8 +108,8 @@ fn every_state_has_its_word_for_the_forge() {
         trainyard/churn Success: skipped: no changed file matches when.paths
         "##);
     // The comment says the same, and takes no word of a cluster for its own.
-    queued.waits = Some("waiting for <b>*2* more @all".into());
-    let body = comment::render(&view(vec![queued]), 60_000);
+    placeless.waits = Some("waiting for <b>*2* more @all".into());
+    let body = comment::render(&view(vec![placeless]), 60_000);
     assert!(body.contains("### ⏳ churn waits for its place\n"), "{body}");
     assert!(body.contains("waiting for ") && !body.contains("<b>*2*") && !body.contains(" @all"), "{body}");
 }

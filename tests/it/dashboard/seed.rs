@@ -101,7 +101,7 @@ impl Dashboard {
 
     pub async fn log(&self, uid: &AttemptUid, bytes: impl Into<Vec<u8>>) {
         let at = self.app.store.attempt(uid).await.unwrap().unwrap().log_bytes;
-        logs::append(&self.app, None, &uid.into(), at, bytes.into().into()).await.unwrap();
+        logs::append(&self.app, None, &uid.into(), at, &[bytes.into().into()]).await.unwrap();
     }
 
     pub async fn metrics(&self, uid: &AttemptUid, points: &[(&str, i64, f64)], params: &[(&str, &str)]) {

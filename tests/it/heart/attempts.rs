@@ -30,6 +30,23 @@ async fn a_lost_node_is_tried_once_more_and_a_failure_is_not() {
     assert_eq!(heart.executor.leftovers(), 0);
 }
 
+/// What is decided from an executor's answer counts what came in while it was asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn last_words_that_come_while_an_executor_is_asked_count() {
+    let heart = Heart::new(|step, _| match step {
+        "train" => Act::LastWords(EndClass::Succeeded),
+        _ => Act::LastWords(EndClass::Failed),
+    })
+    .await;
+    heart.push_pipeline(TWO_STEPS).await;
+    heart.hand_in_all().await;
+    heart.settle().await;
+    heart.pass(300).await;
+    let view = heart.only_run().await;
+    assert_eq!(states(&view), "failed: train succeeded, eval failed");
+    assert_eq!(heart.executor.started(), ["train#1", "eval#1"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_attempt_errs_and_a_busy_executor_is_asked_again() {
     let heart = Heart::new(|step, before| match step {

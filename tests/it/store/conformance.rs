@@ -77,7 +77,7 @@ suite! {
         the_bootstrap_belongs_to_its_first_agent, a_log_has_no_gap_and_no_repeat, points_are_stored_once, last_values_are_kept_beside_the_points,
         artifacts_and_outputs_stay, nothing_is_taken_from_an_ended_attempt, only_the_last_attempt_counts;
     ranks:
-        an_attempt_runs_when_all_of_its_ranks_do, a_rank_speaks_for_itself, a_rank_ends_once_and_its_attempt_later;
+        an_attempt_runs_when_all_of_its_ranks_do, the_last_rank_ends_a_wait, a_rank_speaks_for_itself, a_rank_ends_once_and_its_attempt_later;
     admin:
         blobs_without_a_row_are_collected, a_restore_is_remembered;
     results:

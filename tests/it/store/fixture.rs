@@ -167,11 +167,16 @@ impl Place {
 
     /// Makes the first step of a queued run ready and places it; the attempt is `intended`.
     pub async fn attempt(&self, run: &RunId) -> AttemptUid {
+        self.attempt_of(run, 0).await
+    }
+
+    /// The same of any step; the run may run already.
+    pub async fn attempt_of(&self, run: &RunId, position: usize) -> AttemptUid {
         let view = self.view(run).await;
         let mut change = self.change(run).await;
-        change.to = Some((RunState::Running, String::new()));
+        change.to = (view.run.state == RunState::Queued).then(|| (RunState::Running, String::new()));
         change.steps = vec![StepMove {
-            step: view.steps[0].id.clone(),
+            step: view.steps[position].id.clone(),
             to: StepState::Ready,
             reason: String::new(),
             outputs: None,

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde_json::json;
-use trainyard::model::{AttemptState, EndClass, MetricPoint, RepoId, RunId, RunState, StepId, StepState};
+use trainyard::model::{
+    AttemptState, AttemptUid, EndClass, MetricPoint, RepoId, RunId, RunState, StepId, StepState,
+};
 use trainyard::store::attempts::{ArtifactRow, AttemptMove, Finish};
 use trainyard::store::caches::CacheRow;
 use trainyard::store::deliveries::IntakeCommit;
@@ -306,7 +308,7 @@ pub async fn a_wait_is_told_while_nothing_works(at: &Place) {
     let repo = at.repo().await;
     let run = at.runs(vec![new_run(&repo, &sha('7'), RunState::Queued)]).await.remove(0);
     let uid = at.attempt(&run).await;
-    let moved = async |to: AttemptState, reason: &str, now: i64| {
+    let moved = async |uid: &AttemptUid, to: AttemptState, reason: &str, now: i64| {
         let change = AttemptMove {
             uid: uid.clone(),
             to,
@@ -319,9 +321,9 @@ pub async fn a_wait_is_told_while_nothing_works(at: &Place) {
         assert!(at.store.move_attempt(change, now).await.unwrap());
     };
     assert_eq!(at.store.run_waits(&run).await.unwrap(), None);
-    moved(AttemptState::Submitted, "", T0 + 3).await;
+    moved(&uid, AttemptState::Submitted, "", T0 + 3).await;
     assert_eq!(at.store.run_waits(&run).await.unwrap(), None, "nothing is known of it");
-    moved(AttemptState::Pending, "waiting for quota", T0 + 4).await;
+    moved(&uid, AttemptState::Pending, "waiting for quota", T0 + 4).await;
     let wait = StartWait { pool: "default".into(), why: "waiting for quota".into(), since_ms: T0 + 3 };
     assert_eq!(at.store.run_waits(&run).await.unwrap(), Some(wait));
     let open = at.store.pool_use().await.unwrap().remove("default").unwrap().open;
@@ -331,5 +333,17 @@ pub async fn a_wait_is_told_while_nothing_works(at: &Place) {
     assert!(at.store.agent_start(&uid, "hash", "n", T0 + 4 + PATIENCE_MS).await.unwrap());
     assert_eq!(at.store.run_waits(&run).await.unwrap(), None);
     assert_eq!(at.store.attempt(&uid).await.unwrap().unwrap().reason, "");
+    assert_eq!(at.open_work().await, 2, "the run and its report");
+    // Nothing is told any more once another attempt runs, which itself waited for nothing.
+    let run = at.runs(vec![new_run(&repo, &sha('8'), RunState::Queued)]).await.remove(0);
+    let (long, short) = (at.attempt(&run).await, at.attempt_of(&run, 1).await);
+    moved(&long, AttemptState::Submitted, "", T0 + 3).await;
+    moved(&long, AttemptState::Pending, "waiting for quota", T0 + 4).await;
+    let now = T0 + 4 + PATIENCE_MS;
+    moved(&short, AttemptState::Submitted, "", now).await;
+    assert!(at.store.run_waits(&run).await.unwrap().is_some());
+    at.settle_all().await;
+    assert!(at.store.agent_start(&short, "hash", "n", now + 1).await.unwrap());
+    assert_eq!(at.store.run_waits(&run).await.unwrap(), None);
     assert_eq!(at.open_work().await, 2, "the run and its report");
 }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use trainyard::model::{AttemptRank, AttemptState, AttemptUid, EndClass, MetricPoint, RunId, RunState};
-use trainyard::store::attempts::{LogAppend, SegmentRow};
+use trainyard::store::attempts::{AttemptMove, LogAppend, SegmentRow};
+use trainyard::store::queue::PATIENCE_MS;
 use trainyard::store::ranks::RankEnd;
 
 use super::fixture::{Place, T0, new_run, sha};
@@ -54,6 +55,26 @@ pub async fn an_attempt_runs_when_all_of_its_ranks_do(at: &Place) {
     assert_eq!((row.sealed, row.heard_ms, row.started_ms), (true, T0 + 7, Some(T0 + 5)));
     assert!(at.store.agent_start(&uid, "hash", "n", T0 + 9).await.unwrap(), "the leader's answer was lost");
     assert_eq!(state(at, &uid).await, (AttemptState::Running, Some(T0 + 5)));
+}
+
+pub async fn the_last_rank_ends_a_wait(at: &Place) {
+    let (run, uid) = two_pods(at, '9').await;
+    let submitted = AttemptMove {
+        uid: uid.clone(),
+        to: AttemptState::Submitted,
+        class: None,
+        reason: String::new(),
+        exit_code: None,
+        cancel: false,
+        handle: Some(serde_json::json!({})),
+    };
+    assert!(at.store.move_attempt(submitted, T0 + 1).await.unwrap());
+    assert!(at.store.agent_start(&uid, "hash", "n", T0 + 2).await.unwrap());
+    at.settle_all().await;
+    let one = AttemptRank::new(&uid, 1);
+    assert!(at.store.rank_start(&one, "m", false, T0 + 2 + PATIENCE_MS).await.unwrap());
+    assert_eq!(at.view(&run).await.attempts[0].state, AttemptState::Running);
+    assert_eq!(at.open_work().await, 2, "the run and its report");
 }
 
 pub async fn a_rank_speaks_for_itself(at: &Place) {

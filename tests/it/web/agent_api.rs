@@ -362,7 +362,7 @@ async fn the_next_chunk_is_written_while_one_is_being_stored() {
         assert!(until(3).await, "written ahead");
         let known = web.place.store.log_segments(&agent.uid, 0, 10).await.unwrap();
         let ahead = blobs().await.into_iter().find(|key| known.iter().all(|s| s.blob_key != *key)).unwrap();
-        let append = logs::append(app, None, &of, third as i64, bytes::Bytes::from_static(b"t")).await;
+        let append = logs::append(app, None, &of, third as i64, &[bytes::Bytes::from_static(b"t")]).await;
         append.unwrap();
         turn.commit();
         ahead
