@@ -81,6 +81,8 @@ impl Daemon {
             .args(["serve", "--config"])
             .arg(&self.config)
             .env("RUST_LOG", "warn")
+            // Nobody takes backtraces of a daemon's errors.
+            .env_remove("RUST_BACKTRACE")
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -99,7 +99,7 @@ const TICK: Duration = Duration::from_millis(12);
 /// How long killing may take before we give up on processes that the kernel does not let go (state D).
 const KILLING: Duration = Duration::from_secs(10);
 /// Output that the command can be ahead of us.
-const PIPE_BYTES: i32 = 256 << 10;
+const PIPE_BYTES: i32 = 128 << 10;
 
 /// Makes this process the one to which orphaned descendants fall.
 pub fn become_reaper() -> anyhow::Result<()> {

@@ -304,6 +304,8 @@ fn wake_runs(app: App) -> Wake {
                     tokio::time::sleep(Duration::from_secs(1)).await;
                     inbox.lock().unwrap_or_else(PoisonError::into_inner).extend(some);
                 }
+                // What comes meanwhile shares the next question; of one Job more than one thing is told within moments.
+                tokio::time::sleep(Duration::from_millis(25)).await;
             }
         }
     });

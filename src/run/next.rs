@@ -80,8 +80,8 @@ struct Stop {
     why: String,
 }
 
-/// Decides what happens next. Calling it again on the state that its change leads to changes nothing more, until
-/// something new is heard.
+/// Decides what happens next. Calling it again on the state that its change leads to decides nothing more and names the same time
+/// to look again, until something new is heard.
 pub fn next(at: &Situation) -> Decision {
     let run = &at.view.run;
     let stop = stop(at);
@@ -95,14 +95,17 @@ pub fn next(at: &Situation) -> Decision {
     }
     d.watch_attempts(stop.as_ref());
     d.settle_steps(stop.as_ref());
+    // A step that has a place was the first of its group to get one; one that is reused needs none, and changes nothing of that.
+    let placed = at.view.steps.iter().any(|step| step.state == StepState::Running);
+    let held_up = run.state == RunState::Queued && at.ahead.is_some() && !placed;
     if let Some(stop) = &stop {
         d.end_idle_steps(stop);
-    } else if run.state == RunState::Queued && at.ahead.is_some() {
+    } else if held_up {
         d.look(at.now + GROUP_POLL_MS);
     } else {
         d.follow_needs();
     }
-    let to = d.run_state(stop.as_ref());
+    let to = d.run_state(stop.as_ref(), held_up);
     d.finish(to)
 }
 
@@ -527,7 +530,7 @@ impl<'a> Deciding<'a> {
         }
     }
 
-    fn run_state(&self, stop: Option<&Stop>) -> Option<(RunState, String)> {
+    fn run_state(&self, stop: Option<&Stop>, held_up: bool) -> Option<(RunState, String)> {
         let run = &self.at.view.run;
         let rows = &self.at.view.steps;
         let first = |wanted: StepState| {
@@ -566,13 +569,18 @@ impl<'a> Deciding<'a> {
             *state == StepState::Running || (state.is_terminal() && *state != StepState::Skipped)
         };
         let any_begun = self.steps.iter().any(|(state, _)| begun(state));
-        (run.state == RunState::Queued && any_begun && stop.is_none())
+        (run.state == RunState::Queued && any_begun && stop.is_none() && !held_up)
             .then(|| (RunState::Running, String::new()))
     }
 
-    fn finish(self, to: Option<(RunState, String)>) -> Decision {
+    fn finish(mut self, to: Option<(RunState, String)>) -> Decision {
         let view = self.at.view;
         let (run, now) = (&view.run, self.at.now);
+        match to {
+            Some((RunState::Running, _)) => self.look(now.saturating_add(run.plan.timeout_ms)),
+            Some((to, _)) if to.is_terminal() => self.look_again = None,
+            _ => {}
+        }
         let mut moves = Vec::new();
         let (mut readied, mut ended, mut looking) = (false, false, false);
         for ((state, reason), row) in self.steps.into_iter().zip(&view.steps) {

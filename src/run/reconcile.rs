@@ -142,6 +142,7 @@ impl Reconciler {
             if reused && decision.change.as_ref().is_some_and(ends_one) {
                 continue;
             }
+            // What is written changes nothing more by itself, but what is done may bring something new.
             let (mut changed, mut only_asked) = (false, decision.change.is_none());
             if let Some(change) = decision.change {
                 let ends = change.to.as_ref().is_some_and(|(state, _)| state.is_terminal());
@@ -153,7 +154,7 @@ impl Reconciler {
                 failpoint::hit("run.apply.before");
                 match self.store.apply(change, now).await.context("cannot write a decision")? {
                     Applied::Stale => continue,
-                    Applied::Done => (changed, wrote) = (true, true),
+                    Applied::Done => wrote = true,
                 }
                 for (attempt, end) in &ended {
                     log_end(attempt, end, now);

@@ -254,39 +254,40 @@ fn next_decides_what_the_table_says() {
         // starting
         row("a fresh run readies its roots", view("queued", "a waiting, b<a waiting, c waiting", ""), "a ready; c ready"),
         row("nothing new, nothing to do", view("queued", "a ready, b<a waiting", ""), "nothing"),
-        row("a placed step starts the run", view("queued", "a running", "a1 intended"), "run running; SUBMIT a1"),
+        row("a placed step starts the run", view("queued", "a running", "a1 intended"), "run running; SUBMIT a1; look 21600s"),
         row("an intended attempt is submitted, again after a crash", view("running", "a running", "a1 intended"), "SUBMIT a1; look 21600s"),
         row("a held run waits", view("held", "a waiting", ""), "nothing"),
         Row { ahead: Some(RunId::from_text("older")), ..row("its group is busy", view("queued", "a waiting", ""), "look 60s") },
+        Row { ahead: Some(RunId::from_text("older")), ..row("a reused step takes no turn", view("queued", "a reused, b<a waiting", ""), "look 60s") },
         Row { ahead: Some(RunId::from_text("older")), ..row("a running run ignores the queue of its group", view("running", "a succeeded, b<a waiting", "a1 ended:succeeded"), "b ready; look 21600s") },
         // needs
         row("a need succeeded", view("running", "a running, b<a waiting", "a1 ended:succeeded"), "a succeeded; b ready; look 21600s"),
         row("one of two needs is open", view("running", "a running, b running, c<a+b waiting", "a1 ended:succeeded, b1 intended"), "a succeeded; SUBMIT b1; look 21600s"),
         row("a reused need counts", view("running", "a reused, b<a waiting", ""), "b ready; look 21600s"),
         row("a failure skips all that needs it, and ends the run", view("running", "a running, b<a waiting, c<b waiting", "a1 ended:failed"),
-            "run failed (step `a` failed: a command failed); a failed (a command failed); b skipped (`a`, which it needs, failed); c skipped (`b`, which it needs, was skipped); look 21600s"),
+            "run failed (step `a` failed: a command failed); a failed (a command failed); b skipped (`a`, which it needs, failed); c skipped (`b`, which it needs, was skipped)"),
         row("an independent branch goes on", view("running", "a running, b waiting", "a1 ended:failed"), "a failed (a command failed); b ready; look 21600s"),
-        row("all steps good", view("running", "a succeeded, b<a running", "b1 ended:succeeded"), "run succeeded; b succeeded; look 21600s"),
+        row("all steps good", view("running", "a succeeded, b<a running", "b1 ended:succeeded"), "run succeeded; b succeeded"),
         row("a refused step errs the run", view("queued", "a errored, b<a waiting", ""),
             "run errored (step `a` could not be run); b skipped (`a`, which it needs, could not be run)"),
-        row("the user's failure goes before ours", view("running", "a errored, b failed", ""), "run failed (step `b` failed); look 21600s"),
+        row("the user's failure goes before ours", view("running", "a errored, b failed", ""), "run failed (step `b` failed)"),
         // retries
         row("node loss is retried once by default", view("running", "a running", "a1 ended:node_lost"),
             "a ready (its process or node vanished without a word; trying again (1 of 1)); look 21600s"),
         row("and only once", view("running", "a running", "a1 ended:node_lost, a2 ended:preempted"),
-            "run errored (step `a` could not be run: the machine was taken back); a errored (the machine was taken back); look 21600s"),
+            "run errored (step `a` could not be run: the machine was taken back); a errored (the machine was taken back)"),
         row("a user's failure is not retried", view("running", "a running", "a1 ended:failed"),
-            "run failed (step `a` failed: a command failed); a failed (a command failed); look 21600s"),
+            "run failed (step `a` failed: a command failed); a failed (a command failed)"),
         row("declared failures are", view("running", "a running", "a1 ended:failed"), "a ready (a command failed; trying again (1 of 2)); look 21600s")
             .edit(|v| retry(v, 2, &["failed"])),
         row("up to the budget", view("running", "a running", "a1 ended:failed, a2 ended:failed, a3 ended:failed"),
-            "run failed (step `a` failed: a command failed); a failed (a command failed); look 21600s").edit(|v| retry(v, 2, &["failed"])),
+            "run failed (step `a` failed: a command failed); a failed (a command failed)").edit(|v| retry(v, 2, &["failed"])),
         row("max without words means the infrastructure classes", view("running", "a running", "a1 ended:preempted, a2 ended:node_lost"),
             "a ready (its process or node vanished without a word; trying again (2 of 3)); look 21600s").edit(|v| retry(v, 3, &[])),
         row("default and declared budgets are apart", view("running", "a running", "a1 ended:failed, a2 ended:node_lost"),
             "a ready (its process or node vanished without a word; trying again (1 of 1)); look 21600s").edit(|v| retry(v, 1, &["failed"])),
         row("out of memory is the user's", view("running", "a running", "a1 ended:oom"),
-            "run failed (step `a` failed: it ran out of memory); a failed (it ran out of memory); look 21600s"),
+            "run failed (step `a` failed: it ran out of memory); a failed (it ran out of memory)"),
         row("unless declared", view("running", "a running", "a1 ended:oom"), "a ready (it ran out of memory; trying again (1 of 1)); look 21600s")
             .edit(|v| retry(v, 1, &["oom"])),
         row("exit 75 resumes and spends nothing", view("running", "a running", "a1 ended:checkpointed, a2 ended:node_lost, a3 ended:checkpointed"),
@@ -294,19 +295,19 @@ fn next_decides_what_the_table_says() {
         row("stopped by someone else is the machine's doing", view("running", "a running", "a1 ended:cancelled"),
             "a ready (it was stopped from outside; trying again (1 of 1)); look 21600s"),
         row("no place is final", view("running", "a running", "a1 ended:unschedulable"),
-            "run errored (step `a` could not be run: no place was found for it); a errored (no place was found for it); look 21600s"),
+            "run errored (step `a` could not be run: no place was found for it); a errored (no place was found for it)"),
         row("a running step without an attempt waits again", view("running", "a running", ""), "a ready (it had no attempt); look 21600s"),
         // watching
         row("submitted: ask the executor", view("running", "a running", "a1 submitted"), "OBSERVE a1; look 5s"),
         row("the executor holds it", view("running", "a running", "a1 submitted"), "a1 pending (pulling the image); look 5s")
             .sees("a1", Observation::Pending { why: "pulling the image".into(), since_ms: None }, 0),
         row("pending too long", view("running", "a running", "a1 pending"),
-            "run errored (step `a` could not be run: it did not start within 30 min); a errored (it did not start within 30 min); a1 ended:unschedulable (it did not start within 30 min); CANCEL a1; REMOVE a1; look 21600s").at(1800),
+            "run errored (step `a` could not be run: it did not start within 30 min); a errored (it did not start within 30 min); a1 ended:unschedulable (it did not start within 30 min); CANCEL a1; REMOVE a1").at(1800),
         row("in a queue? its executor says", view("running", "a running", "a1 pending"), "OBSERVE a1; look 1860s").at(1800).edit(lent),
         row("a queue's time does not count", view("running", "a running", "a1 pending"), "a1 pending (waiting); look 1860s").edit(lent)
             .at(1800).sees("a1", Observation::Pending { why: "waiting".into(), since_ms: Some(T0 + 1_800_000) }, 1800),
         row("but what comes after it", view("running", "a running", "a1 pending"),
-            "run errored (step `a` could not be run: it did not start within 30 min: full); a errored (it did not start within 30 min: full); a1 ended:unschedulable (it did not start within 30 min: full); CANCEL a1; REMOVE a1; look 21600s")
+            "run errored (step `a` could not be run: it did not start within 30 min: full); a errored (it did not start within 30 min: full); a1 ended:unschedulable (it did not start within 30 min: full); CANCEL a1; REMOVE a1")
             .edit(lent).at(2000).sees("a1", Observation::Pending { why: "full".into(), since_ms: Some(T0 + 200_000) }, 2000),
         row("a running agent is trusted for a while", view("running", "a running", "a1 running"), "look 15s").at(3),
         row("then the executor is asked", view("running", "a running", "a1 running"), "OBSERVE a1; look 35s").at(20),
@@ -314,7 +315,7 @@ fn next_decides_what_the_table_says() {
         row("gone: its last words are waited for", view("running", "a running", "a1 running"), "look 30s").at(25)
             .sees("a1", gone(EndClass::Failed, ""), 20),
         row("then the executor's class counts", view("running", "a running", "a1 running"),
-            "run failed (step `a` failed: killed by the kernel for memory); a failed (killed by the kernel for memory); a1 ended:oom (killed by the kernel for memory); REMOVE a1; look 21600s")
+            "run failed (step `a` failed: killed by the kernel for memory); a failed (killed by the kernel for memory); a1 ended:oom (killed by the kernel for memory); REMOVE a1")
             .at(30).sees("a1", gone(EndClass::OutOfMemory, "killed by the kernel for memory"), 20),
         row("an exit of 0 without a word is no success", view("running", "a running", "a1 running"),
             "a ready (it ended without a word from its agent; trying again (1 of 1)); a1 ended:internal (it ended without a word from its agent); REMOVE a1; look 21600s")
@@ -325,9 +326,9 @@ fn next_decides_what_the_table_says() {
         row("an agent that does not end an overdue step is stopped", view("running", "a running", "a1 running"),
             "a1 asked to stop; OBSERVE a1; CANCEL a1; look 3695s").at(3690),
         row("and its end is a time-out", view("running", "a running", "a1 running"),
-            "run failed (step `a` failed: its time limit of 1 h passed); a failed (its time limit of 1 h passed); a1 ended:timed_out (its time limit of 1 h passed); REMOVE a1; look 21600s")
+            "run failed (step `a` failed: its time limit of 1 h passed); a failed (its time limit of 1 h passed); a1 ended:timed_out (its time limit of 1 h passed); REMOVE a1")
             .at(3710).sees("a1", gone(EndClass::Cancelled, ""), 3700),
-        row("an ended attempt is removed", view("running", "a running", "a1 ended:succeeded"), "run succeeded; a succeeded; REMOVE a1; look 21600s")
+        row("an ended attempt is removed", view("running", "a running", "a1 ended:succeeded"), "run succeeded; a succeeded; REMOVE a1")
             .edit(|v| v.attempts[0].removed_ms = None),
         row("even when the run is over", view("succeeded", "a succeeded", "a1 ended:succeeded"), "REMOVE a1")
             .edit(|v| v.attempts[0].removed_ms = None),
@@ -350,7 +351,7 @@ fn next_decides_what_the_table_says() {
         row("which spends nothing of what others may", view("running", "a running", "a1 ended:preempted, a2 ended:node_lost"),
             "a ready (its process or node vanished without a word; trying again (1 of 1)); look 21600s").edit(lent),
         row("and excuses nothing else", view("running", "a running", "a1 ended:preempted, a2 ended:node_lost, a3 ended:node_lost"),
-            "run errored (step `a` could not be run: its process or node vanished without a word); a errored (its process or node vanished without a word); look 21600s").edit(lent),
+            "run errored (step `a` could not be run: its process or node vanished without a word); a errored (its process or node vanished without a word)").edit(lent),
         row("no retry while stopping", view("running", "a running", "a1 ended:preempted"), "run cancelled (by ann); a cancelled (by ann)").cancel("by ann"),
         row("gone while stopping", view("running", "a running", "a1 running"),
             "run cancelled (by ann); a cancelled (by ann); a1 ended:cancelled (by ann); REMOVE a1").cancel("by ann").at(40).sees("a1", gone(EndClass::Failed, ""), 30),
@@ -363,7 +364,7 @@ fn next_decides_what_the_table_says() {
         row("and not for ever", view("running", "a running", "a1 intended"),
             "run errored (step `a` could not be run: it could not be started within 30 min: no answer); \
              a errored (it could not be started within 30 min: no answer); \
-             a1 ended:unschedulable (it could not be started within 30 min: no answer); CANCEL a1; REMOVE a1; look 21600s").at(1800).fails("a1"),
+             a1 ended:unschedulable (it could not be started within 30 min: no answer); CANCEL a1; REMOVE a1").at(1800).fails("a1"),
         row("a stop waits a while for an executor that is away", view("running", "a running", "a1 running"),
             "a1 asked to stop; OBSERVE a1; CANCEL a1; look 5s").cancel("by ann").fails("a1"),
         row("and not for ever either", view("running", "a running", "a1 running"),
@@ -377,7 +378,7 @@ fn next_decides_what_the_table_says() {
         row("the time counts from its next answer on", view("running", "a running", "a1 pending"), "a1 pending (full); look 9060s")
             .at(9000).answers(Some(9000)).sees("a1", Observation::Pending { why: "full".into(), since_ms: None }, 9000),
         row("and then it ends", view("running", "a running", "a1 pending"),
-            "run errored (step `a` could not be run: it did not start within 30 min: full); a errored (it did not start within 30 min: full); a1 ended:unschedulable (it did not start within 30 min: full); CANCEL a1; REMOVE a1; look 21600s")
+            "run errored (step `a` could not be run: it did not start within 30 min: full); a errored (it did not start within 30 min: full); a1 ended:unschedulable (it did not start within 30 min: full); CANCEL a1; REMOVE a1")
             .at(10800).answers(Some(9000)).sees("a1", Observation::Pending { why: "full".into(), since_ms: None }, 9000),
         // a cluster has a word of its own
         row("its word on a running attempt is asked for at every look", view("running", "a running", "a1 running"), "OBSERVE a1; look 15s").at(3).edit(in_a_cluster),
@@ -463,8 +464,8 @@ fn ends_of_ranks_end_their_attempt() {
     let preempted = "a ready (rank 1: it preempted; trying again (1 of 1)); a1 ended:preempted (rank 1: it preempted); REMOVE a1; look 21600s";
     let silent = "a ready (rank 1: no word from it after rank 0 ended (it failed); trying again (1 of 1)); \
                   a1 ended:node_lost (rank 1: no word from it after rank 0 ended (it failed)); REMOVE a1; look 21600s";
-    let failed = "run failed (step `a` failed: rank 1: it failed); a failed (rank 1: it failed); a1 ended:failed (rank 1: it failed); REMOVE a1; look 21600s";
-    let good = "run succeeded; a succeeded; a1 ended:succeeded (it succeeded); REMOVE a1; look 21600s";
+    let failed = "run failed (step `a` failed: rank 1: it failed); a failed (rank 1: it failed); a1 ended:failed (rank 1: it failed); REMOVE a1";
+    let good = "run succeeded; a succeeded; a1 ended:succeeded (it succeeded); REMOVE a1";
     let one_lost = || gone(EndClass::NodeLost, "rank 1: its node is gone");
     let rank_one = || gone(EndClass::Failed, "rank 1: it failed");
     check(&[
@@ -567,7 +568,7 @@ fn a_signal_is_explained_by_the_executor() {
     let own = gone(EndClass::Preempted, "it preempted");
     let resumes = "a ready (resumes from its checkpoint); a1 ended:checkpointed (it checkpointed); REMOVE a1; look 21600s";
     let late = "run failed (step `a` failed: its Job was over its deadline); a failed (its Job was over its deadline); \
-                a1 ended:timed_out (its Job was over its deadline); REMOVE a1; look 21600s";
+                a1 ended:timed_out (its Job was over its deadline); REMOVE a1";
     let free = "a ready (its node was drained; it waits for a place again); a1 ended:preempted (its node was drained); REMOVE a1; look 21600s";
     let rows = vec![
         row("it is asked", of_one("preempted"), "OBSERVE a1; look 105s").at(100),

@@ -267,32 +267,32 @@ pub(super) struct Moved {
     pub(super) room: Option<WorkAsk>,
 }
 
-/// Keeps an attempt from ending before this transaction does. False: it is unknown, or ended already.
-pub(super) async fn hold_attempt(tx: &mut Conn, uid: &AttemptUid) -> Result<bool, StoreError> {
-    let rows = execute!(tx, "UPDATE attempts SET state = state WHERE uid = $1 AND state <> 'ended'", uid)?;
-    Ok(rows == 1)
+/// Keeps an attempt as it is until this transaction ends. None: it is unknown, or ended already.
+pub(super) async fn hold_attempt(tx: &mut Conn, uid: &AttemptUid) -> Result<Option<AttemptRow>, StoreError> {
+    let sql = dialect::by_engine(
+        tx,
+        select_attempt!("WHERE a.uid = $1 AND a.state <> 'ended'"),
+        select_attempt!("WHERE a.uid = $1 AND a.state <> 'ended' FOR NO KEY UPDATE"),
+    );
+    one!(tx, AttemptRow::read, sql, uid)
 }
 
-/// None: the attempt is unknown or had ended.
+/// `row` is held by this transaction.
 pub(super) async fn move_attempt_in(
     tx: &mut Conn,
+    row: AttemptRow,
     change: &AttemptMove,
     now: Millis,
-) -> Result<Option<Moved>, StoreError> {
-    let Some(row) =
-        one!(tx, AttemptRow::read, select_attempt!("WHERE a.uid = $1 AND a.state <> 'ended'"), &change.uid)?
-    else {
-        return Ok(None);
-    };
+) -> Result<Moved, StoreError> {
     let timely = change.to == row.state || row.state.next().contains(&change.to);
     let to = if timely { change.to } else { row.state };
     let ended = to == AttemptState::Ended;
-    let rows = execute!(
+    execute!(
         tx,
         "UPDATE attempts SET state = $2, class = $3, reason = $4, exit_code = COALESCE($5, exit_code),
            cancel_request = (cancel_request OR $6), handle = COALESCE($7, handle),
            submitted_ms = COALESCE(submitted_ms, $8), started_ms = COALESCE(started_ms, $9), ended_ms = $10
-         WHERE uid = $1 AND state = $11",
+         WHERE uid = $1",
         &change.uid,
         to.word(),
         change.class.or(row.class).map(EndClass::word),
@@ -303,16 +303,12 @@ pub(super) async fn move_attempt_in(
         // The executor answered, whatever state its answer found.
         (change.handle.is_some() || to == AttemptState::Submitted).then_some(now),
         (to == AttemptState::Running).then_some(now),
-        ended.then_some(now),
-        row.state.word()
+        ended.then_some(now)
     )?;
-    if rows == 0 {
-        return Err(StoreError::Unavailable(format!("attempt {} changed meanwhile; try again", change.uid)));
-    }
     if ended {
         charge(tx, &change.uid, now).await?;
     }
-    Ok(Some(Moved { run: row.run_id, room: ended.then(|| WorkAsk::schedule(now)) }))
+    Ok(Moved { run: row.run_id, room: ended.then(|| WorkAsk::schedule(now)) })
 }
 
 /// Held until the transaction ends, by a number made of the group's name.
@@ -433,7 +429,8 @@ impl Store {
     pub async fn move_attempt(&self, change: AttemptMove, now: Millis) -> Result<bool, StoreError> {
         self.write(move |tx| {
             Box::pin(async move {
-                let Some(moved) = move_attempt_in(tx, &change, now).await? else { return Ok(false) };
+                let Some(row) = hold_attempt(tx, &change.uid).await? else { return Ok(false) };
+                let moved = move_attempt_in(tx, row, &change, now).await?;
                 if let Some(room) = moved.room {
                     ask_in(tx, &[WorkAsk::run(&moved.run, now), room], now).await?;
                 }

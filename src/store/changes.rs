@@ -138,26 +138,14 @@ async fn move_run(
 }
 
 async fn move_step(tx: &mut Conn, run: &RunId, step: &StepMove, now: Millis) -> Result<(), StoreError> {
-    let from: Option<StepState> = one!(
-        tx,
-        |row| row.word("state"),
-        "SELECT state FROM steps WHERE id = $1 AND run_id = $2",
-        &step.step,
-        run
-    )?;
-    let from = from.ok_or_else(|| StoreError::Refused(format!("run {run} has no step {}", step.step)))?;
-    if from == step.to {
-        return Ok(());
-    }
-    if !from.next().contains(&step.to) {
-        return Err(illegal("step", step.step.as_str(), &from, &step.to));
-    }
-    execute!(
+    let from = StepState::ALL.iter().filter(|from| from.next().contains(&step.to));
+    let from: String = from.map(|from| format!("{from},")).collect();
+    let moved = execute!(
         tx,
         concat!(
             "UPDATE steps SET state = $2, reason = $3, epoch = epoch + 1, outputs = COALESCE($4, outputs),
                ready_ms = COALESCE($5, ready_ms), started_ms = COALESCE(started_ms, $6), ended_ms = $7
-             WHERE id = $1 AND state NOT IN ",
+             WHERE id = $1 AND run_id = $8 AND $9 LIKE '%,' || state || ',%' AND state NOT IN ",
             ended_step!()
         ),
         &step.step,
@@ -166,9 +154,25 @@ async fn move_step(tx: &mut Conn, run: &RunId, step: &StepMove, now: Millis) -> 
         step.outputs.as_ref().map(to_json).transpose()?,
         (step.to == StepState::Ready).then_some(now),
         (step.to == StepState::Running).then_some(now),
-        step.to.is_terminal().then_some(now)
+        step.to.is_terminal().then_some(now),
+        run,
+        format!(",{from}")
     )?;
-    Ok(())
+    if moved == 1 {
+        return Ok(());
+    }
+    let is: Option<StepState> = one!(
+        tx,
+        |row| row.word("state"),
+        "SELECT state FROM steps WHERE id = $1 AND run_id = $2",
+        &step.step,
+        run
+    )?;
+    match is {
+        None => Err(StoreError::Refused(format!("run {run} has no step {}", step.step))),
+        Some(is) if is == step.to => Ok(()),
+        Some(is) => Err(illegal("step", step.step.as_str(), &is, &step.to)),
+    }
 }
 
 impl Store {
@@ -180,9 +184,11 @@ impl Store {
         self.write(move |tx| {
             Box::pin(async move {
                 // An agent's last word does not wait for the run: a decision made without it is made again.
+                let mut held = Vec::new();
                 for attempt in &change.attempts {
-                    if !hold_attempt(tx, &attempt.uid).await? {
-                        return Ok(Applied::Stale);
+                    match hold_attempt(tx, &attempt.uid).await? {
+                        Some(row) => held.push(row),
+                        None => return Ok(Applied::Stale),
                     }
                 }
                 // The guard also takes the run's row lock, so that the rest is decided by one writer.
@@ -202,11 +208,8 @@ impl Store {
                     move_step(tx, &change.run, step, now).await?;
                 }
                 let mut asks = change.asks;
-                for attempt in &change.attempts {
-                    if let Some(ended) = move_attempt_in(tx, attempt, now).await?.and_then(|moved| moved.room)
-                    {
-                        asks.push(ended);
-                    }
+                for (attempt, row) in change.attempts.iter().zip(held) {
+                    asks.extend(move_attempt_in(tx, row, attempt, now).await?.room);
                 }
                 if let Some((to, why)) = &change.to {
                     move_run(tx, &change.run, from, *to, why, now).await?;

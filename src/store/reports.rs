@@ -77,7 +77,7 @@ pub(super) async fn wait_over(
         },
         "SELECT r.repo_id, r.head_sha FROM runs r
          WHERE r.id = $1
-           AND EXISTS (SELECT 1 FROM attempts a WHERE a.run_id = $1 AND a.submitted_ms < $2 AND (a.state = 'pending' OR a.uid = $3))",
+           AND EXISTS (SELECT 1 FROM attempts a WHERE a.run_id = $1 AND a.submitted_ms <= $2 AND (a.state = 'pending' OR a.uid = $3))",
         run,
         now - PATIENCE_MS,
         begun

@@ -29,7 +29,7 @@ use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post, put};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt as _;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde::Deserialize;
@@ -51,6 +51,8 @@ use crate::store::pulls::RepoRow;
 
 /// Largest chunk of a log, and largest JSON body.
 const CHUNK_BYTES: usize = 4 << 20;
+/// What comes in smaller pieces is put together.
+const PIECE_BYTES: usize = 16 << 10;
 /// Whole body of an ordinary call.
 const BODY_DEADLINE: Duration = Duration::from_mins(2);
 /// Longest metric or parameter name, in bytes.
@@ -169,12 +171,26 @@ async fn whole(body: Body, limit: usize) -> Answer<Bytes> {
     Ok(pieces(body, limit).await?.concat().into())
 }
 
-/// A body in the pieces in which it came, none of them empty.
+/// A body in the pieces in which it came, none of them empty. Small ones are put together: each costs a place in the list, and keeps
+/// what was read with it.
 async fn pieces(body: Body, limit: usize) -> Answer<Vec<Bytes>> {
     let data = Limited::new(body, limit).into_data_stream();
-    let data = data.try_filter(|piece| std::future::ready(!piece.is_empty())).try_collect();
+    let data = data.try_fold((Vec::new(), BytesMut::new()), async |(mut pieces, mut small), piece| {
+        if piece.len() >= PIECE_BYTES || small.len() >= PIECE_BYTES {
+            pieces.extend((!small.is_empty()).then(|| small.split().freeze()));
+        }
+        if piece.len() >= PIECE_BYTES {
+            pieces.push(piece);
+        } else {
+            small.extend_from_slice(&piece);
+        }
+        Ok((pieces, small))
+    });
     match tokio::time::timeout(BODY_DEADLINE, data).await {
-        Ok(Ok(pieces)) => Ok(pieces),
+        Ok(Ok((mut pieces, small))) => {
+            pieces.extend((!small.is_empty()).then(|| small.freeze()));
+            Ok(pieces)
+        }
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(CallError::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             format!("the body is larger than {limit} bytes"),

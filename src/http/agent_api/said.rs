@@ -1,6 +1,7 @@
 //! What an attempt says while it runs: its log, its metrics and parameters.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
@@ -49,6 +50,7 @@ pub(super) async fn log(
     }
     let mut bytes = pieces(body, CHUNK_BYTES).await?;
     truncate(&mut bytes, usize::try_from((quota - query.offset).max(0)).unwrap_or(usize::MAX));
+    let bytes: Arc<[Bytes]> = bytes.into();
     let chunk = Chunk { of: caller.of(), offset: query.offset, masker: masker(&app, &caller.row).await? };
     let mut stored = caller.log_bytes();
     let until = Instant::now() + EARLY;
@@ -124,7 +126,7 @@ impl Chunk {
     async fn follow(
         self,
         app: App,
-        bytes: Vec<Bytes>,
+        bytes: Arc<[Bytes]>,
         before: log_turns::Chunk,
         until: Instant,
     ) -> Answer<Option<LogAppend>> {

@@ -8,6 +8,7 @@ struct World {
     now: Millis,
     rng: u64,
     terminal: Option<RunState>,
+    behind: bool,
     gone_since: BTreeMap<AttemptUid, (Observation, Millis)>,
     observed: BTreeMap<AttemptUid, Observed>,
     failed: BTreeMap<AttemptUid, String>,
@@ -20,6 +21,7 @@ impl World {
             now: T0,
             rng: seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1,
             terminal: None,
+            behind: false,
             gone_since: BTreeMap::new(),
             observed: BTreeMap::new(),
             failed: BTreeMap::new(),
@@ -55,10 +57,17 @@ impl World {
         self.rng % sides
     }
 
+    /// Another run of its group comes first.
+    fn held_up(&self) -> bool {
+        self.behind && self.view.run.state == RunState::Queued
+    }
+
     /// What `Store::apply` does, with every promise checked.
     fn apply(&mut self, change: &crate::store::runs::RunChange) {
         assert_eq!(change.epoch, self.view.run.epoch);
         assert!(self.terminal.is_none(), "a run that is over changes no more: {change:?}");
+        let moved: std::collections::BTreeSet<_> = change.attempts.iter().map(|m| &m.uid).collect();
+        assert_eq!(moved.len(), change.attempts.len(), "an attempt is moved once: {change:?}");
         for m in &change.attempts {
             let row = self.view.attempts.iter_mut().find(|a| a.uid == m.uid).unwrap();
             if m.cancel {
@@ -167,12 +176,20 @@ impl World {
                 self.view.run.state = RunState::Queued;
                 self.view.run.epoch += 1;
             }
+            7 if self.roll(6) == 0 => self.behind = !self.behind,
+            8 if self.roll(6) == 0 && self.terminal.is_none() => {
+                // What the look for equal steps does.
+                if let Some(step) = self.view.steps.iter_mut().find(|s| s.state == StepState::Ready) {
+                    step.state = StepState::Reused;
+                    self.view.run.epoch += 1;
+                }
+            }
             3..=6 => {
                 // What `Store::place` does.
                 let ready: Vec<usize> = (0..self.view.steps.len())
                     .filter(|i| self.view.steps[*i].state == StepState::Ready)
                     .collect();
-                if ready.is_empty() || self.terminal.is_some() {
+                if ready.is_empty() || self.terminal.is_some() || self.held_up() {
                     return;
                 }
                 let index = ready[self.roll(ready.len() as u64) as usize];
@@ -229,9 +246,12 @@ impl World {
         // Now and then the executor cannot be reached for a whole visit.
         let away = self.roll(12) == 0;
         let mut acted = std::collections::BTreeSet::new();
+        // What was decided before, if nothing but writing it was done: then the reconciler does not ask again.
+        let mut rests: Option<Option<Millis>> = None;
         for round in 0.. {
             assert!(round < 64, "the reconciler does not come to rest");
             let limits = Limits::default();
+            let ahead = self.held_up().then(|| RunId::from_text("older"));
             let answering = (!away).then(|| ("local".to_owned(), 0)).into_iter().collect();
             let situation = Situation {
                 view: &self.view,
@@ -241,17 +261,23 @@ impl World {
                 queued: &std::collections::BTreeSet::new(),
                 observed: &self.observed,
                 failed: &self.failed,
-                ahead: None,
+                ahead: ahead.as_ref(),
             };
             let decision = next(&situation);
+            if let Some(look_again_ms) = rests {
+                assert!(decision.change.is_none(), "{decision:?}");
+                assert!(decision.effects.iter().all(|effect| acted.contains(effect)), "{decision:?}");
+                assert_eq!(decision.look_again_ms, look_again_ms, "{:?}", self.view);
+                return;
+            }
             let mut changed = false;
             if let Some(change) = &decision.change {
                 self.apply(change);
-                changed = true;
+                rests = Some(decision.look_again_ms);
             }
             for effect in &decision.effects {
                 if acted.insert(effect.clone()) {
-                    changed = true;
+                    (changed, rests) = (true, None);
                     if away && !matches!(effect, Effect::Remove(_)) {
                         self.failed.insert(effect.attempt().clone(), "no answer".into());
                     } else {
@@ -267,7 +293,7 @@ impl World {
                     .filter(|a| a.step_id == step.id && a.state != AttemptState::Ended);
                 assert!(open.count() <= 1, "one open attempt of a step at most");
             }
-            if !changed {
+            if !changed && rests.is_none() {
                 return;
             }
         }
