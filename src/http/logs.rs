@@ -145,7 +145,9 @@ impl Blotted {
     fn of(masker: &Masker, before: &[u8], chunk: &[Bytes]) -> Self {
         let mut text = BytesMut::with_capacity(before.len() + length(chunk) as usize);
         text.extend_from_slice(before);
-        chunk.iter().for_each(|piece| text.extend_from_slice(piece));
+        for piece in chunk {
+            text.extend_from_slice(piece);
+        }
         masker.blot(&mut text);
         let tail = Bytes::copy_from_slice(&text[text.len().saturating_sub(OVERLAP as usize)..]);
         let chunk = text.split_off(before.len()).freeze();

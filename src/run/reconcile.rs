@@ -113,14 +113,13 @@ impl Reconciler {
         let mut kept: Option<(RunView, Millis)> = None;
         for _ in 0..MOST_ROUNDS {
             let reused = kept.is_some();
-            let (view, read_ms) = match kept.take() {
-                Some(kept) => kept,
-                None => {
-                    let read_ms = self.clock.now_ms();
-                    match self.store.run_view(id).await.context("cannot read the run")? {
-                        Some(view) => (view, read_ms),
-                        None => return Ok(WorkOutcome::Done),
-                    }
+            let (view, read_ms) = if let Some(kept) = kept.take() {
+                kept
+            } else {
+                let read_ms = self.clock.now_ms();
+                match self.store.run_view(id).await.context("cannot read the run")? {
+                    Some(view) => (view, read_ms),
+                    None => return Ok(WorkOutcome::Done),
                 }
             };
             let ahead = self.store.run_ahead(&view.run).await.context("cannot read the concurrency group")?;
