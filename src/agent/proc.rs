@@ -95,8 +95,9 @@ fn threads(pid: i32) -> Vec<Stat> {
 pub enum Disposition {
     Default,
     Caught,
-    /// Or blocked in every thread, which may pass.
     Ignored,
+    /// In every thread; that may pass.
+    Blocked,
 }
 
 /// That of a process which is gone is the default.
@@ -114,8 +115,10 @@ pub fn disposition(pid: i32, signal: Signal) -> Disposition {
         within(&format!("{pid}/task/{}", thread.file_name().to_string_lossy()), "SigBlk:")
     };
     let gone = status(&process, "SigIgn:").is_none();
-    if !gone && (within(&process, "SigIgn:") || threads.all(blocked)) {
+    if !gone && within(&process, "SigIgn:") {
         Disposition::Ignored
+    } else if !gone && threads.all(blocked) {
+        Disposition::Blocked
     } else {
         Disposition::Default
     }

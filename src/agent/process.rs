@@ -94,8 +94,9 @@ pub struct Limits {
 const DRAIN: Duration = Duration::from_secs(2);
 /// How long it is awaited that all stand still before they are asked to end (a write to a disk may not be interrupted).
 const STANDING_STILL: Duration = Duration::from_millis(250);
-/// Times of files are those of the kernel's last tick: up to 10 ms behind the clock (at 100 Hz).
-const TICK: Duration = Duration::from_millis(12);
+/// Times of files are those of the kernel's last tick: 10 ms behind the clock (at 100 Hz), and further where the machine's host lets it
+/// wait. So long the next tick is awaited at most.
+const TICK: Duration = Duration::from_millis(500);
 /// How long killing may take before we give up on processes that the kernel does not let go (state D).
 const KILLING: Duration = Duration::from_secs(10);
 /// Output that the command can be ahead of us.
@@ -221,6 +222,13 @@ async fn kill_all(dead: &mut Dead) -> usize {
     }
 }
 
+/// What a file that is written now gets as its time of change.
+fn time_of_files() -> Millis {
+    let clock = nix::time::ClockId::CLOCK_REALTIME_COARSE;
+    nix::time::clock_gettime(clock)
+        .map_or_else(|_| SystemClock.now_ms(), |t| t.tv_sec() * 1000 + t.tv_nsec() / 1_000_000)
+}
+
 /// Who has died so far, and of what.
 struct Dead {
     main: i32,
@@ -245,15 +253,29 @@ impl Dead {
         let after = SystemClock.now_ms();
         let until = Instant::now() + STANDING_STILL;
         let mut all = stop_all();
-        while Instant::now() < until && !all.iter().all(proc::stands_still) {
+        loop {
+            let still = all.iter().all(proc::stands_still);
+            self.asked = all.iter().map(|p| (p.pid, proc::disposition(p.pid, Signal::SIGTERM))).collect();
+            // A shell that hears of its child's stop is stopped itself within its handler, which blocks all signals: it goes on for a
+            // moment, and then says what ours does to it.
+            let blocked = |p: &&proc::Stat| self.asked.get(&p.pid) == Some(&proc::Disposition::Blocked);
+            let blocked: Vec<_> = all.iter().filter(blocked).collect();
+            if still && blocked.is_empty() || Instant::now() >= until {
+                break;
+            }
+            for process in blocked {
+                proc::signal(process, Signal::SIGCONT);
+            }
             tokio::time::sleep(Duration::from_millis(1)).await;
             all = stop_all();
         }
         let by = SystemClock.now_ms();
-        self.asked = all.iter().map(|p| (p.pid, proc::disposition(p.pid, Signal::SIGTERM))).collect();
         // Whoever reaps those that die of it, and whenever that is seen; who catches it may end in the middle of writing, too.
         self.struck.push(Strike { after, by });
-        tokio::time::sleep(TICK).await;
+        let until = Instant::now() + TICK;
+        while time_of_files() <= by && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
         // Parents first: one that waits for a child hears of its own end before it sees the child's.
         for signal in [Signal::SIGTERM, Signal::SIGCONT] {
             for process in &all {

@@ -111,7 +111,8 @@ async fn sigterm_lets_a_training_save_its_state() {
         // What a machine took back can be resumed elsewhere.
         let kept = last_checkpoint(&seen);
         let saved = BTreeMap::from([("ckpt/state".to_owned(), b"saved\n".to_vec())]);
-        assert_eq!(kept, (class == EndClass::Preempted).then_some(saved));
+        let log = String::from_utf8_lossy(&seen.log);
+        assert_eq!(kept, (class == EndClass::Preempted).then_some(saved), "{:?}\n{log}", seen.finished);
         assert!(processes_with(&nap).is_empty());
     }
 }
