@@ -230,7 +230,8 @@ fn explanation(section: &Section) -> Option<String> {
             text.push_str(&looked_at(section));
             Some(text)
         }
-        RunState::Running => section.waits.as_ref().map(|why| escape::text(why, SENTENCE)),
+        // Why it is queued (`released by …`) is not news for a pull request.
+        RunState::Queued | RunState::Running => section.waits.as_ref().map(|why| escape::text(why, SENTENCE)),
         RunState::Failed if section.failed.is_some() => None, // the step says more
         _ if section.reason.is_empty() => None,
         // Messages about the pipeline file come with the lines of the file and a marker under the place.

@@ -74,11 +74,11 @@ fn every_state_has_its_word_for_the_forge() {
     assert!(status::status(&uncompared, 140).is_none());
     let mut placeless = with(RunState::Running, "");
     placeless.waits = Some("waiting for quota of 2 more a100 in team-vision".into());
-    let mut released = with(RunState::Queued, "");
+    let mut released = with(RunState::Queued, "released by ada");
     released.trusted = false;
     let lines: Vec<String> = [
         with(RunState::Held, ""),
-        released,
+        released.clone(),
         with(RunState::Queued, ""),
         with(RunState::Running, ""),
         placeless.clone(),
@@ -107,6 +107,7 @@ fn every_state_has_its_word_for_the_forge() {
         trainyard/churn Cancelled: superseded: a newer push
         trainyard/churn Success: skipped: no changed file matches when.paths
         "##);
+    assert!(!comment::render(&view(vec![released]), 60_000).contains("released by"));
     // The comment says the same, and takes no word of a cluster for its own.
     placeless.waits = Some("waiting for <b>*2* more @all".into());
     let body = comment::render(&view(vec![placeless]), 60_000);
